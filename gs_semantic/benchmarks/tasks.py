@@ -1,0 +1,138 @@
+"""What a measuring client does while the live system runs; times are monotonic ns unless a name says otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gs_semantic.benchmarks.timing import read_publish_log
+from gs_semantic.client import SemanticMap
+from gs_semantic.errors import GsSemanticError
+
+if TYPE_CHECKING:
+    from gs_semantic.benchmarks.measure import Recorder
+
+LAST_ANSWER_PATIENCE_S = 10.0
+
+
+def say(event: str, **values: Any) -> None:
+    """One JSON line for the parent."""
+    print(json.dumps({"event": event, **values}), flush=True)
+
+
+class Task:
+    """What one run of the client does; ``start_ns`` to ``stop_ns`` is the time that is measured."""
+
+    def __init__(self, recorder: Recorder, planner: SemanticMap, options: argparse.Namespace) -> None:
+        self.recorder, self.planner, self.options = recorder, planner, options
+        self.start_ns = self.stop_ns = 0
+
+    def run(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def first_answer(self) -> None:
+        """Start to measure at the first answer."""
+        say("ready")
+        if not self.recorder.wait(lambda: self.recorder.answers > 0, 60.0):
+            raise GsSemanticError("no label image came within 60 s of the start of the replay")
+        self.start_ns = time.monotonic_ns()
+        say("started")
+
+    def restart(self) -> None:
+        """Start to measure anew."""
+        self.recorder.clear()
+        self.start_ns = time.monotonic_ns()
+        say("started")
+
+    def measured(self) -> None:
+        self.stop_ns = time.monotonic_ns()
+        say("measured")
+
+
+class Once(Task):
+    """The recording played once: the map is frozen when the answer to the last frame has come, and saved."""
+
+    def run(self) -> dict[str, Any]:
+        self.first_answer()
+        self.start_ns = min(min(times.values()) for times in self.recorder.images.values() if times)
+        reported, deadline = 0, float("inf")
+        last_ns: int | None = None  # stamp of the last frame, known when the replay has ended
+        while self.recorder.answers < self.options.frames and time.monotonic() < deadline:
+            answers = self.recorder.wait_for_answers(reported + 1, 0.2)
+            for _ in range(answers - reported):
+                say("answer")
+            if answers > reported:
+                self.answered(answers)
+            reported = answers
+            if last_ns is None and self.options.publish_log.exists():
+                last_ns = max(read_publish_log(self.options.publish_log))
+                deadline = time.monotonic() + LAST_ANSWER_PATIENCE_S
+            if last_ns is not None and self.recorder.last_answer_ns >= last_ns:
+                break  # frames before the last one were not answered
+        self.planner.pause()
+        self.measured()
+        self.stop_ns = max(max(times.values()) for times in self.recorder.images.values() if times)  # not the waiting
+        self.planner.save(str(self.options.save))
+        return {"answers": self.recorder.answers}
+
+    def answered(self, answers: int) -> None:
+        """Called while the recording plays, when so many of its frames have been answered."""
+
+
+class Steady(Task):
+    """A steady stream for some seconds."""
+
+    def run(self) -> dict[str, Any]:
+        self.first_answer()
+        time.sleep(self.options.settle)
+        self.restart()
+        for _ in self.seconds():
+            pass
+        self.measured()
+        return {}
+
+    def seconds(self) -> Iterator[int]:
+        """Every second of the measured time."""
+        for second in range(int(self.options.duration)):
+            time.sleep(max(0.0, self.start_ns / 1e9 + second + 1 - time.monotonic()))
+            say("second")
+            yield second
+
+
+class Services(Steady):
+    """A steady stream while list_objects and get_object are asked in turn; times from the call to the decoded reply."""
+
+    def run(self) -> dict[str, Any]:
+        self.first_answer()
+        time.sleep(self.options.settle)
+        objects = self.planner.list_objects()
+        target = min(objects, key=lambda obj: abs(obj.num_gaussians - self.options.object_gaussians))
+        self.restart()
+        times: dict[str, list[float]] = {"list_objects": [], "get_object": []}
+        gaussians = 0
+        for _ in self.seconds():
+            for _ in range(4):
+                times["list_objects"].append(timed(self.planner.list_objects))
+                start = time.perf_counter()
+                answer = self.planner.get_object(target.id, gaussians=True)
+                times["get_object"].append((time.perf_counter() - start) * 1e3)
+                gaussians = max(gaussians, len(answer.gaussians))
+                time.sleep(0.02)
+        self.measured()
+        result: dict[str, Any] = {"objects": len(objects), "object_gaussians": gaussians}
+        for name, values in times.items():
+            result |= {f"{name}_p50_ms": float(np.percentile(values, 50))}
+            result |= {f"{name}_p95_ms": float(np.percentile(values, 95)), f"{name}_calls": len(values)}
+        return result
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3

@@ -1,0 +1,160 @@
+"""Measure: `map` (quality and rate of the live system), `render` (the rasteriser), `soak` (memory over time)."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gs_semantic.cli import options
+
+EXAMPLES = """examples:
+  gs-semantic bench map --sequence sample/house --eval sample/house_eval --masks damaged --json result.json
+  gs-semantic bench map --sequence sample/lounge --phase quality
+  gs-semantic bench render --gaussians 200000 --mode ids
+  gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json"""
+
+MODES = ("ids", "rgb", "features", "backward")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        return kinds.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=EXAMPLES,
+            formatter_class=parser.formatter_class,
+            allow_abbrev=False,
+        )
+
+    _configure_map(add("map", "live mapping over real topics: quality, rate, services"))
+    _configure_render(add("render", "frames per second of the rasteriser in a furnished room"))
+    _configure_soak(add("soak", "memory of the mapper over a long run"))
+
+
+def _configure_map(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, required=True, help="sequence to map")
+    sub.add_argument("--eval", type=Path, help="labelled sequence to score at; without, every K-th frame is withheld")
+    sub.add_argument("--skip-every", type=int, default=8, metavar="K", help="withhold each K-th frame if no --eval [8]")
+    options.add_masks(sub)
+    options.add_noise(sub)
+    sub.add_argument("--phase", choices=("quality", "rate", "both"), default="both", help="what is measured [both]")
+    sub.add_argument("--services", action="store_true", help="also time list_objects and get_object while mapping")
+    sub.add_argument("--seconds", type=float, default=60.0, help="length of the rate runs [60]")
+    sub.add_argument("--map", type=Path, help="with --phase rate: map folder to start from, instead of mapping first")
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="keep maps and logs of the run there")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
+def _configure_render(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gaussians", type=int, default=200_000, help="Gaussians in the room [200000]")
+    sub.add_argument("--mode", choices=MODES, default="ids", help="what is rendered [ids]")
+    sub.add_argument("--size", default="640x480", metavar="WxH", help="image size [640x480]")
+    sub.add_argument("--frames", type=int, default=60, help="frames timed [60]")
+    sub.add_argument("--threads", type=int, help="threads [all cores]")
+    sub.add_argument("--isa", help="instruction set of the native library [best]")
+    options.add_json(sub)
+
+
+def _configure_soak(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, required=True, help="sequence to loop")
+    sub.add_argument("--minutes", type=float, default=30.0, help="length of the run [30]")
+    sub.add_argument("--rate-hz", type=float, default=20.0, help="rate of the replay [20]")
+    options.add_masks(sub)
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs of the run there")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return {"map": run_map, "render": run_render, "soak": run_soak}[arguments.kind](arguments)
+
+
+def run_map(arguments: argparse.Namespace) -> int:
+    import shutil
+
+    from gs_semantic.benchmarks.mapping import RESULT_KEYS, MapBench
+    from gs_semantic.errors import InvalidRequestError
+
+    if arguments.phase == "rate" and arguments.map is None:
+        raise InvalidRequestError("--phase rate needs --map FOLDER: the map to start from; or use --phase both")
+    results: dict[str, Any] = {}
+    with _folder(arguments.keep) as folder, options.progress_bars() as progress:
+        bench = MapBench(
+            sequence=arguments.sequence,
+            folder=folder,
+            evaluation=arguments.eval,
+            masks=arguments.masks,
+            seed=arguments.seed,
+            depth_noise=arguments.depth_noise,
+            pose_noise=arguments.pose_noise,
+            skip_every=arguments.skip_every,
+            parameters=options.live_params(arguments),
+            progress=progress,
+        )
+        if arguments.phase == "rate":
+            shutil.copytree(arguments.map, bench.quality_map, dirs_exist_ok=True)
+        else:
+            results |= bench.quality().results
+        if arguments.phase != "quality":
+            results |= bench.rate(arguments.seconds)
+            results["peak_rss_mb"] = max(results.get("peak_rss_mb", 0.0), results["rate_peak_rss_mb"])
+        if arguments.services:
+            results |= bench.services(min(arguments.seconds, 30.0))
+    ordered = {key: results.pop(key) for key in RESULT_KEYS if key in results} | results
+    options.report(arguments, f"{arguments.sequence}, {arguments.masks} masks, seed {arguments.seed}", ordered)
+    return 0
+
+
+def run_render(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.render import run_render_bench
+
+    width, height = options.size(arguments.size)
+    results = run_render_bench(
+        arguments.gaussians,
+        arguments.mode,
+        width=width,
+        height=height,
+        frames=arguments.frames,
+        threads=arguments.threads,
+        isa=arguments.isa,
+    )
+    options.report(arguments, f"{arguments.mode}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
+    return 0
+
+
+def run_soak(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.soak import run_soak as soak
+
+    seconds = int(arguments.minutes * 60)
+    with _folder(arguments.keep) as folder, options.progress_bar("soaking", seconds) as advance:
+        results = soak(
+            arguments.sequence,
+            folder,
+            arguments.minutes,
+            arguments.rate_hz,
+            arguments.masks,
+            arguments.seed,
+            options.live_params(arguments),
+            advance,
+        )
+    options.report(arguments, f"{arguments.minutes:g} minutes of {arguments.sequence}", results)
+    return 0
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """The folder of a run: kept where asked, else removed in the end."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="gs_semantic_bench_") as folder:
+        yield Path(folder)

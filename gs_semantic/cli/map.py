@@ -1,0 +1,51 @@
+"""Map a recorded sequence offline: every frame is finished before the next. Writes a map folder."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from gs_semantic.cli import options
+
+EXAMPLES = """examples:
+  gs-semantic map sample/house house_map
+  gs-semantic map sample/house house_map --masks damaged --seed 3 --param seed_min_size_m=0.02
+  gs-semantic map sample/lounge lounge_map --skip-every 8 --json lounge.json"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sequence", type=Path, help="folder of the recorded sequence")
+    parser.add_argument("map", type=Path, help="map folder to write")
+    options.add_masks(parser, default="perfect")
+    options.add_noise(parser)
+    parser.add_argument("--skip-every", type=int, default=0, metavar="K", help="withhold every K-th frame [0: none]")
+    parser.add_argument("--refine", type=int, default=0, metavar="N", help="further optimisation steps at the end [0]")
+    options.add_params(parser)
+    options.add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.offline import MapOffline, map_sequence
+    from gs_semantic.benchmarks.scoring import withheld
+    from gs_semantic.data.sequence import RgbdSequence
+
+    sequence = RgbdSequence(arguments.sequence, noise=options.noise_of(arguments))
+    shown = MapOffline.create(sequence.labels, arguments.param)
+    indices = [i for i in range(len(sequence)) if not withheld(i, arguments.skip_every)]
+    started = time.perf_counter()
+    with options.progress_bar("mapping", len(indices)) as advance:
+        keyframes = map_sequence(shown, sequence, indices, options.damage_of(arguments), advance)
+    with options.progress_bar("refining", arguments.refine) as advance:
+        shown.refine(arguments.refine, advance)
+    seconds = time.perf_counter() - started
+    shown.save(arguments.map)
+    results = {
+        "frames": len(indices),
+        "keyframes": keyframes,
+        "gaussians": len(shown.mapper.gaussians),
+        "objects": len(shown.mapper.objects.present()),
+        "frames_per_s": len(indices) / seconds,
+    }
+    options.report(arguments, f"map of {arguments.sequence} in {arguments.map}", results)
+    return 0

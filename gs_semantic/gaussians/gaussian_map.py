@@ -1,0 +1,272 @@
+"""The map: a structure of arrays, one row per Gaussian."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+SH_C0 = 0.28209479177387814  # zeroth real spherical harmonic
+
+CORE = ("means", "quats", "log_scales", "opacity_logits", "sh")
+
+
+@dataclass(frozen=True)
+class AttributeSpec:
+    """Shape of one row, dtype and the value of rows that are added without one."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    fill: float | int = 0
+
+
+class GaussianMap:
+    """N Gaussians: means (N,3) m, quats (N,4) wxyz, log_scales (N,3) ln m, opacity_logits (N,), sh (N,(degree+1)^2,3).
+
+    Any number of extra named attributes, and optimiser state of any attribute, share the rows and survive add, clone,
+    split, prune and merge. Two extras always exist: ``uid`` int64 (unique key of a Gaussian, never reused) and
+    ``keyframe`` int32 (the keyframe that made it, -1 unknown), so that a pose-graph correction can move it.
+
+    Rows live in buffers that grow by half, so that adding is cheap; a tensor returned by ``map["name"]`` is a
+    contiguous view that is valid until the next change of the number of rows. ``revision`` rises at every change.
+    """
+
+    def __init__(self, sh_degree: int = 0, map_id: str | None = None, frame_id: str = "map") -> None:
+        self.map_id = map_id or uuid.uuid4().hex
+        self.frame_id = frame_id
+        self.revision = 0
+        self._count = 0
+        self._next_uid = 0
+        self._specs: dict[str, AttributeSpec] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._state_specs: dict[tuple[str, str], AttributeSpec] = {}
+        self._state: dict[tuple[str, str], torch.Tensor] = {}
+        self.register("means", (3,))
+        self.register("quats", (4,))
+        self.register("log_scales", (3,))
+        self.register("opacity_logits", ())
+        self.register("sh", ((sh_degree + 1) ** 2, 3))
+        self.register("uid", (), torch.int64, -1)
+        self.register("keyframe", (), torch.int32, -1)
+
+    # --- attributes -------------------------------------------------------------------------------------------------
+
+    def register(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, fill: float = 0
+    ) -> None:
+        """Add a named attribute; existing rows get ``fill``. The same shape and dtype again does nothing."""
+        spec = AttributeSpec(tuple(shape), dtype, fill)
+        known = self._specs.get(name)
+        if known is not None:
+            if (known.shape, known.dtype) != (spec.shape, spec.dtype):
+                raise ValueError(f"attribute '{name}' exists with shape {known.shape} {known.dtype}")
+            return
+        self._specs[name] = spec
+        self._buffers[name] = torch.full((self._capacity, *spec.shape), fill, dtype=dtype)
+
+    def register_state(self, name: str, key: str, shape: tuple[int, ...] | None = None, fill: float = 0.0) -> None:
+        """Optimiser state ``key`` of attribute ``name`` (shape of a row: that of the attribute unless given)."""
+        if (name, key) in self._state_specs:
+            return
+        spec = AttributeSpec(self._specs[name].shape if shape is None else tuple(shape), torch.float32, fill)
+        self._state_specs[(name, key)] = spec
+        self._state[(name, key)] = torch.full((self._capacity, *spec.shape), fill)
+
+    @property
+    def _capacity(self) -> int:
+        return self._buffers["means"].shape[0] if "means" in self._buffers else 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._specs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        try:
+            return self._buffers[name][: self._count]
+        except KeyError:
+            raise KeyError(f"the map has no attribute '{name}'; it has {sorted(self._specs)}") from None
+
+    def __setitem__(self, name: str, value: torch.Tensor) -> None:
+        """Overwrite all rows of an attribute."""
+        self[name].copy_(value)
+        self.touch()
+
+    def state(self, name: str, key: str) -> torch.Tensor:
+        """Optimiser state rows (N, ...)."""
+        return self._state[(name, key)][: self._count]
+
+    @property
+    def state_keys(self) -> list[tuple[str, str]]:
+        return list(self._state_specs)
+
+    @property
+    def extras(self) -> list[str]:
+        """Names of the attributes beyond the five of standard 3D Gaussian Splatting."""
+        return [name for name in self._specs if name not in CORE]
+
+    @property
+    def specs(self) -> Mapping[str, AttributeSpec]:
+        return self._specs
+
+    @property
+    def state_specs(self) -> Mapping[tuple[str, str], AttributeSpec]:
+        return self._state_specs
+
+    @property
+    def sh_degree(self) -> int:
+        return round(self._specs["sh"].shape[0] ** 0.5) - 1
+
+    means = property(lambda self: self["means"])
+    quats = property(lambda self: self["quats"])
+    log_scales = property(lambda self: self["log_scales"])
+    opacity_logits = property(lambda self: self["opacity_logits"])
+    sh = property(lambda self: self["sh"])
+
+    @property
+    def next_uid(self) -> int:
+        """The ``uid`` that the next new Gaussian gets."""
+        return self._next_uid
+
+    def continue_from(self, next_uid: int, revision: int) -> None:
+        """Take over the counters of the map that these rows came from (loading)."""
+        self._next_uid = max(self._next_uid, next_uid)
+        self.revision = revision
+
+    def touch(self) -> None:
+        """Note that values changed."""
+        self.revision += 1
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _reserve(self, count: int) -> None:
+        if count <= self._capacity:
+            return
+        capacity = max(count, self._capacity * 3 // 2, 1024)
+        for store, specs in ((self._buffers, self._specs), (self._state, self._state_specs)):
+            for name, spec in specs.items():
+                grown = torch.empty((capacity, *spec.shape), dtype=spec.dtype)  # rows are written when they are added
+                grown[: self._count] = store[name][: self._count]  # type: ignore[index]
+                store[name] = grown  # type: ignore[index]
+
+    def add(self, **values: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Append rows; attributes not given get their fill value, ``uid`` a new key. Returns the new row indices."""
+        missing = [name for name in CORE if name not in values]
+        unknown = [name for name in values if name not in self._specs]
+        if missing or unknown:
+            raise ValueError(f"add: missing {missing}, unknown {unknown}")
+        rows = len(values["means"])
+        start, stop = self._count, self._count + rows
+        for name, value in values.items():
+            expected = (rows, *self._specs[name].shape)
+            if tuple(value.shape) != expected:
+                raise ValueError(f"add: '{name}' has shape {tuple(value.shape)}, expected {expected}")
+        self._reserve(stop)
+        for name, spec in self._specs.items():
+            self._buffers[name].numpy()[start:stop] = np.asarray(values[name]) if name in values else spec.fill
+        if "uid" not in values:
+            self._buffers["uid"][start:stop] = torch.arange(self._next_uid, self._next_uid + rows)
+            self._next_uid += rows
+        elif rows:
+            self._next_uid = max(self._next_uid, int(self._buffers["uid"][start:stop].max()) + 1)
+        for key, spec in self._state_specs.items():
+            self._state[key].numpy()[start:stop] = spec.fill
+        self._count = stop
+        self.touch()
+        return torch.arange(start, stop)
+
+    def keep(self, mask: torch.Tensor) -> None:
+        """Prune: keep the rows where ``mask`` (N,) is true, in their order."""
+        index = torch.nonzero(mask, as_tuple=False)[:, 0]
+        if len(index) == self._count:
+            return
+        for store in (self._buffers, self._state):
+            for name in store:
+                store[name][: len(index)] = store[name][: self._count][index]  # type: ignore[index]
+        self._count = len(index)
+        self.touch()
+
+    def remove(self, index: torch.Tensor) -> None:
+        """Remove a few rows quickly: the last rows take their places, so the order of rows changes."""
+        if not len(index):
+            return
+        index = torch.unique(index)
+        left = self._count - len(index)
+        holes = index[index < left]
+        tail = torch.ones(self._count - left, dtype=torch.bool)
+        tail[index[index >= left] - left] = False
+        movers = torch.nonzero(tail)[:, 0] + left
+        for store in (self._buffers, self._state):
+            for name in store:
+                store[name][holes] = store[name][movers]  # type: ignore[index]
+        self._count = left
+        self.touch()
+
+    def clone(self, index: torch.Tensor) -> torch.Tensor:
+        """Copy rows (all attributes but ``uid``; optimiser state of the copies is reset). Returns the new indices."""
+        rows = {name: self[name][index].clone() for name in self._specs if name != "uid"}
+        return self.add(**rows)
+
+    def split(self, index: torch.Tensor, children: int = 2, shrink: float = 1.6, seed: int = 0) -> torch.Tensor:
+        """Replace rows by ``children`` smaller ones drawn from the parent's own density (3DGS); attributes are copied.
+
+        Scales shrink by ``shrink``; parents are removed. Returns the indices of the children, which are the last rows.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parent = index.repeat_interleave(children)
+        rows = {name: self[name][parent].clone() for name in self._specs if name != "uid"}
+        noise = torch.randn(len(parent), 3, generator=generator) * rows["log_scales"].exp()
+        rows["means"] += torch.einsum("nij,nj->ni", rotation_matrices(rows["quats"]), noise)
+        rows["log_scales"] -= float(np.log(shrink))
+        mask = torch.ones(self._count, dtype=torch.bool)
+        mask[index] = False
+        self.keep(mask)
+        return self.add(**rows)
+
+    def merge(self, other: GaussianMap) -> torch.Tensor:
+        """Append all rows of another map (new ``uid``); attributes that only one of them has get their fill value."""
+        for name, spec in other.specs.items():
+            self.register(name, spec.shape, spec.dtype, spec.fill)
+        return self.add(**{name: other[name] for name in other if name != "uid"})
+
+    def snapshot(self) -> GaussianMap:
+        """An independent copy of the rows, with attributes and optimiser state."""
+        copy = GaussianMap(self.sh_degree, self.map_id, self.frame_id)
+        for name, spec in self._specs.items():
+            copy.register(name, spec.shape, spec.dtype, spec.fill)
+            copy._buffers[name] = self[name].clone()
+        for (name, key), spec in self._state_specs.items():
+            copy.register_state(name, key, spec.shape, spec.fill)
+            copy._state[(name, key)] = self.state(name, key).clone()
+        copy._count, copy._next_uid, copy.revision = self._count, self._next_uid, self.revision
+        return copy
+
+
+def rotation_matrices(quats: torch.Tensor) -> torch.Tensor:
+    """(N,3,3) rotations of wxyz quaternions (N,4), which need not be normalised."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    return torch.stack(
+        [
+            *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+            *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+            *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        ],
+        dim=-1,
+    ).reshape(*quats.shape[:-1], 3, 3)
+
+
+def rgb_to_sh(rgb: torch.Tensor) -> torch.Tensor:
+    """Colour 0..1 to the zeroth SH coefficient."""
+    return (rgb - 0.5) / SH_C0
+
+
+def sh_to_rgb(sh: torch.Tensor) -> torch.Tensor:
+    """Zeroth SH coefficient to colour (not clamped)."""
+    return sh * SH_C0 + 0.5

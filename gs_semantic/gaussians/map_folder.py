@@ -1,0 +1,299 @@
+"""A map as a folder: standard PLY for viewers, every attribute bit-equal beside it, and what is known of the objects.
+
+    gaussians.ply             the five core attributes, readable by any Gaussian splatting viewer
+    attributes.safetensors    all attributes and optimiser state, ``attribute/<name>`` and ``state/<name>/<key>``
+    map.json                  schema, map id, frame, revision, objects, labels, counters, sizes and SHA-256 of the files
+
+The folder is written beside its destination and swapped in when it is complete and on the disk, so the old map stays
+whole whatever happens on the way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gs_semantic.errors import GsSemanticError, MapFormatError, StorageError
+from gs_semantic.files import reason, sync_folder
+from gs_semantic.gaussians.gaussian_map import CORE, AttributeSpec, GaussianMap
+from gs_semantic.gaussians.ply import write_ply
+from gs_semantic.labels import LabelSet
+from gs_semantic.objects.registry import Box, MapObject, ObjectRegistry, ObjectState, Provenance
+
+SCHEMA = 1
+PLY, TENSORS, INDEX = "gaussians.ply", "attributes.safetensors", "map.json"
+
+
+def save_map(
+    path: str | Path,
+    gaussians: GaussianMap,
+    objects: ObjectRegistry,
+    labels: LabelSet | None = None,
+    *,
+    optimiser_state: bool = True,
+) -> None:
+    """Write a map folder, in place of an older one at ``path``; ``labels`` defaults to those of the registry.
+
+    The arguments must not change meanwhile (give a snapshot when mapping goes on). StorageError names the path: no
+    space, no permission, or something at ``path`` that is not a map and is therefore not replaced.
+    """
+    path = Path(path).absolute()
+    _check_destination(path)
+    temporary = path.with_name(f".{path.name}.saving")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a save that was killed
+        temporary.mkdir()
+        _write_content(temporary, gaussians, objects, labels or objects.labels, optimiser_state)
+        sync_folder(temporary)
+        _swap_in(temporary, path)
+        sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path}: the map was not saved: {reason(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # the unfinished new map, or the old one after the swap
+
+
+def load_map(path: str | Path) -> tuple[GaussianMap, ObjectRegistry]:
+    """Read a map folder; attributes, optimiser state and counters are those that were saved, bit by bit.
+
+    Objects come back with provenance RESTORED (operator's ones keep theirs). Raises MapFormatError naming the file that
+    is missing, damaged or of another schema, StorageError when it cannot be read.
+    """
+    path = Path(path)
+    if not path.exists() and _parked(path).exists():
+        path = _parked(path)  # a save was killed between its two renames
+    index_path, tensors_path = path / INDEX, path / TENSORS
+    index = _read_index(path)
+    for name in (PLY, TENSORS):
+        _verify(path / name, index["files"].get(name, {}))
+    try:
+        tensors = load_file(tensors_path)
+    except (SafetensorError, OSError) as error:
+        raise MapFormatError(f"{tensors_path}: cannot be read: {reason(error)}") from error
+    try:
+        gaussians = _gaussians(index, tensors, tensors_path)
+        objects = _objects(index)
+    except GsSemanticError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise MapFormatError(f"{index_path}: does not describe a map: {error!r}") from error
+    return gaussians, objects
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _check_destination(path: Path) -> None:
+    if path.is_dir():
+        if not (path / INDEX).exists() and any(path.iterdir()):
+            raise StorageError(f"{path}: is a folder with other things in it, not a map; choose another name")
+    elif path.exists():
+        raise StorageError(f"{path}: is a file, a map is a folder; choose another name")
+
+
+def _write_content(
+    folder: Path, gaussians: GaussianMap, objects: ObjectRegistry, labels: LabelSet, optimiser_state: bool
+) -> None:
+    tensors = {f"attribute/{name}": gaussians[name].detach().cpu().contiguous() for name in gaussians}
+    states = gaussians.state_keys if optimiser_state else []
+    for name, key in states:
+        tensors[f"state/{name}/{key}"] = gaussians.state(name, key).detach().cpu().contiguous()
+    with (folder / PLY).open("wb") as ply:
+        write_ply(ply, gaussians)
+    save_file(tensors, folder / TENSORS)
+    index = {
+        "schema": SCHEMA,
+        "map_id": gaussians.map_id,
+        "frame_id": gaussians.frame_id,
+        "revision": gaussians.revision,
+        "sh_degree": gaussians.sh_degree,
+        "gaussians": len(gaussians),
+        "next_uid": gaussians.next_uid,
+        "attributes": {name: _spec_record(gaussians.specs[name]) for name in gaussians},
+        "state": [
+            {"attribute": name, "key": key, **_spec_record(gaussians.state_specs[(name, key)])} for name, key in states
+        ],
+        "labels": {str(key): name for key, name in labels.names.items()},
+        "objects": [_object_record(obj) for obj in objects],
+        "next_object_id": objects.next_id,
+        "next_slot": objects.slots,
+        "files": {name: _file_record(folder / name) for name in (PLY, TENSORS)},
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    for name in (PLY, TENSORS, INDEX):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _spec_record(spec: AttributeSpec) -> dict[str, Any]:
+    return {"shape": list(spec.shape), "dtype": str(spec.dtype).removeprefix("torch."), "fill": spec.fill}
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _object_record(obj: MapObject) -> dict[str, Any]:
+    box = obj.box
+    return {
+        "id": obj.id,
+        "slot": obj.slot,
+        "state": obj.state.name,
+        "provenance": obj.provenance.name,
+        "class_scores": {str(key): score for key, score in obj.class_scores.items()},
+        "name": obj.name,
+        "observations": obj.observations,
+        "first_seen_ns": obj.first_seen_ns,
+        "last_seen_ns": obj.last_seen_ns,
+        "revision": obj.revision,
+        "locked": obj.locked,
+        "num_gaussians": obj.num_gaussians,
+        "box": None
+        if box is None
+        else {"centre": _list(box.centre), "size": _list(box.size), "rotation": _list(box.rotation)},
+        "centroid": None if obj.centroid is None else _list(obj.centroid),
+        "covariance": None if obj.covariance is None else _list(obj.covariance),
+    }
+
+
+def _list(values: np.ndarray) -> list[Any]:
+    return np.asarray(values, dtype=np.float64).tolist()
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    """Put the new folder in the place of the old one; afterwards ``temporary`` holds the old one, if there was one."""
+    if not path.exists():
+        temporary.rename(path)
+        return
+    if _exchange(temporary, path):
+        return
+    # A file system that cannot exchange: for a moment only the parked copy is there, under a name that load_map knows.
+    parked = _parked(path)
+    shutil.rmtree(parked, ignore_errors=True)
+    path.rename(parked)
+    try:
+        temporary.rename(path)
+    except OSError:
+        parked.rename(path)
+        raise
+    shutil.rmtree(parked, ignore_errors=True)
+
+
+def _parked(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one atomic step (Linux); False where the system or the file system cannot."""
+    at_cwd, rename_exchange = -100, 2
+    renameat2: Callable[..., int] | None = getattr(ctypes.CDLL(None), "renameat2", None)
+    return (
+        renameat2 is not None
+        and renameat2(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), ctypes.c_uint(rename_exchange)) == 0
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    index_path = path / INDEX
+    try:
+        index = json.loads(index_path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise MapFormatError(f"{index_path}: no such file; '{path}' is not a map folder") from None
+    except OSError as error:
+        raise StorageError(f"{index_path}: cannot be read: {reason(error)}") from error
+    except ValueError as error:  # also what is not UTF-8
+        raise MapFormatError(f"{index_path}: is not JSON: {error}") from error
+    schema = index.get("schema") if isinstance(index, dict) else None
+    if schema != SCHEMA:
+        raise MapFormatError(f"{index_path}: schema is {schema!r}, this version reads schema {SCHEMA}")
+    if not isinstance(index.get("files"), dict):
+        raise MapFormatError(f"{index_path}: field 'files' is missing")
+    return index
+
+
+def _verify(path: Path, expected: dict[str, Any]) -> None:
+    try:
+        found = _file_record(path)
+    except FileNotFoundError:
+        raise MapFormatError(f"{path}: the file is missing from the map folder") from None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {reason(error)}") from error
+    for key, what in (("bytes", "size"), ("sha256", "checksum")):
+        if found[key] != expected.get(key):
+            raise MapFormatError(f"{path}: damaged: {what} is {found[key]}, {INDEX} says {expected.get(key)}")
+
+
+def _gaussians(index: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> GaussianMap:
+    gaussians = GaussianMap(int(index["sh_degree"]), index["map_id"], index["frame_id"])
+    count = int(index["gaussians"])
+
+    def rows(name: str, record: dict[str, Any]) -> torch.Tensor:
+        expected = (count, *record["shape"])
+        if name not in tensors:
+            raise MapFormatError(f"{path}: tensor '{name}' is missing")
+        if tuple(tensors[name].shape) != expected or tensors[name].dtype != getattr(torch, record["dtype"]):
+            raise MapFormatError(
+                f"{path}: tensor '{name}' is {tensors[name].dtype} {tuple(tensors[name].shape)}, "
+                f"{INDEX} says {record['dtype']} {expected}"
+            )
+        return tensors[name]
+
+    attributes = index["attributes"]
+    missing = [name for name in (*CORE, "uid", "keyframe") if name not in attributes]
+    if missing:
+        raise MapFormatError(f"{path.with_name(INDEX)}: attributes {missing} are missing")
+    values = {}
+    for name, record in attributes.items():
+        values[name] = rows(f"attribute/{name}", record)
+        gaussians.register(name, tuple(record["shape"]), getattr(torch, record["dtype"]), record["fill"])
+    gaussians.add(**values)
+    for record in index["state"]:
+        name, key = record["attribute"], record["key"]
+        gaussians.register_state(name, key, tuple(record["shape"]), record["fill"])
+        gaussians.state(name, key).copy_(rows(f"state/{name}/{key}", record))
+    gaussians.continue_from(int(index["next_uid"]), int(index["revision"]))
+    return gaussians
+
+
+def _objects(index: dict[str, Any]) -> ObjectRegistry:
+    objects = ObjectRegistry(LabelSet({int(key): str(name) for key, name in index["labels"].items()}))
+    for record in index["objects"]:
+        obj = objects.open(object_id=int(record["id"]), slot=int(record["slot"]))
+        obj.state = ObjectState[record["state"]]
+        saved = Provenance[record["provenance"]]
+        obj.provenance = Provenance.RESTORED if saved is Provenance.PERCEIVED else saved
+        obj.class_scores = {int(key): float(score) for key, score in record["class_scores"].items()}
+        obj.name, obj.locked = str(record["name"]), bool(record["locked"])
+        obj.observations, obj.num_gaussians = int(record["observations"]), int(record["num_gaussians"])
+        obj.first_seen_ns, obj.last_seen_ns = int(record["first_seen_ns"]), int(record["last_seen_ns"])
+        obj.revision = int(record["revision"])
+        if record["box"] is not None:
+            box = {key: np.array(record["box"][key], dtype=np.float64) for key in ("centre", "size", "rotation")}
+            if [box[key].shape for key in box] != [(3,), (3,), (3, 3)]:
+                raise ValueError(f"object {obj.id}: box has the wrong shape")
+            obj.box = Box(**box)
+        obj.centroid = None if record["centroid"] is None else np.array(record["centroid"], dtype=np.float64)
+        obj.covariance = None if record["covariance"] is None else np.array(record["covariance"], dtype=np.float64)
+    objects.continue_from(int(index["next_object_id"]), int(index["next_slot"]))
+    if len(objects) != len(index["objects"]):
+        raise ValueError("two objects have the same slot")
+    return objects

@@ -1,0 +1,233 @@
+"""Which mask is which object: overlap of the frame's masks with the objects the map already knows.
+
+Overlap is measured on the Gaussians, not on pixels: a transpose pass gives each visible Gaussian the mask that covers
+it and with how many pixels, and its votes say to which objects it belongs so far. Counts are areas in pixels, so large
+masks decide before small ones (area-aware assignment).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from gs_semantic.gaussians import MaskInfo
+from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One keyframe on the visible Gaussians (V rows): mask index 1..M (0 = unlabelled), its weight in pixels, votes.
+
+    areas: pixels of each mask (M + 1,), infos: class and score of each mask (M + 1, entry 0 unused).
+    """
+
+    mask: np.ndarray
+    weight: np.ndarray
+    vote_object: np.ndarray
+    vote_weight: np.ndarray
+    areas: np.ndarray
+    infos: list[MaskInfo]
+    stamp_ns: int
+
+
+@dataclass
+class Assignment:
+    """Object slot of each mask (M + 1,), 0 = none; ``shielded``: pairs (mask, object slot) on whose Gaussians the mask
+    must not vote, because a mask that swallowed a known neighbour says nothing about it; ``merged``: old slot -> slot
+    that took it over; ``forgotten`` slots; ``changed`` slots."""
+
+    slots: np.ndarray
+    shielded: set[tuple[int, int]] = field(default_factory=set)
+    merged: dict[int, int] = field(default_factory=dict)
+    forgotten: set[int] = field(default_factory=set)
+    changed: set[int] = field(default_factory=set)
+
+
+class Associator(Protocol):
+    """Decides the object of every mask of a keyframe and keeps the registry's states."""
+
+    def associate(self, evidence: Evidence, objects: ObjectRegistry) -> Assignment: ...
+
+
+class OverlapAssociator:
+    """Area-aware one-to-one assignment by overlap and class; new, tentative, confirmed and stale states; merging.
+
+    Under- and over-segmented masks are expected. A part of an object that arrives as a mask of its own opens a tentative
+    object, which dies unless later masks repeat it; a mask that covers two objects goes to the one it fits better, and
+    only when this happens more often than masks tell the two apart are they merged.
+    """
+
+    def __init__(self, config: MapperConfig) -> None:
+        self.config = config
+        self._covered: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._apart: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._misses: defaultdict[int, int] = defaultdict(int)
+        self._age: defaultdict[int, int] = defaultdict(int)
+
+    def associate(self, evidence: Evidence, objects: ObjectRegistry) -> Assignment:
+        config = self.config
+        masks = len(evidence.areas)
+        result = Assignment(np.zeros(masks, np.int32))
+        present, overlap, mapped_area, object_area, visible_area = _overlaps(evidence, masks)
+        union = mapped_area[:, None] + object_area[None, :] - overlap
+        iou = overlap / np.maximum(union, 1e-6)
+        for column, slot in enumerate(present):
+            class_id = objects.by_slot(int(slot)).class_id
+            for row in range(1, masks):
+                given = evidence.infos[row].class_id
+                if given and class_id and given != class_id:
+                    iou[row, column] *= config.class_mismatch_factor
+        # area-aware: the sum of matched pixels is maximised, not the mean of ratios
+        allowed = iou >= config.match_min_iou
+        if len(present) and masks > 1:
+            gain = np.where(allowed, overlap * iou, 0.0)
+            rows, columns = linear_sum_assignment(gain, maximize=True)
+            for row, column in zip(rows, columns, strict=True):
+                if row > 0 and allowed[row, column]:
+                    result.slots[row] = present[column]
+        self._open_new(evidence, objects, result, masks)
+        self._observe(evidence, objects, result)
+        if len(present):
+            self._pairs(objects, result, present, overlap, object_area)
+            self._merge(objects, result)
+            self._miss(objects, result, present, visible_area)
+        self._forget(objects, result)
+        return result
+
+    def _open_new(self, evidence: Evidence, objects: ObjectRegistry, result: Assignment, masks: int) -> None:
+        for row in range(1, masks):
+            if result.slots[row] == 0 and evidence.areas[row] >= self.config.mask_min_px:
+                obj = objects.open(evidence.stamp_ns)
+                result.slots[row] = obj.slot
+                result.changed.add(obj.slot)
+
+    def _observe(self, evidence: Evidence, objects: ObjectRegistry, result: Assignment) -> None:
+        for row in range(1, len(result.slots)):
+            slot = int(result.slots[row])
+            if slot == 0:
+                continue
+            obj, info = objects.by_slot(slot), evidence.infos[row]
+            obj.observations += 1
+            obj.last_seen_ns = max(obj.last_seen_ns, evidence.stamp_ns)
+            if info.class_id:
+                obj.class_scores[info.class_id] = obj.class_scores.get(info.class_id, 0.0) + info.score
+            self._misses[slot] = 0
+            self._age[slot] = 0
+            if obj.state is ObjectState.STALE or (
+                obj.state is ObjectState.TENTATIVE and obj.observations >= self.config.confirm_observations
+            ):
+                obj.state = ObjectState.CONFIRMED
+                result.changed.add(slot)
+
+    def _pairs(
+        self, objects: ObjectRegistry, result: Assignment, present: np.ndarray, overlap: np.ndarray, area: np.ndarray
+    ) -> None:
+        """Count, for pairs of objects in view, masks that covered both and keyframes that told them apart."""
+        config = self.config
+        inside = overlap / np.maximum(area, 1e-6)[None, :]
+        large = area >= config.mask_min_px
+        matched = {int(slot): row for row, slot in enumerate(result.slots) if slot}
+        for row in range(1, len(result.slots)):
+            owner = int(result.slots[row])
+            if owner == 0:
+                continue
+            for column in np.nonzero((inside[row] >= config.cover_fraction) & large)[0]:
+                other = int(present[column])
+                if other == owner:
+                    continue
+                key = (min(owner, other), max(owner, other))
+                if other in matched:
+                    continue
+                self._covered[key] += 1
+                if objects.by_slot(other).observations > config.confirm_observations:
+                    result.shielded.add((row, other))
+        seen = [int(s) for s, ok in zip(present, large, strict=True) if ok and int(s) in matched]
+        touching = {key for key in self._covered if key[0] in matched and key[1] in matched}
+        for key in touching:
+            if key[0] in seen and key[1] in seen:
+                self._apart[key] += 1
+
+    def _merge(self, objects: ObjectRegistry, result: Assignment) -> None:
+        config = self.config
+        for key, covered in list(self._covered.items()):
+            if covered < config.merge_observations or covered < config.merge_ratio * self._apart[key]:
+                continue
+            if not (objects.has_slot(key[0]) and objects.has_slot(key[1])):
+                self._drop_pairs(*key)
+                continue
+            a, b = objects.by_slot(key[0]), objects.by_slot(key[1])
+            if a.locked or b.locked or (a.class_id and b.class_id and a.class_id != b.class_id):
+                continue
+            keep, lose = (a, b) if (a.observations, -a.slot) >= (b.observations, -b.slot) else (b, a)
+            merge_objects(keep, lose)
+            result.merged[lose.slot] = keep.slot
+            result.slots[result.slots == lose.slot] = keep.slot
+            result.changed |= {keep.slot, lose.slot}
+            objects.drop(lose.slot)
+            self._drop_pairs(lose.slot)
+
+    def _miss(self, objects: ObjectRegistry, result: Assignment, present: np.ndarray, visible: np.ndarray) -> None:
+        """Objects in plain view that no mask claims are counted down to stale."""
+        matched = set(result.slots.tolist())
+        for column, slot in enumerate(present):
+            slot = int(slot)
+            if slot in matched or not objects.has_slot(slot) or visible[column] < 4 * self.config.mask_min_px:
+                continue
+            self._misses[slot] += 1
+            obj = objects.by_slot(slot)
+            if obj.state is ObjectState.CONFIRMED and self._misses[slot] >= self.config.stale_misses:
+                obj.state = ObjectState.STALE
+                result.changed.add(slot)
+
+    def _forget(self, objects: ObjectRegistry, result: Assignment) -> None:
+        for obj in list(objects):
+            if obj.state is not ObjectState.TENTATIVE:
+                continue
+            self._age[obj.slot] += 1
+            if self._age[obj.slot] > self.config.forget_after:
+                objects.drop(obj.slot)
+                self._drop_pairs(obj.slot)
+                result.forgotten.add(obj.slot)
+
+    def _drop_pairs(self, *slots: int) -> None:
+        for table in (self._covered, self._apart):
+            for key in [k for k in table if any(slot in k for slot in slots)]:
+                del table[key]
+
+
+def merge_objects(keep: MapObject, lose: MapObject) -> None:
+    """Fold the evidence of one object into another."""
+    for class_id, score in lose.class_scores.items():
+        keep.class_scores[class_id] = keep.class_scores.get(class_id, 0.0) + score
+    keep.observations += lose.observations
+    keep.first_seen_ns = min(keep.first_seen_ns, lose.first_seen_ns)
+    keep.last_seen_ns = max(keep.last_seen_ns, lose.last_seen_ns)
+    if lose.state is ObjectState.CONFIRMED:
+        keep.state = ObjectState.CONFIRMED
+
+
+def _overlaps(evidence: Evidence, masks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Objects in view (S,), overlap (masks, S), area of each mask on labelled Gaussians (masks,), area of each object
+    on Gaussians that some mask covers (S,), and its whole visible area (S,); all in pixels."""
+    total = evidence.vote_weight.sum(1)
+    has = total > 0
+    share = np.where(has[:, None], evidence.vote_weight / np.maximum(total, 1e-9)[:, None], 0.0)
+    present = np.nonzero(np.bincount(evidence.vote_object.ravel()))[0]
+    position = np.zeros(int(present[-1]) + 1 if len(present) else 1, np.int64)
+    position[present] = np.arange(len(present))
+    compact = position[evidence.vote_object]
+    area = evidence.weight[:, None] * share
+    table = np.bincount(
+        (evidence.mask[:, None] * len(present) + compact).ravel(), weights=area.ravel(), minlength=masks * len(present)
+    ).reshape(masks, len(present))
+    real = present > 0
+    table = table[:, real]
+    visible = table.sum(0)
+    table[0] = 0  # unlabelled pixels are no evidence
+    mapped = np.bincount(evidence.mask[has], weights=evidence.weight[has], minlength=masks)
+    return present[real], table, mapped, table.sum(0), visible

@@ -1,0 +1,112 @@
+"""Keyframes: which frames are taken, what of them is kept, and which are optimised next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from gs_semantic.gaussians import Camera, Frame
+from gs_semantic.mapping.config import MapperConfig
+
+
+@dataclass
+class Keyframe:
+    """A frame at optimisation size. rgb float32 (h, w, 3) 0..1; depth float32 (h, w) m, 0 = none; slots uint16 (h, w):
+    object of each pixel, 0 = unlabelled."""
+
+    index: int
+    stamp_ns: int
+    camera: Camera
+    rgb: torch.Tensor  # uint8, converted when used: four times smaller
+    depth: torch.Tensor | None
+    slots: np.ndarray | None
+
+
+def make_keyframe(index: int, frame: Frame, slots: np.ndarray | None, config: MapperConfig) -> Keyframe:
+    """Reduce a frame to optimisation size: colour averaged, depth and labels picked (no mixing across edges)."""
+    width = min(config.optimise_width_px, frame.camera.width)
+    height = max(1, round(frame.camera.height * width / frame.camera.width))
+    camera = frame.camera.resized(width, height)
+    size = (width, height)
+    rgb = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA)
+    depth = None
+    if frame.depth is not None:
+        usable = usable_depth(frame.depth, config)
+        depth = torch.from_numpy(cv2.resize(usable, size, interpolation=cv2.INTER_NEAREST))
+    small = None if slots is None else cv2.resize(slots.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    return Keyframe(index, frame.stamp_ns, camera, torch.from_numpy(rgb), depth, small)
+
+
+def usable_depth(depth: np.ndarray, config: MapperConfig) -> np.ndarray:
+    """Depth float32 with everything outside the configured range, NaN and infinity set to 0."""
+    ok = (depth >= config.depth_min_m) & (depth <= config.depth_max_m)  # NaN compares false
+    return np.where(ok, depth, 0).astype(np.float32)
+
+
+def moved(a: Camera, b: Camera) -> tuple[float, float]:
+    """Distance in m and angle in degrees between two poses."""
+    delta = a.T_camera_world @ b.T_world_camera
+    cosine = np.clip((np.trace(delta[:3, :3]) - 1) / 2, -1, 1)
+    return float(np.linalg.norm(delta[:3, 3])), float(np.degrees(np.arccos(cosine)))
+
+
+class KeyframeStore:
+    """The keyframes kept for optimisation, at most ``config.max_keyframes``; beyond, the most redundant one goes."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        self.config = config
+        self.frames: list[Keyframe] = []
+        self._last: tuple[Camera, int] | None = None
+        self._count = 0
+        self._random = np.random.default_rng(config.seed)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def count(self) -> int:
+        """Keyframes ever taken."""
+        return self._count
+
+    def wanted(self, frame: Frame) -> bool:
+        """Has the camera moved, turned or waited enough since the last keyframe?"""
+        if self._last is None:
+            return True
+        camera, stamp = self._last
+        distance, angle = moved(camera, frame.camera)
+        waited = abs(frame.stamp_ns - stamp) * 1e-9
+        return (
+            distance >= self.config.keyframe_translation_m
+            or angle >= self.config.keyframe_rotation_deg
+            or waited >= self.config.keyframe_interval_s
+        )
+
+    def note(self, frame: Frame) -> int:
+        """Remember that this frame was taken; returns the keyframe's number."""
+        self._last = (frame.camera, frame.stamp_ns)
+        self._count += 1
+        return self._count - 1
+
+    def add(self, keyframe: Keyframe) -> None:
+        self.frames.append(keyframe)
+        if len(self.frames) > self.config.max_keyframes:
+            self.frames.pop(self._most_redundant())
+
+    def _most_redundant(self) -> int:
+        """The keyframe nearest to another one, recent ones excepted; of the two, the older."""
+        frames = self.frames[: -self.config.window_recent] or self.frames
+        centres = np.stack([k.camera.T_world_camera[:3, 3] for k in frames])
+        axes = np.stack([k.camera.T_world_camera[:3, 2] for k in frames])
+        distance = np.linalg.norm(centres[:, None] - centres[None], axis=2)
+        distance += 2.0 * (1 - axes @ axes.T)  # turning by 60 degrees counts like 1 m
+        np.fill_diagonal(distance, np.inf)
+        return int(distance.min(1).argmin())
+
+    def draw(self) -> Keyframe:
+        """The next keyframe to optimise: every other time a recent one, else any."""
+        recent = self.frames[-self.config.window_recent :]
+        pool = recent if self._random.random() < 0.5 else self.frames
+        return pool[int(self._random.integers(len(pool)))]

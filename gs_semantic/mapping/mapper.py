@@ -1,0 +1,412 @@
+"""The online mapper: posed frames in, a Gaussian map with objects out."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from gs_semantic.gaussians import Camera, Frame, GaussianMap, MaskInfo
+from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.association import Associator, Evidence, OverlapAssociator
+from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.mapping.events import Events, LabelImages
+from gs_semantic.mapping.keyframes import KeyframeStore, make_keyframe, usable_depth
+from gs_semantic.mapping.lifting import add_votes, grow_labels, register_votes, relabel_votes
+from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
+from gs_semantic.mapping.seeding import Seeds, make_seeds
+from gs_semantic.objects.geometry import update_geometry
+from gs_semantic.objects.registry import ObjectRegistry, ObjectState
+from gs_semantic.rendering.cpu import CpuRasterizer
+
+PUBLISHED = (ObjectState.CONFIRMED, ObjectState.STALE)
+OBJECTS_EVERY = 4  # keyframes between two updates of the objects' boxes while keyframes wait
+COVERED_ALPHA = 0.6  # below, a pixel counts as a hole in the map
+
+
+@dataclass
+class _Waiting:
+    """A keyframe in the queue."""
+
+    index: int
+    frame: Frame
+
+
+class Mapper:
+    """Keeps the map and its objects. ``step(frame)`` answers and queues, ``step(None)`` does one slice of queued work.
+
+    A slice is one stage of a keyframe's integration (compare and seed; associate and lift) or one optimisation step, so
+    that a caller with a camera's rhythm can always answer the next frame in between. Nothing here runs in the
+    background, and the same calls with the same frames give the same map.
+    """
+
+    def __init__(
+        self,
+        config: MapperConfig | None = None,
+        rasterizer: CpuRasterizer | None = None,
+        gaussians: GaussianMap | None = None,
+        objects: ObjectRegistry | None = None,
+        labels: LabelSet | None = None,
+        associator: Associator | None = None,
+    ) -> None:
+        self.config = config or MapperConfig()
+        self.config.validate()
+        self.rasterizer = rasterizer or CpuRasterizer()
+        self._labels = labels
+        self._make_associator = (lambda: associator) if associator else (lambda: OverlapAssociator(self.config))
+        self._start(gaussians or GaussianMap(), objects or ObjectRegistry(labels))
+
+    def _start(self, gaussians: GaussianMap, objects: ObjectRegistry) -> None:
+        self.gaussians, self.objects = gaussians, objects
+        register_votes(gaussians)
+        self.optimiser = WindowOptimiser(gaussians, self.rasterizer, self.config)
+        self.keyframes = KeyframeStore(self.config)
+        self.associator: Associator = self._make_associator()
+        self._queue: deque[_Waiting] = deque()
+        self._work: Iterator[None] | None = None
+        self._events = Events()
+        self._steps_left = 0
+        self._integrating = 0
+        self._dirty: set[int] = set()  # slots of objects whose geometry is out of date
+        self._codes = object_codes(1, self.config.identity_dims)
+        self.dropped_keyframes = 0
+
+    def reset(self) -> None:
+        """Forget everything; the map gets a new id, the registry keeps counting ids so that none is given twice."""
+        fresh = ObjectRegistry(self.objects.labels)
+        fresh.continue_ids(self.objects)
+        self._start(GaussianMap(self.gaussians.sh_degree, frame_id=self.gaussians.frame_id), fresh)
+
+    def load(self, gaussians: GaussianMap, objects: ObjectRegistry) -> None:
+        """Go on with a loaded map; keyframes of the old one are forgotten."""
+        self._start(gaussians, objects)
+
+    # --- stepping ---------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Is there queued work (a keyframe to integrate, or planned optimisation steps)?"""
+        return self._work is not None or bool(self._queue) or self._steps_left > 0
+
+    @property
+    def can_optimise(self) -> bool:
+        """May ``step(None)`` improve the map although nothing is pending?"""
+        return self.config.steps_when_idle and len(self.keyframes) > 0 and len(self.gaussians) > 0
+
+    def step(self, frame: Frame | None = None, answer: bool = True) -> Events:
+        """With a frame: render its label images (when ``answer``), queue it if it is a keyframe. Without: one slice of work."""
+        self._events = Events()
+        if frame is not None:
+            if answer:
+                with self._timed("answer"):
+                    self._events.answer = self.render_labels(frame.camera, frame.stamp_ns)
+            if self.keyframes.wanted(frame):
+                self._enqueue(frame)
+        else:
+            self._advance()
+        self._events.map_revision = self.gaussians.revision
+        return self._events
+
+    def finish(self) -> None:
+        """Do all pending work."""
+        while self.pending:
+            self.step(None)
+
+    def _enqueue(self, frame: Frame) -> None:
+        if len(self._queue) >= self.config.keyframe_queue:
+            self._queue.popleft()
+            self.dropped_keyframes += 1
+        self._queue.append(_Waiting(self.keyframes.note(frame), frame))
+        self._events.keyframe = True
+
+    def _advance(self) -> None:
+        if self._work is None and self._steps_left == 0 and self._queue:
+            waiting = self._queue.popleft()
+            self._work = self._integrate(waiting.index, waiting.frame)
+        if self._work is not None:
+            if next(self._work, "done") == "done":
+                self._work = None
+        elif self._steps_left > 0 or self.can_optimise:
+            self._optimise()
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        spent = (time.process_time() - start) * 1e3
+        self._events.timings_ms[stage] = self._events.timings_ms.get(stage, 0.0) + spent
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def render_labels(self, camera: Camera, stamp_ns: int = 0, tentative: bool = False) -> LabelImages:
+        """Label images of the map as it is; ``tentative`` shows objects that are not confirmed yet, too."""
+        slots, classes = self._tables(tentative)
+        result = self.rasterizer.render_ids(self.gaussians, camera, self.gaussians["object"])
+        winner = result.ids.numpy()
+        instance = slots[winner]
+        confidence = np.round(result.confidence.numpy() * 255).astype(np.uint8)
+        confidence[instance == 0] = 0
+        return LabelImages(stamp_ns, camera, instance, classes[winner], confidence, result.depth.numpy())
+
+    def _tables(self, tentative: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Slot -> published slot (0 for hidden objects), slot -> class id."""
+        slots = np.zeros(self.objects.slots, np.int32)
+        classes = np.zeros(self.objects.slots, np.uint16)
+        for obj in self.objects:
+            if obj.state in PUBLISHED or (tentative and obj.state is ObjectState.TENTATIVE):
+                slots[obj.slot] = obj.slot
+                classes[obj.slot] = obj.class_id
+        return slots, classes
+
+    # --- integration of a keyframe ----------------------------------------------------------------------------------
+
+    def _integrate(self, index: int, frame: Frame) -> Iterator[None]:
+        labels = infos = None
+        if frame.instances is not None:
+            labels, infos = self._masks(frame)
+        depth = None if frame.depth is None else usable_depth(frame.depth, self.config)
+        if depth is None:
+            self._events.warnings.append("frame without depth: labels and colours are used, nothing is seeded")
+        else:
+            with self._timed("seed"):
+                self._seed(index, frame, depth, labels)
+            yield
+        slots = None
+        if labels is not None and infos is not None:
+            with self._timed("lift"):
+                slots = self._lift(frame, depth, labels, infos)
+            yield
+        with self._timed("keyframe"):
+            self.keyframes.add(make_keyframe(index, frame, slots, self.config))
+            if index % self.config.prune_every == self.config.prune_every - 1:
+                self._prune()
+        if self._dirty and (index % OBJECTS_EVERY == 0 or not self._queue):
+            yield
+            with self._timed("objects"):
+                self._refresh_objects()
+        self._steps_left = self.config.steps_per_keyframe
+        self._integrating = frame.stamp_ns
+        if self._steps_left == 0:
+            self._events.integrated.append(frame.stamp_ns)
+
+    def _masks(self, frame: Frame) -> tuple[np.ndarray, list[MaskInfo]]:
+        """Dense mask numbers 1..M in an int32 image (0 = unlabelled), and what is known of each."""
+        assert frame.instances is not None
+        image = np.maximum(frame.instances, 0)
+        if int(image.max(initial=0)) < 1 << 16:
+            ids = np.nonzero(np.bincount(image.ravel()))[0]
+            dense = image
+            table = np.zeros(int(ids[-1]) + 1, np.int32)
+            position = ids
+        else:
+            ids, dense = np.unique(image, return_inverse=True)
+            table = np.zeros(len(ids), np.int32)
+            position = np.arange(len(ids))
+        infos = [MaskInfo()]
+        for place, mask_id in zip(position, ids, strict=True):
+            info = frame.masks.get(int(mask_id), MaskInfo())
+            if mask_id > 0 and info.class_id not in self.config.ignored_classes:
+                table[place] = len(infos)
+                infos.append(info)
+        return table[dense].reshape(image.shape), infos
+
+    def _seed(self, index: int, frame: Frame, depth: np.ndarray, labels: np.ndarray | None) -> None:
+        """Compare the map with the frame; remove what floats in front, replace what is too coarse, fill what is missing."""
+        config, gaussians = self.config, self.gaussians
+        measured = depth > 0
+        wanted = measured.copy()
+        votes = None
+        if len(gaussians):
+            view = self.rasterizer.open(gaussians, frame.camera)
+            rendering = view.render()
+            rendered, alpha = rendering.depth.numpy(), rendering.alpha.numpy()
+            tolerance = config.depth_tolerance_m + config.depth_tolerance_per_m2 * depth**2
+            wanted &= (alpha < COVERED_ALPHA) | (rendered > depth + tolerance)
+            wanted &= cv2.boxFilter(wanted.astype(np.float32), -1, (3, 3), normalize=False) > 3.5  # no lone pixels
+            floating = measured & (alpha >= COVERED_ALPHA) & (rendered < depth - 2 * tolerance)
+            top = self._top_gaussians(frame.camera)
+            doomed = np.zeros(0, np.int64)
+            if config.refine_max:
+                excluded = wanted | floating | ~measured
+                doomed = self._coarse(frame.rgb, rendering.rgb.numpy(), top, excluded, labels)
+            if config.carve:
+                doomed = np.union1d(doomed, self._floaters(top, floating, measured))
+            if len(doomed):
+                hit = np.zeros(len(gaussians) + 1, bool)
+                hit[doomed + 1] = True
+                replaced = hit[top] & measured
+                wanted |= replaced
+                votes = (top - 1, gaussians["vote_object"].numpy().copy(), gaussians["vote_weight"].numpy().copy())
+                gaussians.remove(torch.from_numpy(doomed))
+        room = config.max_gaussians - len(gaussians)
+        if not wanted.any() or room <= 0:
+            if room <= 0:
+                self._events.warnings.append(f"max_gaussians = {config.max_gaussians} reached: nothing is seeded")
+            return
+        seeds = make_seeds(frame.rgb, depth, wanted, frame.camera, config, labels)
+        if len(seeds) > room:
+            largest = np.argsort(-seeds.size, kind="stable")[:room]
+            seeds = seeds.take(np.sort(largest))
+            self._events.warnings.append(f"max_gaussians = {config.max_gaussians} reached: only the largest seeds kept")
+        self._add(index, seeds, votes)
+
+    def _add(self, index: int, seeds: Seeds, votes: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> None:
+        rows: dict[str, np.ndarray] = {**seeds.rows, "keyframe": np.full(len(seeds), index, np.int32)}
+        if votes is not None:
+            top, vote_object, vote_weight = votes
+            parent = top[np.floor(seeds.pixel[:, 1]).astype(int), np.floor(seeds.pixel[:, 0]).astype(int)]
+            inherited = parent >= 0
+            rows["vote_object"] = np.where(inherited[:, None], vote_object[parent], 0)
+            # half: the parent mixed what the children tell apart
+            rows["vote_weight"] = np.where(inherited[:, None], 0.5 * vote_weight[parent], 0)
+            best = rows["vote_weight"].argmax(1)
+            rows["object"] = rows["vote_object"][np.arange(len(seeds)), best]
+        self.gaussians.add(**rows)
+
+    def _top_gaussians(self, camera: Camera) -> np.ndarray:
+        """Row + 1 of the Gaussian that shows most at each pixel (H, W), 0 = none."""
+        numbers = torch.arange(1, len(self.gaussians) + 1, dtype=torch.int32)
+        return self.rasterizer.render_ids(self.gaussians, camera, numbers).ids.numpy()
+
+    def _coarse(
+        self, image: np.ndarray, rendered: np.ndarray, top: np.ndarray, excluded: np.ndarray, labels: np.ndarray | None
+    ) -> np.ndarray:
+        """Rows of Gaussians that fill many pixels, and whose colour is wrong there or that lie across a mask border."""
+        config, size = self.config, len(self.gaussians) + 1
+        error = np.abs(rendered - image.astype(np.float32) * (1 / 255)).mean(-1)
+        error[excluded] = 0
+        count = np.bincount(top.ravel(), minlength=size)
+        total = np.bincount(top.ravel(), weights=error.ravel(), minlength=size)
+        coarse = (count >= config.refine_min_px) & (total > config.refine_error * count)
+        if labels is not None:
+            for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+                a, b = labels[one], labels[other]
+                across = (a != b) & (a > 0) & (b > 0) & (top[one] == top[other]) & ~excluded[one] & ~excluded[other]
+                border = np.bincount(top[one][across], minlength=size)
+                coarse |= (border >= 2) & (count >= 5)
+                total += border * config.refine_error
+        coarse[0] = False
+        rows = np.nonzero(coarse)[0]
+        if len(rows) > config.refine_max:
+            rows = rows[np.argsort(-total[rows], kind="stable")[: config.refine_max]]
+        return np.sort(rows) - 1
+
+    def _floaters(self, top: np.ndarray, floating: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        """Rows of Gaussians that mostly show where the sensor looked through them."""
+        size = len(self.gaussians) + 1
+        through = np.bincount(top[floating], minlength=size)
+        seen = np.bincount(top[measured], minlength=size)
+        gone = (through >= 3) & (through > 0.8 * seen)
+        gone[0] = False
+        return np.nonzero(gone)[0] - 1
+
+    def _lift(
+        self, frame: Frame, depth: np.ndarray | None, labels: np.ndarray, infos: list[MaskInfo]
+    ) -> np.ndarray | None:
+        """Associate the masks, vote on the visible Gaussians; returns the object slot of each pixel (H, W)."""
+        gaussians = self.gaussians
+        if not len(gaussians):
+            return None
+        pass_ = self.rasterizer.accumulate_labels(gaussians, frame.camera, torch.from_numpy(labels))
+        weight_sum = pass_.weight_sum.numpy()
+        rows = np.nonzero(weight_sum > 0.05)[0]
+        mask, weight = pass_.labels.numpy()[rows], pass_.label_weight.numpy()[rows]
+        evidence = Evidence(
+            mask=mask,
+            weight=weight,
+            vote_object=gaussians["vote_object"].numpy()[rows],
+            vote_weight=gaussians["vote_weight"].numpy()[rows],
+            areas=np.bincount(labels.ravel(), minlength=len(infos)),
+            infos=infos,
+            stamp_ns=frame.stamp_ns,
+        )
+        leader = gaussians["object"].numpy()[rows]
+        assignment = self.associator.associate(evidence, self.objects)
+        self._events.objects_changed |= assignment.changed
+        slots = assignment.slots
+        target = slots[mask]
+        vote = np.minimum(weight, 1.0) * weight / np.maximum(weight_sum[rows], 1e-6)
+        for row, other in assignment.shielded:
+            vote[(mask == row) & (leader == other)] = 0
+        self._vote(rows, target, vote)
+        if self.config.mask_grow_px and self.config.mask_grow_weight > 0:
+            rim = grow_labels(labels, depth, self.config.mask_grow_px)
+            if rim.any():
+                grown = self.rasterizer.accumulate_labels(gaussians, frame.camera, torch.from_numpy(rim))
+                target = slots[grown.labels.numpy()[rows]]
+                vote = np.minimum(grown.label_weight.numpy()[rows], 1.0) * self.config.mask_grow_weight
+                vote[mask > 0] = 0
+                self._vote(rows, target, vote)
+        if assignment.merged or assignment.forgotten:
+            self._rename(assignment.merged, assignment.forgotten)
+        self._dirty |= {int(slot) for slot in slots if slot} | assignment.changed
+        return slots[labels]
+
+    def _vote(self, rows: np.ndarray, target: np.ndarray, vote: np.ndarray) -> None:
+        voting = (target > 0) & (vote > 0)
+        if voting.any():
+            add_votes(self.gaussians, rows[voting], target[voting], vote[voting].astype(np.float32))
+
+    def _rename(self, merged: dict[int, int], forgotten: set[int]) -> None:
+        lut = np.arange(self.objects.slots, dtype=np.int32)
+        for slot in forgotten:
+            lut[slot] = 0
+        for lost, kept in merged.items():
+            while kept in merged:
+                kept = merged[kept]
+            lut[lost] = kept
+        relabel_votes(self.gaussians, lut)
+        for keyframe in self.keyframes.frames:
+            if keyframe.slots is not None:
+                keyframe.slots = lut[keyframe.slots].astype(np.uint16)
+
+    def _refresh_objects(self) -> None:
+        """Recompute the geometry of the objects that changed since the last time."""
+        dirty = np.zeros(self.objects.slots, bool)
+        dirty[[slot for slot in self._dirty if self.objects.has_slot(slot)]] = True
+        owner = self.gaussians["object"].numpy()
+        rows = np.nonzero(dirty[owner])[0]
+        rows = rows[np.argsort(owner[rows].astype(np.uint16), kind="stable")]  # 16 bit: sorted by radix
+        slots, starts = np.unique(owner[rows], return_index=True)
+        for slot, own in zip(slots, np.split(rows, starts[1:]), strict=True):
+            update_geometry(self.objects.by_slot(int(slot)), self.gaussians, own)
+            dirty[slot] = False
+        for slot in np.nonzero(dirty)[0]:  # lost all its Gaussians
+            update_geometry(self.objects.by_slot(int(slot)), self.gaussians, rows[:0])
+        self._events.objects_changed |= self._dirty
+        self._dirty = set()
+
+    # --- optimisation -----------------------------------------------------------------------------------------------
+
+    def _optimise(self) -> None:
+        keyframe = self.keyframes.draw()
+        planned = self._steps_left > 0
+        with_identity = self._steps_left % self.config.identity_every == 1 % self.config.identity_every if planned else False
+        stage = "optimise+identity" if with_identity else "optimise"
+        with self._timed(stage):
+            if with_identity and keyframe.slots is not None:
+                if len(self._codes) < self.objects.slots:
+                    self._codes = object_codes(2 * self.objects.slots, self.config.identity_dims)
+                self.optimiser.step(keyframe, keyframe.slots, self._codes)
+                self._events.identity_iterations += 1
+            else:
+                self.optimiser.step(keyframe)
+        self._events.iterations += 1
+        if planned:
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self._events.integrated.append(self._integrating)
+
+    def _prune(self) -> None:
+        """Remove Gaussians that became faint, huge or not finite."""
+        config, gaussians = self.config, self.gaussians
+        limit = float(np.log(config.prune_opacity / (1 - config.prune_opacity)))
+        bad = (gaussians.opacity_logits < limit) | (gaussians.log_scales.max(1).values > np.log(config.prune_scale_m))
+        bad |= ~torch.isfinite(gaussians.means).all(1)
+        gaussians.remove(torch.nonzero(bad)[:, 0])

@@ -1,0 +1,311 @@
+"""The start arguments of ``segment`` and ``replay``: one table, read by the launch files and by ``gs-semantic run``.
+
+An argument becomes a parameter, a topic remapping or a choice of configuration files of the nodes; ``plan_segment`` and
+``plan_replay`` turn argument values into the nodes to start. Nothing here imports ROS.
+
+Parameters are layered, later ones win: config/base.yaml, config/sensor/<sensor>.yaml, config/mode/<mode>.yaml, the
+arguments that were given, params_file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
+from gs_semantic.share import share_path
+
+NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
+MAPPER, REPLAY = "mapper", "replay"
+SENSORS = ("rgbd", "structured_light", "tof")
+MODES = ("realtime", "quality")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One start argument; ``default`` and ``choices`` are text, as launch files need them. Empty means "not given".
+
+    kind: what the text must be. parameters: (node, parameter) pairs that it sets. topic: the nodes' relative topic
+    that it renames.
+    """
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+    kind: type = str
+    parameters: tuple[tuple[str, str], ...] = ()
+    topic: str = ""
+
+    def value(self, text: str) -> Any:
+        """The typed value of a text; InvalidRequestError naming the argument when it does not fit."""
+        if self.choices and text not in self.choices:
+            raise InvalidRequestError(f"{self.name}: '{text}' is not one of {', '.join(self.choices)}")
+        if self.kind is bool:
+            if text.lower() in ("true", "1", "yes", "on"):
+                return True
+            if text.lower() in ("false", "0", "no", "off"):
+                return False
+            raise InvalidRequestError(f"{self.name}: '{text}' is not true or false")
+        try:
+            return self.kind(text)
+        except ValueError:
+            noun = {int: "a whole number", float: "a number"}[self.kind]
+            raise InvalidRequestError(f"{self.name}: '{text}' is not {noun}") from None
+
+
+def _flag(name: str, description: str, *parameters: tuple[str, str]) -> Argument:
+    return Argument(name, "false", description, ("true", "false"), bool, parameters)
+
+
+def _topic(name: str, topic: str, description: str) -> Argument:
+    return Argument(name, topic, description, topic=topic)
+
+
+COMMON = (
+    Argument("namespace", NAMESPACE, "Namespace of the nodes; the mapper is /<namespace>/mapper."),
+    _topic("color_image", "color/image", "Colour image topic (sensor_msgs/Image)."),
+    _topic("camera_info", "color/camera_info", "Intrinsics of the colour image (sensor_msgs/CameraInfo)."),
+    _topic("depth_image", "depth/image", "Depth image topic, registered to colour: 32FC1 in m or 16UC1 in mm."),
+    _topic("instance_image", "instance/image", "2D instance masks (mono8 or 16UC1, 0 = unlabelled); may be silent."),
+    _topic("instance_info", "instance/info", "Class and score of each mask (gs_semantic/MaskInfo); may be silent."),
+    _topic("label_map", "label_map", "Names of the classes (gs_semantic/LabelMap, latched)."),
+    _topic("odom", "odom", "Odometry topic, used with pose_source odom."),
+    _topic("pose", "pose", "PoseStamped topic, used with pose_source pose."),
+    Argument(
+        "pose_source",
+        "tf",
+        "Where camera poses come from: TF at the image stamp, Odometry or PoseStamped.",
+        ("tf", "odom", "pose"),
+        parameters=((MAPPER, "pose_source"), (REPLAY, "pose_source")),
+    ),
+    Argument("params_file", "", "Your own parameter YAML; it wins over every other layer."),
+    Argument("log_level", "info", "Log level of the nodes.", ("debug", "info", "warn", "error", "fatal")),
+)
+
+RECORDING = (
+    Argument(
+        "rate_hz",
+        "5.0",
+        "Frames per second of the replay.",
+        kind=float,
+        parameters=((REPLAY, "rate_hz"),),
+    ),
+    _flag("loop", "Play the sequence again and again, with rising stamps.", (REPLAY, "loop")),
+    Argument(
+        "masks",
+        "shuffled",
+        "Masks sent: none, perfect (as recorded), shuffled (ids redrawn per frame) or damaged (also dropped, merged, "
+        "split and eroded).",
+        ("none", "perfect", "shuffled", "damaged"),
+        parameters=((REPLAY, "masks"),),
+    ),
+    Argument("seed", "0", "Seed of mask damage and noise.", kind=int, parameters=((REPLAY, "seed"),)),
+    _flag("depth_noise", "Add noise of 1.5 mm x z^2 and 5 % holes to the depth.", (REPLAY, "depth_noise")),
+    _flag("pose_noise", "Add noise of 1 cm and 0.5 degrees to the poses.", (REPLAY, "pose_noise")),
+    Argument("start_frame", "0", "First frame.", kind=int, parameters=((REPLAY, "start_frame"),)),
+    Argument("stop_frame", "-1", "Frame to stop before; -1: the end.", kind=int, parameters=((REPLAY, "stop_frame"),)),
+    Argument(
+        "skip_every", "0", "Withhold every k-th frame; 0: play all.", kind=int, parameters=((REPLAY, "skip_every"),)
+    ),
+)
+
+REPLAY_ARGUMENTS = (
+    Argument("sequence", "", "Folder of the recorded sequence to play.", parameters=((REPLAY, "sequence"),)),
+    *RECORDING,
+    *COMMON,
+)
+
+SEGMENT_ARGUMENTS = (
+    Argument(
+        "sequence",
+        "",
+        "Also start the replay of this recorded sequence; empty: a robot's topics are listened to.",
+        parameters=((REPLAY, "sequence"),),
+    ),
+    Argument("sensor", "rgbd", "Depth sensor: chooses config/sensor/<sensor>.yaml.", SENSORS),
+    Argument("mode", "realtime", "Budgets: chooses config/mode/<mode>.yaml.", MODES),
+    Argument(
+        "device",
+        "auto",
+        "Where the map is rendered; auto takes the fastest there is.",
+        ("auto", "cpu", "cuda"),
+        parameters=((MAPPER, "device"),),
+    ),
+    Argument("load_map", "", "Map folder to start from.", parameters=((MAPPER, "load_map"),)),
+    Argument("save_on_exit", "", "Map folder to write when the mapper ends.", parameters=((MAPPER, "save_on_exit"),)),
+    _flag("use_sim_time", "Take the time from /clock.", (MAPPER, "use_sim_time"), (REPLAY, "use_sim_time")),
+    _flag("rviz", "Open RViz with config/segment.rviz."),
+    *RECORDING,
+    *COMMON,
+)
+
+
+@dataclass(frozen=True)
+class NodeStart:
+    """One process to start. ``parameters`` are YAML files and dictionaries, later ones win."""
+
+    package: str
+    executable: str
+    name: str
+    namespace: str
+    parameters: tuple[Path | dict[str, Any], ...] = ()
+    remappings: tuple[tuple[str, str], ...] = ()
+    log_level: str = "info"
+    arguments: tuple[str, ...] = ()
+    essential: bool = True  # its end is the end of the whole start
+
+    def ros_arguments(self) -> list[str]:
+        """The same as a command line for a ROS process (``--ros-args ...``)."""
+        words = ["--ros-args", "-r", f"__node:={self.name}", "-r", f"__ns:=/{self.namespace}"]
+        for old, new in self.remappings:
+            words += ["-r", f"{old}:={new}"]
+        for layer in self.parameters:
+            if isinstance(layer, Path):
+                words += ["--params-file", str(layer)]
+            else:
+                for name, value in layer.items():
+                    words += ["-p", f"{name}:={_yaml_scalar(value)}"]
+        return [*words, "--log-level", self.log_level]
+
+
+@dataclass(frozen=True)
+class Use:
+    """A thing to start: its arguments and how their values become processes."""
+
+    name: str
+    description: str
+    arguments: tuple[Argument, ...]
+    plan: Callable[[Mapping[str, str]], list[NodeStart]] = field(repr=False)
+
+
+def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
+    """Mapper, and where asked for replay and RViz."""
+    values = _checked(SEGMENT_ARGUMENTS, given)
+    files = [
+        share_path("config", "base.yaml"),
+        share_path("config", "sensor", f"{values['sensor']}.yaml"),
+        share_path("config", "mode", f"{values['mode']}.yaml"),
+    ]
+    starts = [_node(MAPPER, SEGMENT_ARGUMENTS, values, files)]
+    if values["sequence"]:
+        # the map outlives its recording: services go on answering when the replay has ended
+        starts.append(_node(REPLAY, SEGMENT_ARGUMENTS, values, files[:1], essential=False))
+    if values["rviz"] == "true":
+        starts.append(_rviz(values))
+    return starts
+
+
+def plan_replay(given: Mapping[str, str]) -> list[NodeStart]:
+    """The replay alone."""
+    values = _checked(REPLAY_ARGUMENTS, given)
+    if not values["sequence"]:
+        raise InvalidRequestError("sequence: give the folder of a recorded sequence")
+    return [_node(REPLAY, REPLAY_ARGUMENTS, values, [share_path("config", "base.yaml")])]
+
+
+USES = {
+    "segment": Use("segment", "Map a live camera, or a recording, into objects.", SEGMENT_ARGUMENTS, plan_segment),
+    "replay": Use("replay", "Play a recorded sequence as a camera.", REPLAY_ARGUMENTS, plan_replay),
+}
+
+
+def _checked(arguments: tuple[Argument, ...], given: Mapping[str, str]) -> dict[str, str]:
+    """All values as text, checked; those not given have their defaults."""
+    known = {argument.name: argument for argument in arguments}
+    for name in given:
+        if name not in known:
+            raise InvalidRequestError(f"{name}: no such argument; there are {', '.join(known)}")
+    values = {name: str(given.get(name, argument.default)) for name, argument in known.items()}
+    for name, text in values.items():
+        if text:
+            known[name].value(text)
+    for name in ("sequence", "load_map"):
+        if values.get(name) and not Path(values[name]).is_dir():
+            raise InvalidInputError(f"{name}: there is no folder {values[name]}")
+    if values["params_file"] and not Path(values["params_file"]).is_file():
+        raise InvalidInputError(f"params_file: there is no file {values['params_file']}")
+    for name in ("sequence", "load_map", "save_on_exit", "params_file"):
+        if values.get(name):  # the nodes may run in another folder
+            values[name] = str(Path(values[name]).expanduser().absolute())
+    return values
+
+
+def _node(
+    node: str, arguments: tuple[Argument, ...], values: Mapping[str, str], files: list[Path], essential: bool = True
+) -> NodeStart:
+    parameters = {
+        parameter: argument.value(values[argument.name])
+        for argument in arguments
+        for owner, parameter in argument.parameters
+        if owner == node and values[argument.name]
+    }
+    remappings = tuple(
+        (argument.topic, values[argument.name])
+        for argument in arguments
+        if argument.topic and values[argument.name] not in ("", argument.topic)
+    )
+    layers: list[Path | dict[str, Any]] = [*files, parameters]
+    if values["params_file"]:
+        layers.append(Path(values["params_file"]))
+    return NodeStart(
+        "gs_semantic",
+        node,
+        node,
+        values["namespace"].strip("/"),
+        tuple(layers),
+        remappings,
+        values["log_level"],
+        essential=essential,
+    )
+
+
+def _rviz(values: Mapping[str, str]) -> NodeStart:
+    """RViz; the topics of its file are remapped when the namespace or the colour topic is another one."""
+    config = share_path("config", "segment.rviz")
+    namespace = "/" + values["namespace"].strip("/")
+    renamed = {}
+    for topic in rviz_topics(yaml.safe_load(config.read_text(encoding="utf-8"))):
+        relative = topic.removeprefix(f"/{NAMESPACE}/")
+        if relative == topic:
+            continue  # a topic outside the namespace
+        for argument in COMMON:
+            if argument.topic == relative:
+                relative = values[argument.name] or relative
+        target = relative if relative.startswith("/") else f"{namespace.rstrip('/')}/{relative}"
+        if target != topic:
+            renamed[topic] = target
+    return NodeStart(
+        "rviz2",
+        "rviz2",
+        "rviz",
+        values["namespace"].strip("/"),
+        ({"use_sim_time": values["use_sim_time"] == "true"},),
+        tuple(renamed.items()),
+        "warn",  # RViz reports every queue and shader at info
+        ("-d", str(config)),
+        essential=False,
+    )
+
+
+def rviz_topics(config: Any) -> list[str]:
+    """Topics that the displays of an RViz configuration subscribe to."""
+    found = []
+    for display in config["Visualization Manager"]["Displays"]:
+        for key, entry in display.items():
+            if key.endswith("Topic") and isinstance(entry, dict) and entry.get("Value"):
+                found.append(entry["Value"])
+    return found
+
+
+def _yaml_scalar(value: Any) -> str:
+    """Text that ROS reads back as the same type: strings are quoted, floats keep their point."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)

@@ -1,0 +1,246 @@
+"""What the mapper publishes. Nothing is computed for a topic without a subscriber."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from geometry_msgs.msg import Point, Quaternion, Vector3
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from gs_semantic.gaussians import Frame, GaussianMap
+from gs_semantic.gaussians.gaussian_map import sh_to_rgb
+from gs_semantic.labels import VOID, LabelSet, palette
+from gs_semantic.mapping.events import LabelImages
+from gs_semantic.msg import InstanceInfo, LabelMap, ObjectList, ObjectMasks, Status
+from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.conversions import POINT
+from gs_semantic.nodes.mapper_parameters import NodeParameters
+from gs_semantic.objects.packing import PackedObjects, matrix_to_quaternion, pack_masks
+from gs_semantic.objects.registry import MapObject, ObjectRegistry
+
+LARGEST_VALUE = 65535  # of a 16UC1 pixel
+OBJECT_COLOURS = 1024  # colours repeat after so many objects
+
+
+def instance_values(instance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel values uint16 (H,W) of an image of slots, and the slots (V,) of the values that occur.
+
+    Values are the slots themselves while they fit 16 bits; else they are numbered in this image.
+    """
+    if instance.max(initial=0) <= LARGEST_VALUE:
+        values = instance.astype(np.uint16)
+        present = np.flatnonzero(np.bincount(values.reshape(-1)))
+        return values, present[present != VOID]
+    slots, dense = np.unique(instance, return_inverse=True)
+    shift = int(slots[0] != VOID)
+    return (dense.reshape(instance.shape) + shift).astype(np.uint16), slots[slots != VOID]
+
+
+def instance_info(slots: np.ndarray, objects: ObjectRegistry, revision: int, header: Header) -> InstanceInfo:
+    """The table beside an instance image; ``slots`` as ``instance_values`` returns them."""
+    direct = slots.max(initial=0) <= LARGEST_VALUE
+    known = [objects.by_slot(slot) for slot in slots.tolist()]
+    return InstanceInfo(
+        header=header,
+        map_revision=revision,
+        values=slots.tolist() if direct else list(range(1, len(slots) + 1)),
+        object_ids=[obj.id for obj in known],
+        class_ids=[obj.class_id for obj in known],
+    )
+
+
+class Answerer:
+    """Publishes label images for one input frame."""
+
+    def __init__(self, node: Node) -> None:
+        def images(name: str) -> Publisher:
+            return node.create_publisher(Image, f"~/{name}", qos.IMAGE_OUTPUT)
+
+        self._semantic, self._colour = images("semantic/image"), images("semantic/image_color")
+        self._confidence, self._instance = images("semantic/confidence"), images("instance/image")
+        self._info = node.create_publisher(InstanceInfo, "~/instance/info", qos.IMAGE_OUTPUT)
+        self._masks = node.create_publisher(ObjectMasks, "~/object_masks", qos.IMAGE_OUTPUT)
+        self._points = node.create_publisher(PointCloud2, "~/semantic/points", qos.CLOUD_OUTPUT)
+        self._all = (
+            *(self._semantic, self._colour, self._confidence, self._instance),
+            *(self._info, self._masks, self._points),
+        )
+        self._palette = palette(256)
+        self._rays: tuple[tuple[float, ...], np.ndarray, np.ndarray] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Does anybody listen?"""
+        return any(map(listened_to, self._all))
+
+    def publish(self, answer: LabelImages, frame: Frame, objects: ObjectRegistry, revision: int) -> None:
+        header = conversions.make_header(answer.stamp_ns, frame.frame_id)
+        if listened_to(self._semantic):
+            encoding = conversions.semantic_encoding(objects.labels)
+            self._semantic.publish(conversions.write_classes(answer.semantic, encoding, header))
+        if listened_to(self._instance) or listened_to(self._info):
+            values, slots = instance_values(answer.instance)
+            self._instance.publish(conversions.write_image(values, "16UC1", header))
+            self._info.publish(instance_info(slots, objects, revision, header))
+        if listened_to(self._confidence):
+            self._confidence.publish(conversions.write_image(answer.confidence, "mono8", header))
+        if listened_to(self._colour):
+            self._colour.publish(conversions.write_image(self.class_colours(answer.semantic), "rgb8", header))
+        if listened_to(self._masks):
+            height, width = answer.instance.shape
+            data = pack_masks(answer.instance, answer.confidence, list(objects))
+            self._masks.publish(
+                ObjectMasks(
+                    header=header,
+                    map_revision=revision,
+                    width=width,
+                    height=height,
+                    count=int.from_bytes(data[8:12], "little"),
+                    data=conversions.to_bytes_field(data),
+                )
+            )
+        if listened_to(self._points):
+            self._points.publish(conversions.write_cloud(self._cloud(answer, frame), header))
+
+    def class_colours(self, semantic: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3)."""
+        largest = int(semantic.max(initial=0))
+        if largest >= len(self._palette):
+            self._palette = palette(2 * largest)
+        return self._palette[semantic]
+
+    def _cloud(self, answer: LabelImages, frame: Frame) -> np.ndarray:
+        """Records (H, W) in the camera's frame, NaN where the map shows nothing."""
+        camera = answer.camera
+        key = (camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+        if self._rays is None or self._rays[0] != key:
+            x = (np.arange(camera.width, dtype=np.float32) - camera.cx) / camera.fx
+            y = (np.arange(camera.height, dtype=np.float32) - camera.cy) / camera.fy
+            self._rays = (key, x[None, :].astype(np.float32), y[:, None].astype(np.float32))
+        z = np.where(answer.depth > 0, answer.depth, np.nan).astype(np.float32)
+        points = np.zeros(z.shape, POINT)
+        points["x"], points["y"], points["z"] = self._rays[1] * z, self._rays[2] * z, z
+        points["rgb"] = conversions.packed_rgb(frame.rgb)
+        points["label"], points["instance"] = answer.semantic, answer.instance
+        points["confidence"] = answer.confidence * np.float32(1 / 255)
+        return points
+
+
+class MapPublisher:
+    """Publishes the map itself: objects, markers, cloud, label names; latched, on change, at bounded rates."""
+
+    def __init__(self, node: Node, parameters: NodeParameters) -> None:
+        self._points = node.create_publisher(PointCloud2, "~/map/points", qos.LATCHED)
+        self._objects = node.create_publisher(ObjectList, "~/objects", qos.LATCHED)
+        self._markers = node.create_publisher(MarkerArray, "~/objects/markers", qos.LATCHED)
+        self._labels = node.create_publisher(LabelMap, "~/label_map", qos.LATCHED)
+        self._points_max = parameters.map_points_max
+        self._due = {
+            self._points: _Due(1 / parameters.map_points_hz),
+            self._objects: _Due(1 / parameters.objects_hz),
+            self._markers: _Due(1 / parameters.objects_hz),
+        }
+        self._shown: set[int] = set()  # slots that have a marker
+        self._palette = palette(OBJECT_COLOURS)
+
+    def labels(self, labels: LabelSet, header: Header) -> None:
+        colours = palette(max(labels.names, default=0) + 1)
+        self._labels.publish(conversions.write_label_map(labels, colours, header))
+
+    def update(
+        self, gaussians: GaussianMap, objects: ObjectRegistry, packed: PackedObjects, key: int, header: Header
+    ) -> None:
+        """Publish what has changed and is due. ``key`` changes when the objects do."""
+        if listened_to(self._objects) and self._due[self._objects].take(key):
+            self._objects.publish(
+                ObjectList(
+                    header=header,
+                    map_revision=gaussians.revision,
+                    count=len(packed),
+                    data=conversions.to_bytes_field(packed.to_bytes()),
+                )
+            )
+        if listened_to(self._markers) and self._due[self._markers].take(key):
+            self._markers.publish(self.markers(objects.present(), objects, header))
+        if listened_to(self._points) and self._due[self._points].take(gaussians.revision):
+            self._points.publish(conversions.write_cloud(self.cloud(gaussians, objects), header))
+
+    def markers(self, present: Iterable[MapObject], objects: ObjectRegistry, header: Header) -> MarkerArray:
+        """A box and a name per object, updated in place; DELETE for objects that have vanished."""
+        out: list[Marker] = []
+        slots: set[int] = set()
+        for obj in present:
+            if obj.box is None:
+                continue
+            slots.add(obj.slot)
+            red, green, blue = (self._palette[obj.slot % OBJECT_COLOURS] / 255.0).tolist()
+            x, y, z = obj.box.centre.tolist()
+            box = Marker(header=header, ns="boxes", id=obj.slot, type=Marker.CUBE, action=Marker.ADD)
+            box.pose.position = Point(x=x, y=y, z=z)
+            qx, qy, qz, qw = matrix_to_quaternion(obj.box.rotation).tolist()
+            box.pose.orientation = Quaternion(x=qx, y=qy, z=qz, w=qw)
+            sx, sy, sz = np.maximum(obj.box.size, 0.001).tolist()
+            box.scale = Vector3(x=sx, y=sy, z=sz)
+            box.color = ColorRGBA(r=red, g=green, b=blue, a=0.3)
+            text = Marker(header=header, ns="names", id=obj.slot, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD)
+            text.pose.position = Point(x=x, y=y, z=z + sz / 2 + 0.08)
+            text.pose.orientation.w = 1.0
+            text.scale.z = 0.12
+            text.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+            text.text = f"{objects.class_name(obj)} {obj.id}"
+            out += [box, text]
+        for slot in sorted(self._shown - slots):
+            out += [Marker(header=header, ns=ns, id=slot, action=Marker.DELETE) for ns in ("boxes", "names")]
+        self._shown = slots
+        return MarkerArray(markers=out)
+
+    def cloud(self, gaussians: GaussianMap, objects: ObjectRegistry) -> np.ndarray:
+        """Centres of the Gaussians (N,) as records; an even selection when there are more than the limit."""
+        rows = np.arange(0, len(gaussians), max(1, -(-len(gaussians) // self._points_max)))
+        index = torch.from_numpy(rows)
+        points = np.zeros(len(rows), POINT)
+        means = gaussians.means[index].numpy()
+        points["x"], points["y"], points["z"] = means[:, 0], means[:, 1], means[:, 2]
+        rgb = (sh_to_rgb(gaussians.sh[index, 0]).clamp(0, 1) * 255).to(torch.uint8).numpy()
+        points["rgb"] = conversions.packed_rgb(rgb)
+        classes = np.zeros(objects.slots, np.uint16)
+        published = np.zeros(objects.slots, np.uint32)
+        for obj in objects.present():
+            classes[obj.slot], published[obj.slot] = obj.class_id, obj.slot
+        slots = gaussians["object"][index].numpy()
+        points["label"], points["instance"] = classes[slots], published[slots]
+        points["confidence"] = gaussians.opacity_logits[index].sigmoid().numpy() * (points["instance"] > 0)
+        return points
+
+
+class StatusPublisher:
+    def __init__(self, node: Node) -> None:
+        self._publisher = node.create_publisher(Status, "~/status", qos.STATUS)
+
+    def publish(self, status: Status) -> None:
+        self._publisher.publish(status)
+
+
+class _Due:
+    """True when something has changed and the last time is long enough ago."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s, self._next, self._key = period_s, 0.0, -1
+
+    def take(self, key: int) -> bool:
+        now = time.monotonic()
+        if key == self._key or now < self._next:
+            return False
+        self._key, self._next = key, now + self._period_s
+        return True
+
+
+def listened_to(publisher: Publisher) -> bool:
+    return publisher.get_subscription_count() > 0

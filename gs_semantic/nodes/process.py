@@ -1,0 +1,86 @@
+"""Start and end of a node's process: arguments, signals, errors and exit codes. Imports nothing heavy.
+
+The main thread only waits for signals, because Python handles them there; a thread of its own runs the ROS executor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from gs_semantic.errors import GsSemanticError
+
+if TYPE_CHECKING:
+    from rclpy.executors import Executor
+
+
+class StopSignal:
+    """Set by SIGINT and SIGTERM from the first moment on; a node ends in its own order when it sees it."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self.event.set())
+
+    def __bool__(self) -> bool:
+        return self.event.is_set()
+
+
+class NodeProgram(Protocol):
+    """What a node module offers: ``run`` works until its work is done or ``stop`` is set."""
+
+    def run(self, stop: StopSignal) -> None: ...
+
+
+def run_process(module: str, node_class: str) -> int:
+    """Run a node in this process until it ends or is interrupted; returns the exit code.
+
+    An error that the user can mend is told in one sentence (code 1); an interrupt at any moment is a normal end (0).
+    """
+    stop = StopSignal()  # before the imports, which take seconds
+    make = getattr(importlib.import_module(module), node_class)
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    if stop:
+        return 0
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    node = None
+    try:
+        node = make()
+        node.run(stop)
+        return 0
+    except GsSemanticError as error:
+        logger = node.get_logger() if node else rclpy.logging.get_logger(module.rpartition(".")[2])
+        logger.fatal(str(error))
+        return 1
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+class SpinThread:
+    """Runs an executor in a thread while the ``with`` block lasts."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._thread = threading.Thread(target=self._spin, name="executor", daemon=True)
+
+    def _spin(self) -> None:
+        from rclpy.executors import ExternalShutdownException, ShutdownException
+
+        try:
+            self._executor.spin()
+        except (ExternalShutdownException, ShutdownException):
+            return
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self._thread.join(timeout=5)

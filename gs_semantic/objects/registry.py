@@ -1,0 +1,139 @@
+"""Objects of the map: persistent ids, class evidence, states and geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from gs_semantic.errors import UnknownObjectError
+from gs_semantic.labels import VOID, LabelSet
+
+
+class ObjectState(IntEnum):
+    TENTATIVE = 0  # seen, not yet often enough to be believed
+    CONFIRMED = 1
+    STALE = 2  # expected in view but not seen for a while
+    REMOVED = 3
+
+
+class Provenance(IntEnum):
+    PERCEIVED = 0
+    RESTORED = 1  # came from a loaded map
+    OPERATOR = 2
+
+
+@dataclass
+class Box:
+    """Oriented box in the map frame: centre (3,), size (3,) m, rotation (3,3) whose columns are the box axes."""
+
+    centre: np.ndarray
+    size: np.ndarray
+    rotation: np.ndarray
+
+
+@dataclass
+class MapObject:
+    """One object. ``slot`` is its dense number inside the map, ``id`` the persistent one that the outside sees."""
+
+    id: int
+    slot: int
+    state: ObjectState = ObjectState.TENTATIVE
+    provenance: Provenance = Provenance.PERCEIVED
+    class_scores: dict[int, float] = field(default_factory=dict)  # class id -> summed evidence
+    name: str = ""  # operator's name; empty: the class name counts
+    observations: int = 0
+    first_seen_ns: int = 0
+    last_seen_ns: int = 0
+    revision: int = 0  # map revision of the last change
+    locked: bool = False
+    # geometry, filled by objects.geometry
+    num_gaussians: int = 0
+    box: Box | None = None
+    centroid: np.ndarray | None = None  # (3,)
+    covariance: np.ndarray | None = None  # (3,3) of the Gaussians' centres
+
+    @property
+    def class_id(self) -> int:
+        """Class with the most evidence; 0 (void) without any."""
+        return max(self.class_scores, key=lambda key: self.class_scores[key]) if self.class_scores else VOID
+
+    @property
+    def confidence(self) -> float:
+        """Share of the winning class in all class evidence, 0..1."""
+        total = sum(self.class_scores.values())
+        return self.class_scores[self.class_id] / total if total > 0 else 0.0
+
+
+class ObjectRegistry:
+    """All objects by slot. Ids are unbounded, rise, and are never given twice; slots are never reused in a session."""
+
+    def __init__(self, labels: LabelSet | None = None) -> None:
+        self.labels = labels or LabelSet()
+        self._by_slot: dict[int, MapObject] = {}
+        self._next_id = 1
+        self._next_slot = 1
+
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
+    def __iter__(self) -> Iterator[MapObject]:
+        return iter(self._by_slot.values())
+
+    def open(self, stamp_ns: int = 0, object_id: int | None = None, slot: int | None = None) -> MapObject:
+        """A new tentative object (or a restored one, with its own id and slot)."""
+        obj = MapObject(
+            id=self._next_id if object_id is None else object_id,
+            slot=self._next_slot if slot is None else slot,
+            first_seen_ns=stamp_ns,
+            last_seen_ns=stamp_ns,
+        )
+        self._by_slot[obj.slot] = obj
+        self._next_id = max(self._next_id, obj.id + 1)
+        self._next_slot = max(self._next_slot, obj.slot + 1)
+        return obj
+
+    def by_slot(self, slot: int) -> MapObject:
+        return self._by_slot[slot]
+
+    def by_id(self, object_id: int) -> MapObject:
+        for obj in self._by_slot.values():
+            if obj.id == object_id:
+                return obj
+        raise UnknownObjectError(f"object {object_id} is not in the map; list_objects gives the ids there are")
+
+    def has_slot(self, slot: int) -> bool:
+        return slot in self._by_slot
+
+    def drop(self, slot: int) -> None:
+        """Forget an object (its id is not given again)."""
+        self._by_slot.pop(slot, None)
+
+    def continue_ids(self, before: ObjectRegistry) -> None:
+        """Go on counting ids where another registry stopped."""
+        self._next_id = max(self._next_id, before._next_id)
+
+    @property
+    def slots(self) -> int:
+        """One more than the largest slot: the size of a table indexed by slot."""
+        return self._next_slot
+
+    @property
+    def next_id(self) -> int:
+        """The id that the next new object gets."""
+        return self._next_id
+
+    def continue_from(self, next_id: int, next_slot: int) -> None:
+        """Give no id or slot below these again (loading)."""
+        self._next_id = max(self._next_id, next_id)
+        self._next_slot = max(self._next_slot, next_slot)
+
+    def present(self) -> list[MapObject]:
+        """Objects a planner should see: confirmed and stale ones, by id."""
+        shown = (ObjectState.CONFIRMED, ObjectState.STALE)
+        return sorted((o for o in self if o.state in shown), key=lambda o: o.id)
+
+    def class_name(self, obj: MapObject) -> str:
+        return obj.name or self.labels.name(obj.class_id)

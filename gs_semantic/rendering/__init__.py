@@ -1,0 +1,53 @@
+"""Rasterisers: one interface (base.py), a readable reference in PyTorch and a fast native one."""
+
+from __future__ import annotations
+
+import warnings
+
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.rendering.base import (
+    Accumulation,
+    IdRendering,
+    LabelAccumulation,
+    Rasterizer,
+    RasterSettings,
+    Rendering,
+)
+
+__all__ = [
+    "Accumulation",
+    "IdRendering",
+    "LabelAccumulation",
+    "RasterSettings",
+    "Rasterizer",
+    "Rendering",
+    "create_rasterizer",
+]
+
+
+def create_rasterizer(
+    name: str = "auto", settings: RasterSettings | None = None, threads: int | None = None
+) -> Rasterizer:
+    """The back end "cpu" or "reference"; "auto" is cpu, or reference with a warning where the library is missing.
+
+    ``threads`` counts for cpu only. Raises InvalidRequestError for another name, NativeLibraryError if cpu is asked for
+    and its library is missing.
+    """
+    from gs_semantic.rendering import native
+
+    if name == "auto":
+        try:
+            native.library()
+            name = "cpu"
+        except native.NativeLibraryError as error:
+            warnings.warn(f"drawing with the slow reference rasteriser: {error}", RuntimeWarning, stacklevel=2)
+            name = "reference"
+    if name == "cpu":
+        from gs_semantic.rendering.cpu import CpuRasterizer
+
+        return CpuRasterizer(settings, threads)
+    if name == "reference":
+        from gs_semantic.rendering.reference import ReferenceRasterizer
+
+        return ReferenceRasterizer(settings)
+    raise InvalidRequestError(f"rasterizer '{name}': expected auto, cpu or reference")

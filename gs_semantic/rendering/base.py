@@ -1,0 +1,100 @@
+"""What every rasteriser back end offers. Images are (H, W, ...) tensors, per-Gaussian results have the map's N rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from gs_semantic.gaussians import Camera, GaussianMap
+
+
+@dataclass(frozen=True)
+class RasterSettings:
+    """Constants of the image formation; the defaults are those of gsplat 1.5.
+
+    A Gaussian counts at a pixel where alpha = min(opacity * exp(-q/2), alpha_max) >= alpha_min, within its extent of
+    min(extent_sigma, sqrt(2 ln(opacity / alpha_min))) standard deviations. A pixel is finished when its transmittance
+    would fall to transmittance_min or below; the Gaussian that would do so is not drawn. A Gaussian's own colour is its
+    spherical harmonics + 0.5, negative values set to 0. ``vote_rest``: a pixel of an id image may stop once its winner is
+    certain and less transmittance than this is left, so its confidence may be too low by that much.
+    """
+
+    near: float = 0.01
+    far: float = 1e10
+    eps2d: float = 0.3
+    alpha_min: float = 1.0 / 255.0
+    alpha_max: float = 0.999
+    transmittance_min: float = 1e-4
+    extent_sigma: float = 3.33
+    vote_rest: float = 1.0 / 32.0
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """rgb (H,W,3) unclamped; depth (H,W) = sum w z / sum w metres (0 where nothing); alpha (H,W); features (H,W,C) or None."""
+
+    rgb: torch.Tensor
+    depth: torch.Tensor
+    alpha: torch.Tensor
+    features: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class IdRendering:
+    """Winner of the two-slot vote. ids int32 (H,W), 0 = none; confidence (H,W) = winner's weight sum, 0..1; depth (H,W) m."""
+
+    ids: torch.Tensor
+    confidence: torch.Tensor
+    depth: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """Transpose pass: weighted_sum (N,D) = sum_p w_i(p) F(p); weight_sum (N,) = sum_p w_i(p); pixel_count (N,) int32."""
+
+    weighted_sum: torch.Tensor
+    weight_sum: torch.Tensor
+    pixel_count: torch.Tensor
+
+
+@dataclass(frozen=True)
+class LabelAccumulation:
+    """Transpose pass of a label image: labels int32 (N,) = label with the largest weight sum on the Gaussian among
+    two slots (0 where unseen or unlabelled wins), label_weight (N,) its weight sum, weight_sum (N,) over all labels."""
+
+    labels: torch.Tensor
+    label_weight: torch.Tensor
+    weight_sum: torch.Tensor
+
+
+class Rasterizer(Protocol):
+    """Same numbers from every back end, within the tolerance stated in docs/architecture.md."""
+
+    name: str
+    settings: RasterSettings
+
+    def render(
+        self,
+        gaussians: GaussianMap,
+        camera: Camera,
+        features: torch.Tensor | None = None,
+        *,
+        background: torch.Tensor | None = None,
+        feature_grad_to_geometry: bool = True,
+    ) -> Rendering:
+        """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable."""
+        ...
+
+    def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
+        """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
+        ...
+
+    def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
+        """Transpose pass of an image (H,W,D)."""
+        ...
+
+    def accumulate_labels(self, gaussians: GaussianMap, camera: Camera, labels: torch.Tensor) -> LabelAccumulation:
+        """Transpose pass of a label image int32 (H,W)."""
+        ...

@@ -1,0 +1,342 @@
+"""The CPU back end: native kernels (native/), several threads, no torch in the inner loops."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+import weakref
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.rendering import native
+from gs_semantic.rendering.base import Accumulation, IdRendering, LabelAccumulation, RasterSettings, Rendering
+
+PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "sh")
+
+
+@dataclass(frozen=True)
+class VisibleGradients:
+    """Gradients of one view with respect to the map's raw parameters; row i belongs to Gaussian ``view.visible[i]``.
+
+    means (V,3), quats (V,4), log_scales (V,3), opacity_logits (V,), sh (V,K,3), features (V,C) or None.
+    means2d_norm (V,): length of the gradient with respect to the projected centre, per pixel; radii (V,): pixels.
+    """
+
+    means: torch.Tensor
+    quats: torch.Tensor
+    log_scales: torch.Tensor
+    opacity_logits: torch.Tensor
+    sh: torch.Tensor
+    features: torch.Tensor | None
+    means2d_norm: torch.Tensor
+    radii: torch.Tensor
+
+
+class _Parameters:
+    """The raw parameters of a map as checked float32 tensors, and their C form."""
+
+    def __init__(self, gaussians: GaussianMap) -> None:
+        tensors = [getattr(gaussians, name) for name in PARAMETERS]
+        n = len(tensors[0])
+        self.owner = weakref.ref(gaussians)
+        self.version = (
+            *(getattr(gaussians, "revision", 0), n),
+            *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors[:4]),
+        )
+        shapes = ((n, 3), (n, 4), (n, 3), (n,), (n, None, 3))
+        checked = [native.checked(*item) for item in zip(PARAMETERS, tensors, shapes, strict=True)]
+        sh_count = checked[4].shape[1]
+        if sh_count not in (1, 4, 9, 16):
+            raise InvalidRequestError(f"sh: has {sh_count} coefficients, expected 1, 4, 9 or 16 (degree 0 to 3)")
+        self.tensors = checked
+        self.count, self.sh_count = n, sh_count
+        self.struct = native.ParametersStruct(*(t.data_ptr() for t in checked), n, sh_count)
+
+
+class RasterView:
+    """A map as one camera sees it: projected, binned and sorted once, usable for several passes.
+
+    Valid until the map changes; open a new one then. Not for use by two threads at once.
+    """
+
+    def __init__(self, rasterizer: CpuRasterizer, parameters: _Parameters, camera: Camera, tile_size: int) -> None:
+        self.camera = camera
+        self._rasterizer = rasterizer
+        self._parameters = parameters
+        self._handle = rasterizer._take_handle()
+        weakref.finalize(self, rasterizer._handles.append, self._handle)
+        self._visible: torch.Tensor | None = None
+        rasterizer._project(parameters, self._handle, camera, tile_size)
+
+    @property
+    def visible(self) -> torch.Tensor:
+        """int64 (V,): rising rows of the Gaussians whose footprint reaches into the image."""
+        if self._visible is None:
+            rows = torch.empty(native.library().gs_view_visible_count(self._handle.pointer), dtype=torch.int64)
+            native.library().gs_view_visible(self._handle.pointer, rows.data_ptr())
+            self._visible = rows
+        return self._visible
+
+    @property
+    def times_ms(self) -> dict[str, float]:
+        """Core time of the stages: project, bin and the last pass (sort and blend)."""
+        times = (ctypes.c_double * 3)()
+        native.library().gs_view_times(self._handle.pointer, times)
+        return dict(zip(("project", "bin", "pass"), times, strict=True))
+
+    def render(self, features: torch.Tensor | None = None, *, background: torch.Tensor | None = None) -> Rendering:
+        """Colour, depth, alpha and (N,C) feature channels, as ``Rasterizer.render`` but without autograd."""
+        height, width = self.camera.height, self.camera.width
+        padded = self._features(features)
+        channels = 0 if padded is None else padded.shape[1]
+        rgb, depth, alpha = torch.empty(height, width, 3), torch.empty(height, width), torch.empty(height, width)
+        image = torch.empty(height, width, channels)
+        background = _background(background)
+        native.call(
+            "gs_view_render",
+            *(self._handle.pointer, self._parameters.struct, native.pointer(padded), channels),
+            native.pointer(background),
+            native.ImagesStruct(rgb.data_ptr(), depth.data_ptr(), alpha.data_ptr(), image.data_ptr()),
+            self._threads,
+        )
+        return Rendering(rgb, depth, alpha, None if features is None else image[..., : features.shape[1]])
+
+    def render_ids(self, ids: torch.Tensor) -> IdRendering:
+        """As ``Rasterizer.render_ids``."""
+        height, width = self.camera.height, self.camera.width
+        ids = native.checked("ids", ids, (self._parameters.count,), torch.int32)
+        winner = torch.empty(height, width, dtype=torch.int32)
+        confidence, depth = torch.empty(height, width), torch.empty(height, width)
+        native.call(
+            "gs_view_ids",
+            *(self._handle.pointer, ids.data_ptr(), self._rasterizer.settings.vote_rest),
+            *(winner.data_ptr(), confidence.data_ptr(), depth.data_ptr(), self._threads),
+        )
+        return IdRendering(winner, confidence, depth)
+
+    def accumulate(self, image: torch.Tensor) -> Accumulation:
+        """As ``Rasterizer.accumulate``."""
+        image = native.checked("image", image, (self.camera.height, self.camera.width, None))
+        n, channels = self._parameters.count, image.shape[2]
+        result = Accumulation(torch.zeros(n, channels), torch.zeros(n), torch.zeros(n, dtype=torch.int32))
+        native.call(
+            "gs_view_accumulate",
+            *(self._handle.pointer, image.data_ptr(), channels, result.weighted_sum.data_ptr()),
+            *(result.weight_sum.data_ptr(), result.pixel_count.data_ptr(), self._threads),
+        )
+        return result
+
+    def accumulate_labels(self, labels: torch.Tensor) -> LabelAccumulation:
+        """As ``Rasterizer.accumulate_labels``."""
+        labels = native.checked("labels", labels, (self.camera.height, self.camera.width), torch.int32)
+        n = self._parameters.count
+        result = LabelAccumulation(torch.zeros(n, dtype=torch.int32), torch.zeros(n), torch.zeros(n))
+        native.call(
+            "gs_view_accumulate_labels",
+            *(self._handle.pointer, labels.data_ptr(), result.labels.data_ptr(), result.label_weight.data_ptr()),
+            *(result.weight_sum.data_ptr(), self._threads),
+        )
+        return result
+
+    def backward(
+        self,
+        rendering: Rendering,
+        grad_rgb: torch.Tensor | None = None,
+        grad_depth: torch.Tensor | None = None,
+        grad_alpha: torch.Tensor | None = None,
+        grad_features: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        feature_grad_to_geometry: bool = True,
+        *,
+        background: torch.Tensor | None = None,
+    ) -> VisibleGradients:
+        """Gradients of a rendering that this view returned, given those of its images (same shapes; None is zero).
+
+        ``features`` and ``background`` as given to ``render``; with ``feature_grad_to_geometry`` false, ``grad_features``
+        only reaches the features. The depth is the returned, normalised one.
+        """
+        height, width, count = self.camera.height, self.camera.width, len(self.visible)
+        if (features is None) != (grad_features is None):
+            raise InvalidRequestError("backward: features and grad_features must be given together")
+        padded = self._features(features)
+        channels = 0 if features is None else features.shape[1]
+        shapes = ((height, width, 3), (height, width), (height, width), (height, width, channels))
+        names = ("rgb", "depth", "alpha", "features")
+        grads = (grad_rgb, grad_depth, grad_alpha, grad_features)
+        checked_grads = [
+            None if grad is None else native.checked(f"grad_{name}", grad, shape)
+            for name, grad, shape in zip(names, grads, shapes, strict=True)
+        ]
+        images = [
+            native.checked(name, getattr(rendering, name), shape) if name != "features" or channels else None
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+        checked_grads[3], images[3] = _pad_channels(checked_grads[3]), _pad_channels(images[3])
+        width_padded = 0 if padded is None else padded.shape[1]
+        result = VisibleGradients(
+            *(torch.empty(count, 3), torch.empty(count, 4), torch.empty(count, 3), torch.empty(count)),
+            sh=torch.empty(count, self._parameters.sh_count, 3),
+            features=None if padded is None else torch.empty(count, width_padded),
+            means2d_norm=torch.empty(count),
+            radii=torch.empty(count),
+        )
+        background = _background(background)
+        native.call(
+            "gs_view_backward",
+            *(self._handle.pointer, self._parameters.struct, native.pointer(padded), width_padded),
+            *(native.pointer(background), native.ImagesStruct(*map(native.pointer, images))),
+            *(native.ImagesStruct(*map(native.pointer, checked_grads)), int(feature_grad_to_geometry)),
+            native.GradientsStruct(*(native.pointer(getattr(result, field.name)) for field in fields(result))),
+            self._threads,
+        )
+        return result if result.features is None else replace(result, features=result.features[:, :channels])
+
+    @property
+    def _threads(self) -> int:
+        return self._rasterizer.threads or 0
+
+    def _features(self, features: torch.Tensor | None) -> torch.Tensor | None:
+        """Checked, with the channels padded to a multiple of four (a copy only where they are not)."""
+        if features is None:
+            return None
+        features = native.checked("features", features, (self._parameters.count, None))
+        return _pad_channels(features)
+
+
+class CpuRasterizer:
+    """Native rasteriser. ``threads``: None uses every hardware thread.
+
+    Keeps a packed copy of the last map it drew, renewed when the map's revision or its tensors change. Safe to call
+    from several threads.
+    """
+
+    name = "cpu"
+
+    def __init__(self, settings: RasterSettings | None = None, threads: int | None = None) -> None:
+        native.library()
+        self.settings = settings or RasterSettings()
+        self.threads = threads
+        self._handles: list[native.Handle] = []  # views not in use; they keep their buffers
+        self._lock = threading.Lock()
+        self._scene = native.Handle("gs_scene_create", "gs_scene_destroy")
+        self._packed: tuple | None = None  # whose parameters the scene holds
+        self.pack_ms = 0.0
+
+    def open(self, gaussians: GaussianMap, camera: Camera, *, tile_size: int = 16) -> RasterView:
+        """Project, bin and sort the map for a camera."""
+        return RasterView(self, _Parameters(gaussians), camera, tile_size)
+
+    def render(
+        self,
+        gaussians: GaussianMap,
+        camera: Camera,
+        features: torch.Tensor | None = None,
+        *,
+        background: torch.Tensor | None = None,
+        feature_grad_to_geometry: bool = True,
+    ) -> Rendering:
+        """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable."""
+        parameters = [getattr(gaussians, name) for name in PARAMETERS]
+        inputs = [*parameters, features, background]
+        if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)):
+            return self.open(gaussians, camera).render(features, background=background)
+        images = _Render.apply(self, gaussians, camera, feature_grad_to_geometry, features, background, *parameters)
+        return Rendering(*images)
+
+    def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
+        """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
+        return self.open(gaussians, camera, tile_size=32).render_ids(ids)
+
+    def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
+        """Transpose pass of an image float32 (H,W,D)."""
+        return self.open(gaussians, camera).accumulate(image)
+
+    def accumulate_labels(self, gaussians: GaussianMap, camera: Camera, labels: torch.Tensor) -> LabelAccumulation:
+        """Transpose pass of a label image int32 (H,W)."""
+        return self.open(gaussians, camera).accumulate_labels(labels)
+
+    def _take_handle(self) -> native.Handle:
+        try:
+            return self._handles.pop()
+        except IndexError:
+            return native.Handle("gs_view_create", "gs_view_destroy")
+
+    def _project(self, parameters: _Parameters, handle: native.Handle, camera: Camera, tile_size: int) -> None:
+        settings = self.settings
+        struct = native.SettingsStruct(
+            *(settings.near, settings.far, settings.eps2d, settings.alpha_min, settings.alpha_max),
+            *(settings.transmittance_min, settings.extent_sigma),
+        )
+        threads = self.threads or 0
+        with self._lock:  # nobody may repack the scene while it is read
+            key = (parameters.owner, parameters.version)
+            if self._packed != key or parameters.owner() is None:
+                start = time.perf_counter()
+                self._packed = None
+                native.call("gs_scene_pack", self._scene.pointer, parameters.struct, settings.extent_sigma, threads)
+                self._packed = key
+                self.pack_ms = 1e3 * (time.perf_counter() - start)
+            native.call(
+                "gs_view_open",
+                *(handle.pointer, self._scene.pointer, _camera_struct(camera), struct, tile_size, threads),
+            )
+
+
+class _Render(torch.autograd.Function):
+    """Dense gradients for autograd on top of ``RasterView``."""
+
+    @staticmethod
+    def forward(ctx, rasterizer, gaussians, camera, to_geometry, features, background, *parameters):
+        view = rasterizer.open(gaussians, camera)
+        rendering = view.render(features, background=background)
+        ctx.view, ctx.to_geometry = view, to_geometry
+        images = (rendering.rgb, rendering.depth, rendering.alpha, rendering.features)
+        ctx.save_for_backward(features, background, *parameters, *images)
+        return images
+
+    @staticmethod
+    def backward(ctx, grad_rgb, grad_depth, grad_alpha, grad_features):
+        features, background, *rest = ctx.saved_tensors
+        parameters, rendering = rest[:5], Rendering(*rest[5:])
+        view: RasterView = ctx.view
+        grads = view.backward(
+            *(rendering, grad_rgb, grad_depth, grad_alpha, grad_features, features, ctx.to_geometry),
+            background=background,
+        )
+
+        def dense(like: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(like).index_copy_(0, view.visible, rows)
+
+        grad_background = None
+        if background is not None:
+            grad_background = torch.einsum("hw,hwc->c", 1 - rendering.alpha, grad_rgb)
+        return (
+            *(None, None, None, None),
+            None if features is None else dense(features, grads.features),
+            grad_background,
+            *(dense(tensor, getattr(grads, name)) for name, tensor in zip(PARAMETERS, parameters, strict=True)),
+        )
+
+
+def _pad_channels(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """Last dimension padded with zeros to a multiple of four, as the kernels want it (a copy only where it is not)."""
+    if tensor is None or tensor.shape[-1] % 4 == 0:
+        return tensor
+    return torch.nn.functional.pad(tensor, (0, -tensor.shape[-1] % 4))
+
+
+def _background(background: torch.Tensor | None) -> torch.Tensor | None:
+    return None if background is None else native.checked("background", background, (3,))
+
+
+def _camera_struct(camera: Camera) -> native.CameraStruct:
+    pose = camera.T_camera_world
+    return native.CameraStruct(
+        (ctypes.c_float * 9)(*pose[:3, :3].ravel()),
+        (ctypes.c_float * 3)(*pose[:3, 3]),
+        *(camera.fx, camera.fy, camera.cx + 0.5, camera.cy + 0.5, camera.width, camera.height),
+    )

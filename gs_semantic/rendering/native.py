@@ -1,0 +1,258 @@
+"""Bindings of the native kernels (native/src/api.h) through ctypes, which releases the GIL during every call."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gs_semantic
+from gs_semantic.errors import GsSemanticError, InvalidRequestError
+
+ABI_VERSION = 1
+LIBRARY = "libgs_semantic_native.so"
+BUILD_COMMAND = "cmake -S native -B build/native -G Ninja && cmake --build build/native"
+
+_float_p = ctypes.c_void_p
+_int_p = ctypes.c_void_p
+_i32, _i64, _f32 = ctypes.c_int32, ctypes.c_int64, ctypes.c_float
+
+
+class NativeLibraryError(GsSemanticError, ImportError):
+    """The native library is missing or cannot be used; the text says how to build it."""
+
+
+class CameraStruct(ctypes.Structure):
+    _fields_ = [
+        ("R", _f32 * 9),
+        ("t", _f32 * 3),
+        ("fx", _f32),
+        ("fy", _f32),
+        ("cx", _f32),
+        ("cy", _f32),
+        ("width", _i32),
+        ("height", _i32),
+    ]
+
+
+class SettingsStruct(ctypes.Structure):
+    _fields_ = [
+        (name, _f32) for name in ("near", "far", "eps2d", "alpha_min", "alpha_max", "transmittance_min", "extent_sigma")
+    ]
+
+
+class ParametersStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh")),
+        ("count", _i64),
+        ("sh_count", _i32),
+    ]
+
+
+class ImagesStruct(ctypes.Structure):
+    """Also the layout of the images' gradients."""
+
+    _fields_ = [(name, _float_p) for name in ("rgb", "depth", "alpha", "features")]
+
+
+class GradientsStruct(ctypes.Structure):
+    _fields_ = [
+        (name, _float_p)
+        for name in (
+            "means",
+            "quats",
+            "log_scales",
+            "opacity_logits",
+            "sh",
+            "features",
+            "means2d_norm",
+            "radii",
+        )
+    ]
+
+
+_handle = ctypes.c_void_p
+_SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
+    "gs_abi_version": (_i32, []),
+    "gs_isa": (ctypes.c_char_p, []),
+    "gs_thread_count": (_i32, [_i32]),
+    "gs_error_text": (ctypes.c_char_p, [_i32]),
+    "gs_scene_create": (_handle, []),
+    "gs_scene_destroy": (None, [_handle]),
+    "gs_scene_pack": (_i32, [_handle, ctypes.POINTER(ParametersStruct), _f32, _i32]),
+    "gs_view_create": (_handle, []),
+    "gs_view_destroy": (None, [_handle]),
+    "gs_view_open": (
+        _i32,
+        [_handle, _handle, ctypes.POINTER(CameraStruct), ctypes.POINTER(SettingsStruct), _i32, _i32],
+    ),
+    "gs_view_visible_count": (_i64, [_handle]),
+    "gs_view_visible": (None, [_handle, _int_p]),
+    "gs_view_times": (None, [_handle, ctypes.c_double * 3]),
+    "gs_view_render": (
+        _i32,
+        [_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct), _i32],
+    ),
+    "gs_view_ids": (_i32, [_handle, _int_p, _f32, _int_p, _float_p, _float_p, _i32]),
+    "gs_view_accumulate": (_i32, [_handle, _float_p, _i32, _float_p, _float_p, _int_p, _i32]),
+    "gs_view_accumulate_labels": (_i32, [_handle, _int_p, _int_p, _float_p, _float_p, _i32]),
+    "gs_view_backward": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct)),
+            *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(GradientsStruct), _i32),
+        ],
+    ),
+    "gs_adam": (
+        _i32,
+        [_float_p, _float_p, _float_p, _float_p, _float_p, _int_p, _i64, _i64, _f32, _f32, _f32, _f32, _i32],
+    ),
+}
+
+
+def library_candidates() -> list[Path]:
+    """Where the library is looked for, in order."""
+    forced = os.environ.get("GS_SEMANTIC_NATIVE_LIB")
+    if forced:
+        return [Path(forced)]
+    packages = [Path(path) for path in gs_semantic.__path__]
+    return [path / "lib" / LIBRARY for path in packages] + [path.parent / "build/native" / LIBRARY for path in packages]
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises NativeLibraryError if there is none, or if it does not fit this package or machine."""
+    candidates = library_candidates()
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        places = ", ".join(str(candidate) for candidate in candidates)
+        raise NativeLibraryError(f"no {LIBRARY} at {places}; in the source tree run: {BUILD_COMMAND}")
+    try:
+        lib = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(lib, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise NativeLibraryError(f"{path} cannot be used ({error}); build it again: {BUILD_COMMAND}") from error
+    if lib.gs_abi_version() != ABI_VERSION:
+        raise NativeLibraryError(f"{path} is of another version of gs_semantic; build it again: {BUILD_COMMAND}")
+    if lib.gs_isa() is None:
+        raise NativeLibraryError(lib.gs_error_text(4).decode())
+    return lib
+
+
+def available() -> bool:
+    """Whether the native library can be used here."""
+    try:
+        library()
+    except NativeLibraryError:
+        return False
+    return True
+
+
+def isa() -> str:
+    """The instruction set in use: scalar, avx2 or avx512."""
+    return library().gs_isa().decode()
+
+
+def thread_count(threads: int | None) -> int:
+    """How many threads a call with this setting uses (None: one per hardware thread)."""
+    return library().gs_thread_count(threads or 0)
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call a function that returns an error code; raises InvalidRequestError or MemoryError with the library's text."""
+    error = getattr(library(), name)(*arguments)
+    if error:
+        text = library().gs_error_text(error).decode()
+        raise MemoryError(f"{name}: {text}") if error == 1 else InvalidRequestError(f"{name}: {text}")
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def checked(
+    name: str, tensor: torch.Tensor, shape: tuple[int | None, ...], dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """The tensor, contiguous and detached; raises InvalidRequestError unless it is on the CPU with this shape and dtype.
+
+    None in ``shape`` matches any size.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise InvalidRequestError(f"{name}: expected a torch tensor, got {type(tensor).__name__}")
+    if tensor.device.type != "cpu":
+        raise InvalidRequestError(f"{name}: is on device '{tensor.device}', the cpu back end needs a CPU tensor")
+    if tensor.dtype != dtype:
+        raise InvalidRequestError(f"{name}: dtype is {tensor.dtype}, expected {dtype}")
+    fits = tensor.dim() == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = tuple("any" if size is None else size for size in shape)
+        raise InvalidRequestError(f"{name}: shape is {tuple(tensor.shape)}, expected {wanted}")
+    return tensor.detach().contiguous()
+
+
+class Handle:
+    """Owns one object of the library."""
+
+    def __init__(self, create: str, destroy: str) -> None:
+        self._destroy: Callable[[int], None] = getattr(library(), destroy)
+        self.pointer: int = getattr(library(), create)()
+        if not self.pointer:
+            raise MemoryError(f"{create}: out of memory")
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            self._destroy(self.pointer)
+
+
+def sparse_adam(
+    param: torch.Tensor,
+    grad: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    steps: torch.Tensor,
+    rows: torch.Tensor,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-15,
+    *,
+    advance: bool = True,
+    threads: int | None = None,
+) -> None:
+    """One Adam step on some rows of ``param`` (N, ...), in place, with bias correction by each row's own step count.
+
+    grad (len(rows), ...); exp_avg and exp_avg_sq like param; steps float32 (N,); rows int64, each at most once.
+    ``advance`` first adds one to the steps of the rows: true for one of the attributes that share the counts.
+    """
+    count = len(param)
+    width = param[0].numel() if count else 1
+    for name, tensor in (("param", param), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq), ("steps", steps)):
+        shape = tuple(param.shape) if name != "steps" else (count,)
+        checked(name, tensor, shape)
+        if not tensor.is_contiguous():
+            raise InvalidRequestError(f"{name}: must be contiguous, as it is changed in place")
+    rows = checked("rows", rows, (None,), torch.int64)
+    grad = checked("grad", grad, (len(rows), *param.shape[1:]))
+    if len(rows) == 0:
+        return
+    if int(rows.min()) < 0 or int(rows.max()) >= count:
+        raise InvalidRequestError(f"rows: {int(rows.min())}..{int(rows.max())} is outside 0..{count - 1}")
+    with torch.no_grad():
+        if advance:
+            steps[rows] += 1
+        call(
+            "gs_adam",
+            *(param.data_ptr(), grad.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), steps.data_ptr()),
+            *(rows.data_ptr(), len(rows), width, lr, beta1, beta2, eps, threads or 0),
+        )
+    for tensor in (param, exp_avg, exp_avg_sq):
+        torch.autograd.graph.increment_version(tensor)

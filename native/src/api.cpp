@@ -1,0 +1,202 @@
+#include "api.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <new>
+
+#include "kernels.h"
+#include "thread_pool.h"
+
+namespace {
+
+using namespace gs;
+
+bool supported(const char* name) {
+  if (!std::strcmp(name, "scalar")) return true;
+#if GS_HAVE_avx2
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2");
+  if (!std::strcmp(name, "avx2")) return avx2;
+  if (!std::strcmp(name, "avx512"))
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#endif
+  return false;
+}
+
+const Kernels* table(const char* name) {
+#if GS_HAVE_avx2
+  if (!std::strcmp(name, "avx512")) return kernels_avx512();
+  if (!std::strcmp(name, "avx2")) return kernels_avx2();
+#endif
+  return kernels_scalar();
+}
+
+const Kernels* kernels() {
+  static const Kernels* const chosen = []() -> const Kernels* {
+    const char* forced = std::getenv("GS_SEMANTIC_ISA");
+    if (forced && *forced) return supported(forced) ? table(forced) : nullptr;
+    for (const char* name : {"avx512", "avx2"})
+      if (supported(name)) return table(name);
+    return table("scalar");
+  }();
+  return chosen;
+}
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& out) : out_(out), start_(Clock::now()) {}
+  ~Stopwatch() { out_ = std::chrono::duration<double, std::milli>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double& out_;
+  Clock::time_point start_;
+};
+
+template <class Function>
+int32_t guarded(Function&& function) {
+  if (!kernels()) return GS_BAD_ISA;
+  try {
+    return function(*kernels());
+  } catch (const std::bad_alloc&) {
+    return GS_OUT_OF_MEMORY;
+  }
+}
+
+void reserve_scratch(View& view, int threads) {
+  const int wanted = effective_threads(threads);
+  if (wanted <= view.scratch_count) return;
+  Scratch* fresh = new Scratch[wanted];
+  delete[] view.scratch;
+  view.scratch = fresh;
+  view.scratch_count = wanted;
+}
+
+template <class Pass>
+int32_t image_pass(View* view, int threads, Pass&& pass) {
+  return guarded([&](const Kernels& k) {
+    reserve_scratch(*view, threads);
+    Stopwatch watch(view->times_ms[2]);
+    pass(k);
+    return GS_OK;
+  });
+}
+
+}  // namespace
+
+int32_t gs_abi_version() { return 1; }
+
+const char* gs_isa() { return kernels() ? kernels()->name : nullptr; }
+
+int32_t gs_thread_count(int32_t threads) { return effective_threads(threads); }
+
+const char* gs_error_text(int32_t error) {
+  switch (error) {
+    case GS_OK: return "no error";
+    case GS_OUT_OF_MEMORY: return "out of memory";
+    case GS_TOO_MANY: return "the Gaussians cover too many image tiles; are their scales in metres?";
+    case GS_BAD_ARGUMENT: return "bad argument";
+    case GS_BAD_ISA: return "GS_SEMANTIC_ISA must be scalar, avx2 or avx512, and this machine and build must have it";
+    default: return "unknown error";
+  }
+}
+
+Scene* gs_scene_create() { return new (std::nothrow) Scene; }
+void gs_scene_destroy(Scene* scene) { delete scene; }
+
+int32_t gs_scene_pack(Scene* scene, const Parameters* p, float extent_sigma, int32_t threads) {
+  if (p->count < 0 || p->count >= (int64_t{1} << 31)) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.pack(*scene, *p, extent_sigma, threads);
+    return GS_OK;
+  });
+}
+
+View* gs_view_create() { return new (std::nothrow) View; }
+void gs_view_destroy(View* view) {
+  if (view) delete[] view->scratch;
+  delete view;
+}
+
+int32_t gs_view_open(View* view, const Scene* scene, const Camera* camera, const Settings* settings, int32_t tile_size,
+                     int32_t threads) {
+  if (tile_size < 8 || tile_size % 4 || camera->width < 1 || camera->height < 1 || camera->width > 65535 ||
+      camera->height > 65535)
+    return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) -> int32_t {
+    view->camera = *camera;
+    view->settings = *settings;
+    view->tile_size = tile_size;
+    view->tiles_x = (camera->width + tile_size - 1) / tile_size;
+    view->tiles_y = (camera->height + tile_size - 1) / tile_size;
+    {
+      Stopwatch watch(view->times_ms[0]);
+      k.project(*view, *scene, threads);
+    }
+    Stopwatch watch(view->times_ms[1]);
+    k.bin(*view, threads);
+    return view->entries <= (int64_t{1} << 30) ? GS_OK : GS_TOO_MANY;
+  });
+}
+
+int64_t gs_view_visible_count(const View* view) { return view->visible; }
+
+void gs_view_visible(const View* view, int64_t* rows) {
+  for (int64_t block = 0; block < view->blocks; ++block) {
+    const int64_t begin = view->base[block], count = view->base[block + 1] - begin;
+    for (int64_t k = 0; k < count; ++k) rows[begin + k] = view->row[block * BLOCK + k];
+  }
+}
+
+void gs_view_times(const View* view, double times_ms[3]) { std::memcpy(times_ms, view->times_ms, 3 * sizeof(double)); }
+
+int32_t gs_view_render(View* view, const Parameters* p, const float* features, int32_t channels, const float* background,
+                       const Images* images, int32_t threads) {
+  if (channels < 0 || channels % 4 || p->count != view->rows) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads, [&](const Kernels& k) {
+    k.shade(*view, *p, threads);
+    k.blend(*view, features, channels, background, *images, threads);
+  });
+}
+
+int32_t gs_view_ids(View* view, const int32_t* ids, float rest, int32_t* winner, float* confidence, float* depth,
+                    int32_t threads) {
+  return image_pass(view, threads, [&](const Kernels& k) { k.vote(*view, ids, rest, winner, confidence, depth, threads); });
+}
+
+int32_t gs_view_accumulate(View* view, const float* image, int32_t channels, float* weighted_sum, float* weight_sum,
+                           int32_t* pixel_count, int32_t threads) {
+  if (channels < 0) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads, [&](const Kernels& k) {
+    k.accumulate(*view, image, channels, weighted_sum, weight_sum, pixel_count, threads);
+  });
+}
+
+int32_t gs_view_accumulate_labels(View* view, const int32_t* labels, int32_t* winner, float* winner_weight,
+                                  float* weight_sum, int32_t threads) {
+  return image_pass(view, threads, [&](const Kernels& k) {
+    k.accumulate_labels(*view, labels, winner, winner_weight, weight_sum, threads);
+  });
+}
+
+int32_t gs_view_backward(View* view, const Parameters* p, const float* features, int32_t channels, const float* background,
+                         const Images* images, const ImageGradients* image_gradients, int32_t features_move_geometry,
+                         const Gradients* gradients, int32_t threads) {
+  if (channels < 0 || channels % 4 || p->count != view->rows) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads, [&](const Kernels& k) {
+    k.backward(*view, *p, features, channels, background, *images, *image_gradients, features_move_geometry != 0,
+               *gradients, threads);
+  });
+}
+
+int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const float* steps, const int64_t* rows,
+                int64_t count, int64_t width, float lr, float beta1, float beta2, float eps, int32_t threads) {
+  return guarded([&](const Kernels& k) {
+    k.adam(param, grad, exp_avg, exp_avg_sq, steps, rows, count, width, lr, beta1, beta2, eps, threads);
+    return GS_OK;
+  });
+}

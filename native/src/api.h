@@ -1,0 +1,51 @@
+// The C interface of the library. All functions that can fail return 0 on success and a GS_ERROR otherwise; gs_error_text
+// then explains it. Pointers are to contiguous row-major arrays; `threads` <= 0 means one per hardware thread.
+#pragma once
+
+#include <cstdint>
+
+#include "types.h"
+
+#define GS_API extern "C" __attribute__((visibility("default")))
+
+enum { GS_OK = 0, GS_OUT_OF_MEMORY = 1, GS_TOO_MANY = 2, GS_BAD_ARGUMENT = 3, GS_BAD_ISA = 4 };
+
+// Rises when the meaning of any function below changes.
+GS_API int32_t gs_abi_version();
+// "scalar", "avx2" or "avx512"; null when GS_SEMANTIC_ISA asks for what this machine or build does not have.
+GS_API const char* gs_isa();
+GS_API int32_t gs_thread_count(int32_t threads);
+GS_API const char* gs_error_text(int32_t error);
+
+GS_API gs::Scene* gs_scene_create();
+GS_API void gs_scene_destroy(gs::Scene*);
+GS_API int32_t gs_scene_pack(gs::Scene*, const gs::Parameters*, float extent_sigma, int32_t threads);
+
+GS_API gs::View* gs_view_create();
+GS_API void gs_view_destroy(gs::View*);
+GS_API int32_t gs_view_open(gs::View*, const gs::Scene*, const gs::Camera*, const gs::Settings*, int32_t tile_size,
+                            int32_t threads);
+GS_API int64_t gs_view_visible_count(const gs::View*);
+GS_API void gs_view_visible(const gs::View*, int64_t* rows);
+// Milliseconds: project, bin, last pass.
+GS_API void gs_view_times(const gs::View*, double times_ms[3]);
+
+// features (N, channels), channels a multiple of 4; background (3,) or null; images as in gs::Images.
+GS_API int32_t gs_view_render(gs::View*, const gs::Parameters*, const float* features, int32_t channels,
+                              const float* background, const gs::Images*, int32_t threads);
+GS_API int32_t gs_view_ids(gs::View*, const int32_t* ids, float rest, int32_t* winner, float* confidence, float* depth,
+                           int32_t threads);
+// Results have the map's rows and must be zero before.
+GS_API int32_t gs_view_accumulate(gs::View*, const float* image, int32_t channels, float* weighted_sum, float* weight_sum,
+                                  int32_t* pixel_count, int32_t threads);
+GS_API int32_t gs_view_accumulate_labels(gs::View*, const int32_t* labels, int32_t* winner, float* winner_weight,
+                                         float* weight_sum, int32_t threads);
+// After gs_view_render with the same features and background, whose images are given back in `images`.
+GS_API int32_t gs_view_backward(gs::View*, const gs::Parameters*, const float* features, int32_t channels,
+                                const float* background, const gs::Images* images, const gs::ImageGradients*,
+                                int32_t features_move_geometry, const gs::Gradients*, int32_t threads);
+
+// param, exp_avg, exp_avg_sq (N, width); steps (N,); grad (count, width) for the given rows, each named once.
+GS_API int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const float* steps,
+                       const int64_t* rows, int64_t count, int64_t width, float lr, float beta1, float beta2, float eps,
+                       int32_t threads);

@@ -1,0 +1,31 @@
+// The table of kernels that one instruction set provides.
+#pragma once
+
+#include "types.h"
+
+namespace gs {
+
+struct Kernels {
+  const char* name;
+  void (*pack)(Scene&, const Parameters&, float extent_sigma, int threads);
+  void (*project)(View&, const Scene&, int threads);
+  void (*bin)(View&, int threads);
+  void (*shade)(View&, const Parameters&, int threads);
+  void (*blend)(View&, const float* features, int channels, const float* background, const Images&, int threads);
+  void (*vote)(View&, const int32_t* ids, float rest, int32_t* winner, float* confidence, float* depth, int threads);
+  void (*accumulate)(View&, const float* image, int channels, float* weighted_sum, float* weight_sum,
+                     int32_t* pixel_count, int threads);
+  void (*accumulate_labels)(View&, const int32_t* labels, int32_t* winner, float* winner_weight, float* weight_sum,
+                            int threads);
+  void (*backward)(View&, const Parameters&, const float* features, int channels, const float* background,
+                   const Images&, const ImageGradients&, bool features_move_geometry, const Gradients&, int threads);
+  void (*adam)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const float* steps,
+               const int64_t* rows, int64_t count, int64_t width, float lr, float beta1, float beta2, float eps,
+               int threads);
+};
+
+const Kernels* kernels_scalar();
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
+
+}  // namespace gs

@@ -1,0 +1,217 @@
+// Transpose passes: from an image back to the Gaussians, with the same weights w_i(p) as rendering.
+//     weighted_sum_i = sum_p w_i(p) F(p),  weight_sum_i = sum_p w_i(p),  pixel_count_i = #{p : w_i(p) > 0}
+//
+// Every tile sums over its own pixels and stores one partial per entry (a splat in a tile); afterwards the partials of a
+// splat, which lie side by side, are added in the order of the tiles. So the result does not depend on scheduling.
+#pragma once
+
+#include "tile.h"
+
+namespace gs {
+namespace GS_ISA {
+
+// Where the partial of the splat at `position` over a tile it touches is kept.
+GS_INLINE int64_t entry_of(const View& view, uint32_t position, int64_t tile) {
+  const Rect r = view.rects[position];
+  const int x = static_cast<int>(tile % view.tiles_x), y = static_cast<int>(tile / view.tiles_x);
+  return static_cast<int64_t>(view.first[position]) + (y - r.y0) * (r.x1 - r.x0 + 1) + (x - r.x0);
+}
+
+GS_INLINE int64_t entry_count(const View& view, int64_t position) {
+  const Rect r = view.rects[position];
+  return static_cast<int64_t>(r.x1 - r.x0 + 1) * (r.y1 - r.y0 + 1);
+}
+
+// Prepares for partials of `width` floats.
+GS_INLINE void begin_partials(View& view, int64_t width) {
+  view.partials.reserve(view.entries * width);
+  view.touched.reserve(view.entries);
+  std::memset(view.touched.data, 0, view.entries);
+}
+
+template <class Visit>  // visit(position, visible index, row)
+GS_INLINE void for_each_visible(const View& view, int threads, Visit&& visit) {
+  parallel(threads, view.blocks, [&](int64_t block, int) {
+    const int64_t count = view.base[block + 1] - view.base[block];
+    for (int64_t k = 0; k < count; ++k)
+      visit(block * BLOCK + k, view.base[block] + k, static_cast<int64_t>(view.row[block * BLOCK + k]));
+  });
+}
+
+// Adds the partials of one splat; `total` has `width` (a multiple of 16) floats.
+template <int width>
+GS_INLINE bool sum_partials(const View& view, int64_t position, Vec* total) {
+  for (int k = 0; k < width / LANES; ++k) total[k] = zero();
+  bool seen = false;
+  const int64_t begin = view.first[position], end = begin + entry_count(view, position);
+  for (int64_t e = begin; e < end; ++e) {
+    if (!view.touched[e]) continue;
+    seen = true;
+    for (int k = 0; k < width / LANES; ++k) total[k] = total[k] + load(view.partials.data + e * width + k * LANES);
+  }
+  return seen;
+}
+
+// The values of a block's pixels, `count` of `stride` channels, as one row of 16 per pixel; the rest is 0.
+GS_INLINE void load_pixels(const float* image, int64_t stride, int count, int64_t image_width, const PixelBlock& block,
+                           float (*rows)[LANES]) {
+  std::memset(rows, 0, sizeof(float) * LANES * LANES);
+  for (int r = 0; r < block.height; ++r)
+    for (int c = 0; c < block.width; ++c)
+      std::memcpy(rows[4 * r + c], image + ((block.y + r) * image_width + block.x + c) * stride, count * sizeof(float));
+}
+
+// sums += sum_p w[p * step] * rows[p], 16 channels at once.
+template <int step = 1>
+GS_INLINE void add_outer(const float* w, const float (*rows)[LANES], float* sums) {
+  Vec even = load(sums), odd = zero();
+  GS_UNROLL for (int p = 0; p < LANES; p += 2) {
+    even = fma(set(w[p * step]), load(rows[p]), even);
+    odd = fma(set(w[(p + 1) * step]), load(rows[p + 1]), odd);
+  }
+  store(sums, even + odd);
+}
+
+inline void accumulate(View& view, const float* image, int channels, float* weighted_sum, float* weight_sum,
+                       int32_t* pixel_count, int threads) {
+  constexpr int WEIGHT = 14, COUNT = 15;  // the first pass keeps two channels for these
+  int done = 0;
+  for (bool first = true; first || done < channels; first = false) {
+    const int n = imin(channels - done, first ? WEIGHT : LANES);
+    begin_partials(view, LANES);
+    for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
+      TileList list(view, tile, scratch, false);
+      float* sums = scratch.sums.reserve(list.length * LANES);
+      std::memset(sums, 0, list.length * LANES * sizeof(float));
+      for_each_block(view, list, [&](const PixelBlock& block) {
+        alignas(64) float rows[LANES][LANES], weights[LANES];
+        load_pixels(image + done, channels, n, view.camera.width, block, rows);
+        if (first)
+          for (int p = 0; p < LANES; ++p) rows[p][WEIGHT] = 1.f;
+        walk(
+            view, list, block,
+            [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
+              const uint32_t drawn = bits(gt(w, zero()));
+              if (!drawn) return;
+              store(weights, w);
+              float* s = sums + static_cast<int64_t>(k) * LANES;
+              add_outer(weights, rows, s);
+              if (first) s[COUNT] += static_cast<float>(__builtin_popcount(drawn));
+            },
+            [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); });
+      });
+      for (int64_t k = 0; k < list.filled; ++k) {
+        const int64_t e = entry_of(view, list.position[k], tile);
+        store(view.partials.data + e * LANES, load(sums + k * LANES));
+        view.touched[e] = 1;
+      }
+    });
+    for_each_visible(view, threads, [&](int64_t position, int64_t, int64_t row) {
+      Vec total;
+      if (!sum_partials<LANES>(view, position, &total)) return;
+      alignas(64) float t[LANES];
+      store(t, total);
+      std::memcpy(weighted_sum + row * channels + done, t, n * sizeof(float));
+      if (first) {
+        weight_sum[row] = t[WEIGHT];
+        pixel_count[row] = static_cast<int32_t>(t[COUNT]);
+      }
+    });
+    done += n;
+  }
+}
+
+// Two labels and their weights, the heavier one first.
+struct LabelVote {
+  int32_t label[2];
+  float weight[2];
+  float total;
+  float spare[3];
+
+  GS_INLINE void add(int32_t l, float w) {
+    if (weight[0] > 0.f && label[0] == l) {
+      weight[0] += w;
+    } else if (weight[1] > 0.f && label[1] == l) {
+      weight[1] += w;
+    } else if (w > weight[1]) {
+      label[1] = l;
+      weight[1] = w;
+    }
+    if (weight[1] > weight[0]) {
+      const int32_t l0 = label[0];
+      const float w0 = weight[0];
+      label[0] = label[1];
+      weight[0] = weight[1];
+      label[1] = l0;
+      weight[1] = w0;
+    }
+  }
+};
+static_assert(sizeof(LabelVote) == 32, "a label vote is eight words");
+
+inline void accumulate_labels(View& view, const int32_t* labels, int32_t* winner, float* winner_weight, float* weight_sum,
+                              int threads) {
+  constexpr int WORDS = sizeof(LabelVote) / sizeof(float);
+  begin_partials(view, WORDS);
+  for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
+    TileList list(view, tile, scratch, false);
+    LabelVote* votes = reinterpret_cast<LabelVote*>(scratch.sums.reserve(list.length * WORDS));
+    std::memset(static_cast<void*>(votes), 0, list.length * sizeof(LabelVote));
+    for_each_block(view, list, [&](const PixelBlock& block) {
+      // The different labels of the block and their lanes; most blocks have one.
+      int32_t distinct[LANES];
+      uint32_t lanes[LANES];
+      int n = 0;
+      for (int r = 0; r < block.height; ++r)
+        for (int c = 0; c < block.width; ++c) {
+          const int32_t label = labels[static_cast<int64_t>(block.y + r) * view.camera.width + block.x + c];
+          int i = 0;
+          while (i < n && distinct[i] != label) ++i;
+          if (i == n) {
+            distinct[n] = label;
+            lanes[n++] = 0;
+          }
+          lanes[i] |= 1u << (4 * r + c);
+        }
+      walk(
+          view, list, block,
+          [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
+            if (!any(gt(w, zero()))) return;
+            LabelVote& v = votes[k];
+            for (int i = 0; i < n; ++i) {
+              const float s = sum(n == 1 ? w : keep(from_bits(lanes[i]), w));
+              if (s > 0.f) {
+                v.total += s;
+                v.add(distinct[i], s);
+              }
+            }
+          },
+          [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); });
+    });
+    for (int64_t k = 0; k < list.filled; ++k) {
+      if (!(votes[k].total > 0.f)) continue;
+      const int64_t e = entry_of(view, list.position[k], tile);
+      std::memcpy(view.partials.data + e * WORDS, &votes[k], sizeof(LabelVote));
+      view.touched[e] = 1;
+    }
+  });
+  for_each_visible(view, threads, [&](int64_t position, int64_t, int64_t row) {
+    LabelVote all = {};
+    const int64_t begin = view.first[position], end = begin + entry_count(view, position);
+    for (int64_t e = begin; e < end; ++e) {
+      if (!view.touched[e]) continue;
+      LabelVote part;
+      std::memcpy(&part, view.partials.data + e * WORDS, sizeof part);
+      all.total += part.total;
+      for (int i = 0; i < 2; ++i)
+        if (part.weight[i] > 0.f) all.add(part.label[i], part.weight[i]);
+    }
+    if (!(all.total > 0.f)) return;
+    winner[row] = all.label[0];
+    winner_weight[row] = all.weight[0];
+    weight_sum[row] = all.total;
+  });
+}
+
+}  // namespace GS_ISA
+}  // namespace gs

@@ -1,0 +1,351 @@
+// Sixteen float lanes and their masks: AVX-512 (one register), AVX2 (two registers), or GCC vector extensions, which
+// the compiler lowers to whatever the machine has. Everything lives in a namespace per instruction set.
+//
+// Comparisons with NaN are false. vmin(a, b) and vmax(a, b) return b when either is NaN.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(GS_ISA_avx512) || defined(GS_ISA_avx2)
+#include <immintrin.h>
+#endif
+
+#define GS_INLINE inline __attribute__((always_inline))
+#define GS_UNROLL _Pragma("GCC unroll 32")
+
+namespace gs {
+namespace GS_ISA {
+
+constexpr int LANES = 16;
+
+#if defined(GS_ISA_avx512)
+
+struct Vec { __m512 v; };
+using Mask = __mmask16;
+
+GS_INLINE Vec set(float x) { return {_mm512_set1_ps(x)}; }
+GS_INLINE Vec set_bits(int32_t x) { return {_mm512_castsi512_ps(_mm512_set1_epi32(x))}; }
+GS_INLINE Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+GS_INLINE void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+GS_INLINE Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+GS_INLINE Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+GS_INLINE Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+GS_INLINE Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+GS_INLINE Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+GS_INLINE Vec fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+GS_INLINE Vec vmin(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+GS_INLINE Vec vmax(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+GS_INLINE Vec vsqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
+GS_INLINE Vec vabs(Vec a) { return {_mm512_abs_ps(a.v)}; }
+GS_INLINE Vec round_nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+GS_INLINE Vec scale_by_exp2(Vec a, Vec whole) { return {_mm512_scalef_ps(a.v, whole.v)}; }
+GS_INLINE void store_truncated(int32_t* p, Vec a) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(a.v)); }
+// a = mantissa * 2^exponent with mantissa in [1, 2), for positive normal a.
+GS_INLINE Vec exponent(Vec a) { return {_mm512_getexp_ps(a.v)}; }
+GS_INLINE Vec mantissa(Vec a) { return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)}; }
+
+GS_INLINE Mask gt(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
+GS_INLINE Mask ge(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+GS_INLINE Mask eq_bits(Vec a, Vec b) {
+  return _mm512_cmpeq_epi32_mask(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v));
+}
+GS_INLINE Mask both(Mask a, Mask b) { return a & b; }
+GS_INLINE Mask either(Mask a, Mask b) { return a | b; }
+GS_INLINE Mask without(Mask a, Mask b) { return static_cast<Mask>(a & ~b); }
+GS_INLINE bool any(Mask a) { return a != 0; }
+GS_INLINE uint32_t bits(Mask a) { return a; }
+GS_INLINE Mask from_bits(uint32_t b) { return static_cast<Mask>(b); }
+GS_INLINE Vec keep(Mask m, Vec a) { return {_mm512_maskz_mov_ps(m, a.v)}; }
+GS_INLINE Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_mov_ps(no.v, m, yes.v)}; }
+GS_INLINE float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+
+// out[2i] = a[i], out[2i + 1] = b[i]
+GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  _mm512_storeu_ps(out, _mm512_permutex2var_ps(a.v, low, b.v));
+  _mm512_storeu_ps(out + LANES, _mm512_permutex2var_ps(a.v, high, b.v));
+}
+// p[0], p[1], p[0], p[1], ...
+GS_INLINE Vec set_pair(const float* p) {
+  double pair;
+  std::memcpy(&pair, p, sizeof pair);
+  return {_mm512_castpd_ps(_mm512_set1_pd(pair))};
+}
+
+// Writes base + i for every set bit i of m; may write up to 16 values; returns how many count.
+GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i index = _mm512_add_epi32(_mm512_set1_epi32(base), lane);
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(m), index));
+  return __builtin_popcount(m);
+}
+
+GS_INLINE void transpose16(Vec* r) {
+  __m512 t[16], u[16];
+  GS_UNROLL for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i].v, r[i + 1].v);
+    t[i + 1] = _mm512_unpackhi_ps(r[i].v, r[i + 1].v);
+  }
+  GS_UNROLL for (int i = 0; i < 16; i += 4) {
+    auto lo = [](__m512 a, __m512 b) { return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
+    auto hi = [](__m512 a, __m512 b) { return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
+    u[i] = lo(t[i], t[i + 2]);
+    u[i + 1] = hi(t[i], t[i + 2]);
+    u[i + 2] = lo(t[i + 1], t[i + 3]);
+    u[i + 3] = hi(t[i + 1], t[i + 3]);
+  }
+  // u[4g + k] holds, in its 128-bit quarter q, column 4q + k of rows 4g .. 4g + 3.
+  GS_UNROLL for (int k = 0; k < 4; ++k) {
+    const __m512 a = _mm512_shuffle_f32x4(u[k], u[4 + k], 0x88), b = _mm512_shuffle_f32x4(u[8 + k], u[12 + k], 0x88);
+    const __m512 c = _mm512_shuffle_f32x4(u[k], u[4 + k], 0xdd), d = _mm512_shuffle_f32x4(u[8 + k], u[12 + k], 0xdd);
+    r[k].v = _mm512_shuffle_f32x4(a, b, 0x88);
+    r[8 + k].v = _mm512_shuffle_f32x4(a, b, 0xdd);
+    r[4 + k].v = _mm512_shuffle_f32x4(c, d, 0x88);
+    r[12 + k].v = _mm512_shuffle_f32x4(c, d, 0xdd);
+  }
+}
+
+#elif defined(GS_ISA_avx2)
+
+struct Vec { __m256 a, b; };
+struct Mask { __m256 a, b; };
+
+GS_INLINE Vec set(float x) { const __m256 t = _mm256_set1_ps(x); return {t, t}; }
+GS_INLINE Vec set_bits(int32_t x) { const __m256 t = _mm256_castsi256_ps(_mm256_set1_epi32(x)); return {t, t}; }
+GS_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+GS_INLINE void store(float* p, Vec x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+#define GS_BINARY(name, intrinsic) \
+  GS_INLINE Vec name(Vec x, Vec y) { return {intrinsic(x.a, y.a), intrinsic(x.b, y.b)}; }
+GS_BINARY(operator+, _mm256_add_ps)
+GS_BINARY(operator-, _mm256_sub_ps)
+GS_BINARY(operator*, _mm256_mul_ps)
+GS_BINARY(operator/, _mm256_div_ps)
+GS_BINARY(vmin, _mm256_min_ps)
+GS_BINARY(vmax, _mm256_max_ps)
+#undef GS_BINARY
+GS_INLINE Vec fma(Vec x, Vec y, Vec z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+GS_INLINE Vec fnma(Vec x, Vec y, Vec z) { return {_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)}; }
+GS_INLINE Vec vsqrt(Vec x) { return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)}; }
+GS_INLINE Vec vabs(Vec x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+GS_INLINE Vec round_nearest(Vec x) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};
+}
+GS_INLINE __m256 scale_half(__m256 x, __m256 whole) {  // whole is limited so that the exponent field cannot wrap
+  const __m256 w = _mm256_min_ps(_mm256_max_ps(whole, _mm256_set1_ps(-126.f)), _mm256_set1_ps(127.f));
+  const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(w), _mm256_set1_epi32(127)), 23);
+  return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
+}
+GS_INLINE Vec scale_by_exp2(Vec x, Vec whole) { return {scale_half(x.a, whole.a), scale_half(x.b, whole.b)}; }
+GS_INLINE void store_truncated(int32_t* p, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvttps_epi32(x.a));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), _mm256_cvttps_epi32(x.b));
+}
+GS_INLINE __m256 exponent_half(__m256 x) {
+  const __m256i field = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(x), 23), _mm256_set1_epi32(255));
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(field, _mm256_set1_epi32(127)));
+}
+GS_INLINE __m256 mantissa_half(__m256 x) {
+  const __m256i low = _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x007fffff));
+  return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_set1_epi32(0x3f800000)));
+}
+GS_INLINE Vec exponent(Vec x) { return {exponent_half(x.a), exponent_half(x.b)}; }
+GS_INLINE Vec mantissa(Vec x) { return {mantissa_half(x.a), mantissa_half(x.b)}; }
+
+GS_INLINE Mask gt(Vec x, Vec y) { return {_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ)}; }
+GS_INLINE Mask ge(Vec x, Vec y) { return {_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ)}; }
+GS_INLINE __m256 eq_half(__m256 x, __m256 y) {
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
+}
+GS_INLINE Mask eq_bits(Vec x, Vec y) { return {eq_half(x.a, y.a), eq_half(x.b, y.b)}; }
+GS_INLINE Mask both(Mask x, Mask y) { return {_mm256_and_ps(x.a, y.a), _mm256_and_ps(x.b, y.b)}; }
+GS_INLINE Mask either(Mask x, Mask y) { return {_mm256_or_ps(x.a, y.a), _mm256_or_ps(x.b, y.b)}; }
+GS_INLINE Mask without(Mask x, Mask y) { return {_mm256_andnot_ps(y.a, x.a), _mm256_andnot_ps(y.b, x.b)}; }
+GS_INLINE uint32_t bits(Mask x) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(x.a)) | (static_cast<uint32_t>(_mm256_movemask_ps(x.b)) << 8);
+}
+GS_INLINE bool any(Mask x) { return _mm256_movemask_ps(_mm256_or_ps(x.a, x.b)) != 0; }
+GS_INLINE Mask from_bits(uint32_t m) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i lo = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(m & 255)), lane);
+  const __m256i hi = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>((m >> 8) & 255)), lane);
+  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(lo, lane)), _mm256_castsi256_ps(_mm256_cmpeq_epi32(hi, lane))};
+}
+GS_INLINE Vec keep(Mask m, Vec x) { return {_mm256_and_ps(m.a, x.a), _mm256_and_ps(m.b, x.b)}; }
+GS_INLINE Vec select(Mask m, Vec yes, Vec no) {
+  return {_mm256_blendv_ps(no.a, yes.a, m.a), _mm256_blendv_ps(no.b, yes.b, m.b)};
+}
+
+#else  // vector extensions
+
+typedef float FloatLanes __attribute__((vector_size(64)));
+typedef int32_t IntLanes __attribute__((vector_size(64)));
+struct Vec { FloatLanes v; };
+struct Mask { IntLanes m; };  // -1 or 0 per lane
+
+GS_INLINE Vec set(float x) { return {x - FloatLanes{}}; }
+GS_INLINE Vec set_bits(int32_t x) { return {reinterpret_cast<FloatLanes>(x - IntLanes{})}; }
+GS_INLINE Vec load(const float* p) { Vec r; std::memcpy(&r.v, p, sizeof r.v); return r; }
+GS_INLINE void store(float* p, Vec a) { std::memcpy(p, &a.v, sizeof a.v); }
+GS_INLINE Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
+GS_INLINE Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
+GS_INLINE Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+GS_INLINE Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
+GS_INLINE Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+GS_INLINE Vec fnma(Vec a, Vec b, Vec c) { return {c.v - a.v * b.v}; }
+GS_INLINE Vec vmin(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
+GS_INLINE Vec vmax(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
+GS_INLINE Vec vsqrt(Vec a) { Vec r; for (int i = 0; i < 16; ++i) r.v[i] = __builtin_sqrtf(a.v[i]); return r; }
+GS_INLINE Vec vabs(Vec a) { return {reinterpret_cast<FloatLanes>(reinterpret_cast<IntLanes>(a.v) & 0x7fffffff)}; }
+GS_INLINE Vec round_nearest(Vec a) {  // |a| below 2^22, which is all that the callers need
+  const FloatLanes magic = 12582912.f - FloatLanes{};
+  FloatLanes shifted = a.v + magic;
+  asm("" : "+m"(shifted));  // the addition must really round
+  return {shifted - magic};
+}
+GS_INLINE Vec scale_by_exp2(Vec a, Vec whole) {
+  const Vec w = vmin(vmax(whole, set(-126.f)), set(127.f));
+  const IntLanes power = (__builtin_convertvector(w.v, IntLanes) + 127) << 23;
+  return {a.v * reinterpret_cast<FloatLanes>(power)};
+}
+GS_INLINE void store_truncated(int32_t* p, Vec a) {
+  const IntLanes t = __builtin_convertvector(a.v, IntLanes);
+  std::memcpy(p, &t, sizeof t);
+}
+GS_INLINE Vec exponent(Vec a) {
+  return {__builtin_convertvector(((reinterpret_cast<IntLanes>(a.v) >> 23) & 255) - 127, FloatLanes)};
+}
+GS_INLINE Vec mantissa(Vec a) {
+  return {reinterpret_cast<FloatLanes>((reinterpret_cast<IntLanes>(a.v) & 0x007fffff) | 0x3f800000)};
+}
+
+GS_INLINE Mask gt(Vec a, Vec b) { return {a.v > b.v}; }
+GS_INLINE Mask ge(Vec a, Vec b) { return {a.v >= b.v}; }
+GS_INLINE Mask eq_bits(Vec a, Vec b) { return {reinterpret_cast<IntLanes>(a.v) == reinterpret_cast<IntLanes>(b.v)}; }
+GS_INLINE Mask both(Mask a, Mask b) { return {a.m & b.m}; }
+GS_INLINE Mask either(Mask a, Mask b) { return {a.m | b.m}; }
+GS_INLINE Mask without(Mask a, Mask b) { return {a.m & ~b.m}; }
+GS_INLINE uint32_t bits(Mask a) {
+  uint32_t r = 0;
+  for (int i = 0; i < 16; ++i) r |= static_cast<uint32_t>(a.m[i] & 1) << i;
+  return r;
+}
+GS_INLINE bool any(Mask a) {
+  uint64_t parts[8];
+  std::memcpy(parts, &a.m, sizeof parts);
+  return ((parts[0] | parts[1]) | (parts[2] | parts[3]) | (parts[4] | parts[5]) | (parts[6] | parts[7])) != 0;
+}
+GS_INLINE Mask from_bits(uint32_t m) {
+  Mask r;
+  for (int i = 0; i < 16; ++i) r.m[i] = (m >> i) & 1 ? -1 : 0;
+  return r;
+}
+GS_INLINE Vec keep(Mask m, Vec a) { return {reinterpret_cast<FloatLanes>(m.m & reinterpret_cast<IntLanes>(a.v))}; }
+GS_INLINE Vec select(Mask m, Vec yes, Vec no) { return {m.m ? yes.v : no.v}; }
+
+#endif
+
+#if !defined(GS_ISA_avx512)
+
+GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
+  float t[2][16];
+  store(t[0], a);
+  store(t[1], b);
+  for (int i = 0; i < 16; ++i) out[2 * i] = t[0][i], out[2 * i + 1] = t[1][i];
+}
+
+GS_INLINE Vec set_pair(const float* p) {
+#if defined(GS_ISA_avx2)
+  double pair;
+  std::memcpy(&pair, p, sizeof pair);
+  const __m256 both_halves = _mm256_castpd_ps(_mm256_set1_pd(pair));
+  return {both_halves, both_halves};
+#else
+  float t[16];
+  for (int i = 0; i < 16; i += 2) t[i] = p[0], t[i + 1] = p[1];
+  return load(t);
+#endif
+}
+
+GS_INLINE float sum(Vec a) {  // in the same pairwise order everywhere
+  float t[16];
+  store(t, a);
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) t[i] += t[i + width];
+  return t[0];
+}
+
+GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
+  int n = 0;
+  for (; m; m &= m - 1) out[n++] = base + __builtin_ctz(m);
+  return n;
+}
+
+GS_INLINE void transpose16(Vec* r) {
+  float t[16][16];
+  for (int i = 0; i < 16; ++i) store(t[i], r[i]);
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float x = t[i][j];
+      t[i][j] = t[j][i];
+      t[j][i] = x;
+    }
+  for (int i = 0; i < 16; ++i) r[i] = load(t[i]);
+}
+
+#endif
+
+GS_INLINE Vec zero() { return set(0.f); }
+GS_INLINE Vec operator-(Vec a) { return zero() - a; }
+GS_INLINE Vec clamp(Vec x, Vec lo, Vec hi) { return vmin(hi, vmax(lo, x)); }
+
+// 2^x to 2.6e-6 relative (minimax polynomial of degree 4 on [-1/2, 1/2]); underflows to 0 or a denormal's neighbour.
+GS_INLINE Vec exp2_fast(Vec x) {
+  const Vec whole = round_nearest(x), f = x - whole;
+  Vec q = set(9.570090427e-3f);
+  q = fma(q, f, set(5.591785942e-2f));
+  q = fma(q, f, set(2.402474511e-1f));
+  q = fma(q, f, set(6.931218149e-1f));
+  q = fma(q, f, set(9.999992614e-1f));
+  return scale_by_exp2(q, whole);
+}
+
+// 2^x to float precision (degree 6).
+GS_INLINE Vec exp2_exact(Vec x) {
+  const Vec whole = round_nearest(x), f = x - whole;
+  Vec q = set(1.534580214e-4f);
+  q = fma(q, f, set(1.339993114e-3f));
+  q = fma(q, f, set(9.618488994e-3f));
+  q = fma(q, f, set(5.550328777e-2f));
+  q = fma(q, f, set(2.402264689e-1f));
+  q = fma(q, f, set(6.931472057e-1f));
+  q = fma(q, f, set(1.f));
+  return scale_by_exp2(q, whole);
+}
+
+// log2 of positive normal x: with m = mantissa brought to [1/sqrt 2, sqrt 2] and s = (m-1)/(m+1),
+// ln m = 2 (s + s^3/3 + s^5/5 + ...).
+GS_INLINE Vec log2_exact(Vec x) {
+  Vec m = mantissa(x), e = exponent(x);
+  const Mask upper = gt(m, set(1.41421356f));
+  m = select(upper, m * set(0.5f), m);
+  e = select(upper, e + set(1.f), e);
+  const Vec s = (m - set(1.f)) / (m + set(1.f)), s2 = s * s;
+  Vec q = set(1.f / 9.f);
+  q = fma(q, s2, set(1.f / 7.f));
+  q = fma(q, s2, set(1.f / 5.f));
+  q = fma(q, s2, set(1.f / 3.f));
+  q = fma(q, s2, set(1.f));
+  return fma(s * q, set(2.f * 1.44269504f), e);
+}
+
+GS_INLINE int32_t imin(int32_t a, int32_t b) { return a < b ? a : b; }
+GS_INLINE int32_t imax(int32_t a, int32_t b) { return a > b ? a : b; }
+
+}  // namespace GS_ISA
+}  // namespace gs

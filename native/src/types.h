@@ -1,0 +1,112 @@
+// Plain data shared by all kernels. Nothing here has code of its own.
+#pragma once
+
+#include <cstdint>
+
+#include "memory.h"
+
+namespace gs {
+
+constexpr int CHUNK = 64;     // rows that share a bounding sphere
+constexpr int BLOCK = 1024;   // rows that are projected as one task
+constexpr float LOG2E = 1.4426950408889634f;
+constexpr float LN2 = 0.6931471805599453f;
+
+struct Camera {
+  float R[9];  // world to camera, row major
+  float t[3];
+  float fx, fy, cx, cy;  // the first pixel's centre is (0.5, 0.5)
+  int32_t width, height;
+};
+
+struct Settings {
+  float near_plane, far_plane, eps2d, alpha_min, alpha_max, transmittance_min, extent_sigma;
+};
+
+// The raw parameters of a map, N rows each; quaternions need not be normalised.
+struct Parameters {
+  const float* means;           // (N, 3)
+  const float* quats;           // (N, 4) wxyz
+  const float* log_scales;      // (N, 3)
+  const float* opacity_logits;  // (N,)
+  const float* sh;              // (N, sh_count, 3)
+  int64_t count;
+  int32_t sh_count;
+};
+
+// What projection reads: one array per component, rows in map order, padded to whole chunks with transparent rows.
+struct Scene {
+  enum Field { X, Y, Z, XX, XY, XZ, YY, YZ, ZZ, LOG2_OPACITY, FIELDS };
+  int64_t count = 0, padded = 0;
+  Buffer<float> fields;
+  Buffer<float> spheres;  // (chunks, 4): centre, radius
+  const float* field(int i) const { return fields.data + i * padded; }
+};
+
+// A projected Gaussian: alpha(p) = 2^(log2_opacity + a dx^2 + b dx dy + c dy^2), drawn where the exponent >= threshold.
+struct Splat {
+  float x, y, a, b, c, log2_opacity, threshold, z;
+};
+
+struct Rect {  // tiles touched, inclusive
+  uint16_t x0, x1, y0, y1;
+};
+
+struct Color {
+  float r, g, b, spare;
+};
+
+// Buffers of one thread, reused from tile to tile.
+struct Scratch {
+  Buffer<float> fields;
+  Buffer<int32_t> candidates;
+  Buffer<uint32_t> row, position;
+  Buffer<uint32_t> sort_a, sort_b;
+  Buffer<uint64_t> sort_wide_a, sort_wide_b;
+  Buffer<float> sums;
+};
+
+// One map seen by one camera: projected Gaussians ("splats") and, per tile, which of them touch it, by depth.
+//
+// A splat's *position* is block * BLOCK + its place in the block; its *visible index* is base[block] + its place.
+// Both rise with the row, whatever the number of threads, so results never depend on scheduling.
+struct View {
+  Camera camera;
+  Settings settings;
+  int32_t tile_size = 16, tiles_x = 0, tiles_y = 0;
+  int64_t rows = 0;  // of the map
+  int64_t blocks = 0, visible = 0, entries = 0;
+
+  Buffer<Splat> splats;
+  Buffer<Rect> rects;
+  Buffer<uint32_t> row;      // row in the map, by position
+  Buffer<uint32_t> first;    // the splat's first place in entry order, by position
+  Buffer<uint32_t> base;     // visible index of each block's first splat (blocks + 1)
+  Buffer<Color> colors;      // by position
+  Buffer<uint8_t> clamped;   // by position: bit k set where colour channel k was limited to 0
+  Buffer<uint32_t> tile_counts;  // (threads, tiles) while binning
+  Buffer<uint32_t> tile_start;   // (tiles + 1)
+  Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position, in row order
+  Buffer<uint32_t> order;        // by tile: position, front to back
+  Buffer<uint8_t> sorted;        // (tiles): order is filled
+  Buffer<uint8_t> touched;       // by entry: a backward or transpose pass wrote its partial
+  Buffer<float> partials;        // by entry: sums of one splat over one tile
+  Scratch* scratch = nullptr;    // one per thread
+  int scratch_count = 0;
+  Buffer<float> splat_gradients; // by visible index: 16 sums of a backward pass
+  double times_ms[3] = {};       // project, bin, the last pass
+};
+
+struct Gradients {  // rows aligned with the visible splats; any may be null
+  float *means, *quats, *log_scales, *opacity_logits, *sh, *features, *means2d_norm, *radii;
+};
+
+struct ImageGradients {  // of the returned images; any may be null
+  const float *rgb, *depth, *alpha, *features;
+};
+
+struct Images {  // (H, W, channels)
+  float *rgb, *depth, *alpha, *features;
+};
+
+}  // namespace gs

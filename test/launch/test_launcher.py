@@ -1,0 +1,163 @@
+"""Nodes as processes: start, SIGINT, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import Field, fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gs_semantic.errors import GsSemanticError
+from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.nodes.arguments import MAPPER, REPLAY, USES, plan_replay
+from gs_semantic.nodes.launcher import PACKAGE_ROOT, NodeProcesses
+from gs_semantic.nodes.mapper_parameters import NodeParameters
+from gs_semantic.nodes.replay_node import ReplayParameters
+from gs_semantic.share import share_path
+
+SLEEPER = """
+import signal, sys, time
+def stop(*_):
+    print("told to stop", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGINT, stop)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def wait_for(file: Path, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in (file.read_text() if file.exists() else ""):
+        assert time.monotonic() < deadline, f"'{text}' did not appear in {file}"
+        time.sleep(0.02)
+
+
+def wait_for_child(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while not Path(f"/proc/{pid}/task/{pid}/children").read_text():
+        assert time.monotonic() < deadline, "no node was started"
+        time.sleep(0.05)
+
+
+def test_stop_is_a_sigint_and_a_normal_end(tmp_path):
+    log = tmp_path / "log"
+    with NodeProcesses() as processes, log.open("wb") as file:
+        process = processes.start_command("sleeper", python(SLEEPER), file)
+        wait_for(log, "up")
+    assert process.returncode == 0
+    assert "told to stop" in log.read_text()
+
+
+def test_the_end_of_an_essential_process_ends_the_others(tmp_path):
+    log = tmp_path / "log"
+    with NodeProcesses() as processes, log.open("wb") as file:
+        other = processes.start_command("sleeper", python(SLEEPER), file)
+        wait_for(log, "up")
+        processes.start_command("main", python("pass"))
+        assert processes.wait() == 0
+        assert other.returncode == 0
+
+
+def test_an_optional_process_may_end_and_the_rest_goes_on(tmp_path):
+    log = tmp_path / "log"
+    with NodeProcesses() as processes, log.open("wb") as file:
+        other = processes.start_command("sleeper", python(SLEEPER), file)
+        optional = processes.start_command("optional", python("pass"), essential=False)
+        optional.wait(timeout=20)
+        wait_for(log, "up")
+        processes.check()
+        assert other.poll() is None
+
+
+def test_a_failure_is_the_exit_code_and_is_named(tmp_path):
+    with NodeProcesses() as processes:
+        processes.start_command("optional", python("raise SystemExit(7)"), essential=False).wait(timeout=20)
+        with pytest.raises(GsSemanticError, match="optional ended with exit code 7"):
+            processes.check()
+        assert processes.wait() == 7
+
+
+def test_a_process_that_does_not_listen_is_killed(tmp_path):
+    log = tmp_path / "log"
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    with NodeProcesses() as processes, log.open("wb") as file:
+        process = processes.start_command("deaf", python(deaf), file)
+        wait_for(log, "up")
+        processes.stop(patience_s=0.2)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_processes_find_this_package_and_the_dds_profile(tmp_path, monkeypatch):
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    log = tmp_path / "log"
+    code = "import os, gs_semantic; print(gs_semantic.__file__, os.environ['FASTDDS_DEFAULT_PROFILES_FILE'])"
+    with NodeProcesses() as processes, log.open("wb") as file:
+        processes.start_command("show", python(code), file).wait(timeout=20)
+    found, profile = log.read_text().split()
+    assert Path(found).parents[1] == PACKAGE_ROOT
+    assert Path(profile) == share_path("config", "fastdds.xml")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_command_line_ends_the_nodes(number, tmp_path, monkeypatch):
+    """The whole way: `gs-semantic run replay` plays; a signal ends replay and command, exit code 0."""
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "gs_semantic.cli", "run", "replay", f"sequence:={share_path('sample', 'house')}"]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_ROOT), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        try:
+            wait_for_child(process.pid)
+            time.sleep(0.5)  # somewhere in the start of the node
+            process.send_signal(number)
+            assert process.wait(timeout=60) == 0, log.read_text()
+        finally:
+            if process.poll() is None:
+                process.kill()
+    assert "Traceback" not in log.read_text()
+
+
+def parameters_of(node: str) -> dict[str, Field]:
+    """All parameters of a node by name."""
+    kinds = {MAPPER: (NodeParameters, MapperConfig), REPLAY: (ReplayParameters,)}[node]
+    return {spec.name: spec for kind in kinds for spec in fields(kind)}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_arguments_set_parameters_that_the_nodes_have(use):
+    for argument in use.arguments:
+        for node, parameter in argument.parameters:
+            if parameter == "use_sim_time":
+                continue  # every ROS node has it
+            spec = parameters_of(node)[parameter]
+            expected = argument.value(argument.default) if argument.default else ""
+            assert expected == spec.default, f"{argument.name}: default differs from that of {node}"
+            if argument.choices and argument.kind is str:
+                assert set(argument.choices) == set(spec.metadata["choices"]), argument.name
+
+
+def test_configuration_files_set_parameters_that_the_nodes_have():
+    for file in share_path("config").rglob("*.yaml"):
+        for node, content in yaml.safe_load(file.read_text()).items():
+            known = parameters_of(node.removeprefix("/**/"))
+            for name, value in content["ros__parameters"].items():
+                assert name in known, f"{file}: {node} has no parameter {name}"
+                assert type(value) is type(known[name].default), f"{file}: type of {name}"
+
+
+def test_plan_of_replay_runs_our_module():
+    from gs_semantic.nodes.launcher import command_of
+
+    (node,) = plan_replay({"sequence": str(share_path("sample", "house"))})
+    assert command_of(node)[:3] == [sys.executable, "-m", "gs_semantic.nodes.replay"]

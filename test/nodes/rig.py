@@ -1,0 +1,241 @@
+"""A mapper node and a made-up camera in one process, on a ROS domain of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from gs_semantic.gaussians import Camera, MaskInfo
+from gs_semantic.labels import LabelSet, palette
+from gs_semantic.msg import LabelMap, Status
+from gs_semantic.msg import MaskInfo as MaskInfoMsg
+from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.mapper_node import MapperNode
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
+from geometry_msgs.msg import TransformStamped
+
+WIDTH, HEIGHT = 160, 120
+CAMERA = Camera(WIDTH, HEIGHT, 130.0, 130.0, 79.5, 59.5)
+LABELS = LabelSet({0: "void", 3: "box", 7: "lamp"})
+BOX_PIXEL, LAMP_PIXEL, WALL_PIXEL = (40, 60), (120, 60), (80, 15)  # (u, v)
+NAMESPACE = "rig"
+PERIOD_NS = 100_000_000
+START_NS = 1_000_000_000_000
+
+
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """rgb, depth (m), mask ids: a wall 2 m ahead, a box (id 11) and a lamp (id 22) a little before it."""
+    rgb = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    instances = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for mask_id, (u, v), colour in ((11, BOX_PIXEL, (200, 30, 30)), (22, LAMP_PIXEL, (30, 30, 200))):
+        window = (slice(v - 20, v + 20), slice(u - 20, u + 20))
+        rgb[window], depth[window], instances[window] = colour, 1.8, mask_id
+    return rgb, depth, instances
+
+
+MASKS = {11: MaskInfo(3, 0.9), 22: MaskInfo(7, 0.8)}
+
+
+class StopEvent:
+    """What ``MapperNode.run`` needs of a StopSignal."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def __bool__(self) -> bool:
+        return self.event.is_set()
+
+
+class Rig:
+    """Sends frames of ``scene`` and keeps what the mapper publishes by topic."""
+
+    def __init__(self, listen: tuple[str, ...] = ("semantic/image",), **parameters: Any) -> None:
+        values = {
+            "confirm_observations": 1,
+            "keyframe_translation_m": 0.0,
+            "steps_per_keyframe": 0,
+            "steps_when_idle": False,
+            "seed_max_block_px": 2,
+            "status_hz": 20.0,
+            **parameters,
+        }
+        self.context = Context()
+        rclpy.init(context=self.context)
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.mapper = MapperNode(context=self.context, namespace=NAMESPACE, parameter_overrides=overrides)
+        self.stop = StopEvent()
+        self._runner = threading.Thread(target=self.mapper.run, args=(self.stop,), daemon=True)
+        self._runner.start()
+        self.node = rclpy.create_node("camera", context=self.context, namespace=NAMESPACE)
+        self.received: dict[str, list[Any]] = {}
+        self.changed = threading.Condition()
+        out = {
+            "color/image": Image,
+            "depth/image": Image,
+            "instance/image": Image,
+            "instance/info": MaskInfoMsg,
+            "color/camera_info": CameraInfo,
+        }
+        self.publishers = {name: self.node.create_publisher(kind, name, qos.SENSOR_OUTPUT) for name, kind in out.items()}
+        self.publishers["label_map"] = self.node.create_publisher(LabelMap, "label_map", qos.LATCHED)
+        self.publishers["/tf"] = self.node.create_publisher(TFMessage, "/tf", qos.POSE)
+        self.listen("status", Status, qos.STATUS)
+        for name in listen:
+            self.listen(name, Image, qos.IMAGE_OUTPUT)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._spinner = threading.Thread(target=self._spin, daemon=True)
+        self._spinner.start()
+        self.number = 0
+        header = conversions.make_header(0, "camera")
+        self.publishers["label_map"].publish(conversions.write_label_map(LABELS, palette(8), header))
+        # everybody has found everybody, so that no message is lost for that reason
+        for name in out if self.mapper.parameters.use_depth else set(out) - {"depth/image"}:
+            self.until(lambda name=name: self.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
+        self.until(lambda: self.publishers["/tf"].get_subscription_count() == 1, "subscriber of /tf")
+        self.until(lambda: len(self.received["status"]) > 0, "first status")
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    def listen(self, name: str, kind: type[Any], profile: Any) -> None:
+        kept = self.received.setdefault(name, [])
+
+        def keep(msg: Any) -> None:
+            with self.changed:
+                kept.append(msg)
+                self.changed.notify_all()
+
+        self.node.create_subscription(kind, f"mapper/{name}", keep, profile)
+
+    def until(self, condition: Callable[[], Any], what: str, patience_s: float = 30.0) -> None:
+        """Wait for something that other threads bring about."""
+        with self.changed:
+            deadline = time.monotonic() + patience_s
+            while not condition():
+                if time.monotonic() > deadline:
+                    last = self.received["status"][-1] if self.received["status"] else "none"
+                    raise TimeoutError(f"{what} did not come; last status: {last}")
+                self.changed.wait(0.02)
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def next_stamp(self) -> int:
+        self.number += 1
+        return START_NS + self.number * PERIOD_NS
+
+    def messages(self, stamp_ns: int, masks: bool = True) -> dict[str, Any]:
+        """The messages of one frame by topic, to be changed before they are sent."""
+        rgb, depth, instances = scene()
+
+        def header() -> Header:  # one for each message, so that a test can change it
+            return conversions.make_header(stamp_ns, "camera")
+
+        out: dict[str, Any] = {
+            "/tf": self.transform(stamp_ns),
+            "color/camera_info": conversions.write_camera(CAMERA, header()),
+            "depth/image": conversions.write_image(depth, "32FC1", header()),
+            "color/image": conversions.write_image(rgb, "rgb8", header()),
+        }
+        if masks:
+            out["instance/info"] = conversions.write_masks(MASKS, header())
+            out["instance/image"] = conversions.write_image(instances, "mono8", header())
+        return out
+
+    def transform(self, stamp_ns: int, matrix: np.ndarray | None = None) -> TFMessage:
+        transform = TransformStamped(header=conversions.make_header(stamp_ns, "map"), child_frame_id="camera")
+        transform.transform = conversions.write_transform(np.eye(4) if matrix is None else matrix)
+        return TFMessage(transforms=[transform])
+
+    def publish(self, messages: dict[str, Any]) -> None:
+        """Colour goes last."""
+        for name in sorted(messages, key=lambda name: name == "color/image"):
+            self.publishers[name].publish(messages[name])
+
+    def send(self, **changes: bool) -> int:
+        """One good frame; returns its stamp."""
+        stamp = self.next_stamp()
+        self.publish(self.messages(stamp, **changes))
+        return stamp
+
+    # --- receiving --------------------------------------------------------------------------------------------------
+
+    def answer(self, stamp_ns: int, name: str = "semantic/image") -> np.ndarray:
+        """Pixels of the image that answers a frame."""
+        found: list[Image] = []
+
+        def come() -> bool:
+            found[:] = [m for m in self.received[name] if conversions.to_ns(m.header.stamp) == stamp_ns]
+            return bool(found)
+
+        self.until(come, f"{name} with stamp {stamp_ns}")
+        return conversions.read_image(found[-1], name, tuple(conversions.LAYOUTS))
+
+    def answered(self, stamp_ns: int, name: str = "semantic/image") -> bool:
+        return any(conversions.to_ns(m.header.stamp) == stamp_ns for m in self.received[name])
+
+    def settled(self) -> None:
+        """Wait until the frames that were answered are in the map."""
+        self.until(lambda: not self.mapper.mapper.pending, "end of mapping")
+
+    def status_after(self) -> Status:
+        """A status that was written after this call."""
+        seen = len(self.received["status"])
+        self.until(lambda: len(self.received["status"]) > seen, "status")
+        return self.received["status"][-1]
+
+    def map_scene(self) -> int:
+        """Send frames until the map knows both objects; returns the stamp of an answer that shows them."""
+        for _ in range(3):
+            self.answer(self.send())
+            self.settled()
+        stamp = self.send()
+        self.check(self.answer(stamp))
+        return stamp
+
+    @staticmethod
+    def check(semantic: np.ndarray) -> None:
+        """The semantic image shows the scene."""
+        assert semantic[BOX_PIXEL[::-1]] == 3
+        assert semantic[LAMP_PIXEL[::-1]] == 7
+        assert semantic[WALL_PIXEL[::-1]] == 0
+
+    def still_works(self) -> None:
+        """The next valid input gives a correct result."""
+        self.map_scene()
+
+    def told(self, *words: str) -> str:
+        """Wait until ~/status tells an error with all these words; returns it."""
+        found: list[str] = []
+
+        def come() -> bool:
+            texts = [t for s in self.received["status"] for t in (s.last_error, *s.warnings)]
+            found[:] = [text for text in texts if all(word in text for word in words)]
+            return bool(found)
+
+        self.until(come, f"a status with {words}")
+        return found[0]
+
+    def close(self) -> None:
+        if self.stop:
+            return
+        self.stop.event.set()
+        self._runner.join(60)
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.mapper.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+        self._spinner.join(10)

@@ -1,0 +1,158 @@
+"""docs/interfaces.md says what the running nodes do: every name, type, QoS and parameter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+from gs_semantic.errors import ErrorCode
+from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.nodes import qos
+from gs_semantic.nodes.mapper_node import MapperNode
+from gs_semantic.nodes.mapper_parameters import NodeParameters
+from gs_semantic.nodes.parameters import table
+from gs_semantic.nodes.replay_node import ReplayNode, ReplayParameters
+from gs_semantic.objects import packing
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "interfaces.md").read_text(encoding="utf-8")
+SOURCES = ("tf", "odom", "pose")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the first table below a heading."""
+    section = PAGE.split(f"\n{heading}\n", 1)[1]
+    lines = section[section.index("\n|") + 1 :].split("\n\n", 1)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def documented(heading: str) -> dict[str, tuple[str, str]]:
+    return {name.strip("`"): (kind, quality) for name, kind, quality, _ in rows(heading)}
+
+
+@pytest.fixture
+def make_node(ros_domain_id: int) -> Iterator[Callable[..., Any]]:
+    context = Context()
+    rclpy.init(context=context)
+    made: list[Node] = []
+
+    def make(kind: type[Node], **parameters: Any) -> Node:
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        made.append(kind(context=context, namespace="ns", parameter_overrides=overrides))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.destroy_node()
+    rclpy.try_shutdown(context=context)
+
+
+def endpoints(node: Node, entries: Any) -> dict[str, tuple[str, str]]:
+    """Name -> type and QoS of a node's publishers or subscriptions, named as on the page."""
+    own, namespace = f"/ns/{node.get_name()}/", "/ns/"
+    out = {}
+    for entry in entries:
+        name = entry.topic_name
+        if name in ("/rosout", "/parameter_events", "/clock"):
+            continue
+        if name.startswith(own):
+            name = "~/" + name.removeprefix(own)
+        else:
+            name = name.removeprefix(namespace)
+        kind = entry.msg_type
+        out[name] = (f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}", qos.describe(entry.qos_profile))
+    return out
+
+
+def test_topics_of_the_mapper(make_node: Callable[..., Any]) -> None:
+    listens: dict[str, tuple[str, str]] = {}
+    for source in SOURCES:
+        node = make_node(MapperNode, pose_source=source)
+        listens |= endpoints(node, node.subscriptions)
+        assert endpoints(node, node.publishers) == documented("## mapper: topics it publishes")
+    assert listens == documented("## mapper: topics it listens to")
+
+
+def test_topics_of_the_replay(make_node: Callable[..., Any]) -> None:
+    publishes: dict[str, tuple[str, str]] = {}
+    for source in SOURCES:
+        node = make_node(ReplayNode, pose_source=source, sequence=str(ROOT / "sample" / "house"))
+        publishes |= endpoints(node, node.publishers)
+        node.close()
+    assert publishes == documented("## replay: topics it publishes")
+
+
+def test_services_of_the_mapper(make_node: Callable[..., Any]) -> None:
+    node = make_node(MapperNode)
+    parameters = re.compile(r".*/(describe|get|list|set)_parameter.*|.*/get_type_description")
+    found = {}
+    for name, kinds in node.get_service_names_and_types_by_node("mapper", "/ns"):
+        if not parameters.match(name):
+            found["~/" + name.removeprefix("/ns/mapper/")] = kinds[0]
+    assert found == {name.strip("`"): kind for name, kind, _ in rows("## mapper: services")}
+
+
+def test_names_seen_by_others(make_node: Callable[..., Any], make_rig: Callable[..., Any]) -> None:
+    """The same through ROS's graph, from another node: nothing absolute but /tf."""
+    rig = make_rig()
+    seen = dict(rig.node.get_publisher_names_and_types_by_node("mapper", "/rig"))
+    seen.pop("/rosout"), seen.pop("/parameter_events")
+    expected = documented("## mapper: topics it publishes")
+    assert {name.replace("/rig/mapper/", "~/"): kinds[0] for name, kinds in seen.items()} == {
+        name: kind for name, (kind, _) in expected.items()
+    }
+    for name, (_, quality) in expected.items():
+        [info] = rig.node.get_publishers_info_by_topic(name.replace("~/", "/rig/mapper/"))
+        assert qos.describe(info.qos_profile).split(", ")[:2] == quality.split(", ")[:2]
+
+
+@pytest.mark.parametrize("kind", [NodeParameters, MapperConfig, ReplayParameters])
+def test_parameters(kind: type) -> None:
+    lines = PAGE.splitlines()
+    missing = [row for row in table(kind) if row not in lines]
+    assert not missing, "rows to put into docs/interfaces.md:\n" + "\n".join(missing)
+
+
+def test_no_parameter_is_documented_that_does_not_exist() -> None:
+    known = {line for kind in (NodeParameters, MapperConfig, ReplayParameters) for line in table(kind)}
+    listed = [
+        line
+        for section in ("mapper: parameters", "replay: parameters")
+        for line in PAGE.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0].splitlines()
+        if line.startswith("| `")
+    ]
+    assert [line for line in listed if line not in known] == []
+
+
+def test_parameters_are_described_in_the_node(make_node: Callable[..., Any]) -> None:
+    node = make_node(MapperNode)
+    descriptor = node.describe_parameter("sync_slop_s")
+    assert descriptor.description and descriptor.read_only
+    assert (descriptor.floating_point_range[0].from_value, descriptor.floating_point_range[0].to_value) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("heading, dtype", [
+    ("### Packed objects", packing.OBJECT), ("### Packed Gaussians", packing.GAUSSIAN), ("### Packed masks", packing.MASK)
+])  # fmt: skip
+def test_layouts(heading: str, dtype: Any) -> None:
+    names = {"u": "uint", "i": "int", "f": "float"}
+    found = []
+    for name in dtype.names:
+        kind, offset = dtype.fields[name][:2]
+        text = f"{names[kind.base.kind]}{8 * kind.base.itemsize}" + (f"[{kind.shape[0]}]" if kind.shape else "")
+        found.append([str(offset), text, f"`{name}`"])
+    assert [row[:3] for row in rows(heading)] == found
+
+
+def test_error_codes() -> None:
+    assert [row[:2] for row in rows("## mapper: services") if row[0].isdigit()] == []
+    text = PAGE.split("## mapper: services", 1)[1].split("\n## ", 1)[0]
+    listed = re.findall(r"^\| (\d+) \| (\w+) \|", text, re.MULTILINE)
+    assert listed == [(str(int(code)), code.name) for code in ErrorCode]

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gs_semantic.errors import InvalidInputError
+from gs_semantic.nodes.transforms import TooNewError, TransformBuffer, TransformError, checked_transform, inverse
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+MS = 1_000_000
+
+
+def pose(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw_deg: float = 0.0) -> np.ndarray:
+    return checked_transform(np.array([x, y, z]), Rotation.from_euler("z", yaw_deg, degrees=True).as_quat(), "test")
+
+
+@pytest.fixture
+def buffer() -> TransformBuffer:
+    tree = TransformBuffer()
+    tree.insert("map", "odom", 0, pose(x=10), static=True)
+    tree.insert("odom", "base", 100 * MS, pose(x=0, yaw_deg=0))
+    tree.insert("odom", "base", 200 * MS, pose(x=1, yaw_deg=90))
+    tree.insert("base", "camera", 0, pose(z=1), static=True)
+    return tree
+
+
+def test_exact_stamp(buffer: TransformBuffer) -> None:
+    np.testing.assert_allclose(buffer.lookup("odom", "base", 200 * MS), pose(x=1, yaw_deg=90), atol=1e-12)
+
+
+def test_interpolation_is_linear_in_place_and_angle(buffer: TransformBuffer) -> None:
+    np.testing.assert_allclose(buffer.lookup("odom", "base", 125 * MS), pose(x=0.25, yaw_deg=22.5), atol=1e-12)
+
+
+def test_chain_through_static_and_moving_frames(buffer: TransformBuffer) -> None:
+    expected = pose(x=10) @ pose(x=0.5, yaw_deg=45) @ pose(z=1)
+    np.testing.assert_allclose(buffer.lookup("map", "camera", 150 * MS), expected, atol=1e-12)
+
+
+def test_lookup_between_branches(buffer: TransformBuffer) -> None:
+    buffer.insert("base", "lidar", 0, pose(y=2), static=True)
+    np.testing.assert_allclose(buffer.lookup("lidar", "camera", 0), inverse(pose(y=2)) @ pose(z=1), atol=1e-12)
+
+
+@given(st.integers(100, 200))
+def test_inverse_lookup(stamp_ms: int) -> None:
+    tree = TransformBuffer()
+    tree.insert("odom", "base", 100 * MS, pose(x=0))
+    tree.insert("odom", "base", 200 * MS, pose(x=1, yaw_deg=170))
+    there, back = tree.lookup("odom", "base", stamp_ms * MS), tree.lookup("base", "odom", stamp_ms * MS)
+    np.testing.assert_allclose(there @ back, np.eye(4), atol=1e-12)
+
+
+def test_stamp_that_is_too_new_tells_by_how_much(buffer: TransformBuffer) -> None:
+    with pytest.raises(TooNewError, match="'base' to 'odom': the stamp is 30.0 ms newer"):
+        buffer.lookup("map", "camera", 230 * MS)
+
+
+def test_stamp_that_is_too_old_tells_by_how_much(buffer: TransformBuffer) -> None:
+    with pytest.raises(TransformError, match="'base' to 'odom': the stamp is 40.0 ms older"):
+        buffer.lookup("map", "camera", 60 * MS)
+
+
+def test_unknown_frame_is_named_with_the_known_ones(buffer: TransformBuffer) -> None:
+    with pytest.raises(TransformError, match="frame 'kamera' is unknown; known are base, camera, map, odom"):
+        buffer.lookup("map", "kamera", 0)
+
+
+def test_frames_that_are_not_connected(buffer: TransformBuffer) -> None:
+    buffer.insert("world", "other", 0, pose(), static=True)
+    with pytest.raises(TransformError, match="'other' ends in 'world', 'map' in 'map'"):
+        buffer.lookup("map", "other", 0)
+
+
+def test_no_transform_at_all() -> None:
+    with pytest.raises(TransformError, match="no transform has come at all"):
+        TransformBuffer().lookup("map", "camera", 0)
+
+
+def test_same_frame_needs_nothing() -> None:
+    np.testing.assert_array_equal(TransformBuffer().lookup("a", "/a", 5), np.eye(4))
+
+
+def test_late_transforms_are_sorted_in(buffer: TransformBuffer) -> None:
+    buffer.insert("odom", "base", 150 * MS, pose(x=7))
+    np.testing.assert_allclose(buffer.lookup("odom", "base", 150 * MS), pose(x=7), atol=1e-12)
+    np.testing.assert_allclose(buffer.lookup("odom", "base", 175 * MS)[0, 3], 4.0)
+
+
+def test_history_is_bounded() -> None:
+    tree = TransformBuffer(history_s=1.0)
+    for i in range(300):
+        tree.insert("odom", "base", i * 10 * MS, pose(x=i))
+    with pytest.raises(TransformError, match="older than the oldest"):
+        tree.lookup("odom", "base", 1_900 * MS)
+    assert tree.lookup("odom", "base", 2_000 * MS)[0, 3] == 200
+
+
+def test_new_parent_starts_anew(buffer: TransformBuffer) -> None:
+    buffer.insert("map", "base", 150 * MS, pose(x=3))
+    np.testing.assert_allclose(buffer.lookup("map", "camera", 150 * MS), pose(x=3, z=1), atol=1e-12)
+
+
+def test_clear_keeps_static_frames(buffer: TransformBuffer) -> None:
+    buffer.clear()
+    np.testing.assert_allclose(buffer.lookup("base", "camera", 0), pose(z=1))
+    with pytest.raises(TransformError):
+        buffer.lookup("map", "camera", 150 * MS)
+
+
+def test_loop_of_frames_ends() -> None:
+    tree = TransformBuffer()
+    tree.insert("a", "b", 0, pose(x=1), static=True)
+    tree.insert("b", "a", 0, pose(x=1), static=True)
+    with pytest.raises(TransformError, match="frame 'c' is unknown"):
+        tree.lookup("c", "b", 0)
+
+
+@pytest.mark.parametrize(
+    ("translation", "quaternion", "words"),
+    [((0, 0, 0), (0, 0, 0, 2), "length 2"), ((0, 0, 0), (0, 0, 0, 0), "length 0"), ((np.nan, 0, 0), (0, 0, 0, 1), "NaN")],
+)
+def test_numbers_that_are_no_pose(translation: tuple, quaternion: tuple, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"/pose: field.*{words}"):
+        checked_transform(np.array(translation, float), np.array(quaternion, float), "/pose: field")
+
+
+def test_the_same_as_tf2() -> None:
+    """Where tf2_ros is installed (a robot), both give the same numbers."""
+    tf2_ros = pytest.importorskip("tf2_ros")
+    from geometry_msgs.msg import TransformStamped
+    from gs_semantic.nodes.conversions import make_header, read_transform, write_transform
+    from rclpy.time import Time
+
+    ours, theirs = TransformBuffer(), tf2_ros.Buffer()
+    for i in range(5):
+        matrix = pose(x=i, y=-i, yaw_deg=30 * i)
+        ours.insert("odom", "base", i * 100 * MS, matrix)
+        header = make_header(i * 100 * MS, "odom")
+        transform = TransformStamped(header=header, child_frame_id="base", transform=write_transform(matrix))
+        theirs.set_transform(transform, "test")
+    for stamp in (50 * MS, 133 * MS, 400 * MS):
+        found = theirs.lookup_transform("odom", "base", Time(nanoseconds=stamp)).transform
+        np.testing.assert_allclose(ours.lookup("odom", "base", stamp), read_transform(found, "tf2"), atol=1e-9)

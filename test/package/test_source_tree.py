@@ -1,0 +1,84 @@
+"""What must hold for the files of the tree, whoever wrote them."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gs_semantic
+
+# Bridges to ROS; everything else works where there is none.
+WITH_ROS = ("nodes", "client", "benchmarks", "msg", "srv", "action")
+WITHOUT_ROS = ("nodes.arguments", "benchmarks.render")
+PLACES = ("work", "home", "root", "tmp")
+FORBIDDEN = re.compile(rf"(?<![\w.$}}])/(?:{'|'.join(PLACES)})/[\w.]|file:/{{3}}|pypi\.org|BEGIN \w+ PRIVATE KEY")
+
+
+def _text_files(root: Path) -> list[Path]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if listing.returncode != 0:
+        pytest.skip("not a git checkout: no list of what belongs to the project")
+    files = [root / name for name in listing.stdout.split("\0") if name]
+    return [path for path in files if path.is_file() and b"\0" not in path.read_bytes()[:4096]]
+
+
+def test_no_path_or_host_of_one_machine(root: Path) -> None:
+    files = _text_files(root)
+    assert root / "package.xml" in files
+    found = [
+        f"{path.relative_to(root)}:{number}: {line.strip()[:100]}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+        if FORBIDDEN.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_search_finds_paths(place: str) -> None:
+    assert FORBIDDEN.search(f"folder = '/{place}/somewhere'")
+    assert not FORBIDDEN.search(f"maps/{place}/somewhere")
+
+
+def _core_modules() -> list[str]:
+    prefix = "gs_semantic."
+    names = [module.name for module in pkgutil.walk_packages(gs_semantic.__path__, prefix)]
+    core = [name for name in names if name.split(".")[1] not in WITH_ROS and not name.endswith("__main__")]
+    return [name for name in core if not name.rpartition(".")[2].startswith("gs_semantic_s__")] + [
+        prefix + name for name in WITHOUT_ROS if prefix + name in names
+    ]
+
+
+def test_core_imports_without_ros() -> None:
+    modules = _core_modules()
+    assert {"gs_semantic.errors", "gs_semantic.labels", "gs_semantic.gaussians.camera"} <= set(modules)
+    program = """
+import importlib, sys
+
+class NoRos:
+    def find_spec(self, name, path=None, target=None):
+        package = name.split(".")[0]
+        if package == "rclpy" or package.endswith("_msgs") or name in ("gs_semantic.msg", "gs_semantic.srv"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, NoRos())
+failed = []
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        failed.append(f"{name}: {error}")
+sys.exit("\\n".join(failed) or 0)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, *modules], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
