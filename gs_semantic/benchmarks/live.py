@@ -118,12 +118,21 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
     ``folder`` holds their logs and parameter files. Errors quote the end of the log of the node that failed.
     """
 
-    def __init__(self, folder: Path, arguments: Mapping[str, Any], parameters: Mapping[str, Any] | None = None) -> None:
-        """``arguments`` are start arguments of ``segment``; ``parameters`` mapper parameters beside them."""
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Mapping[str, Any],
+        parameters: Mapping[str, Any] | None = None,
+        domain_id: int | None = None,
+    ) -> None:
+        """``arguments`` are start arguments of ``segment``; ``parameters`` mapper parameters beside them.
+
+        domain_id: default a random one, so that neither topics nor TF of a robot nearby are met.
+        """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        domain = os.environ.get("ROS_DOMAIN_ID") or str(random.SystemRandom().randint(1, 100))
-        self.processes = NodeProcesses({"ROS_DOMAIN_ID": domain, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"})
+        domain = random.SystemRandom().randint(1, 100) if domain_id is None else domain_id
+        self.processes = NodeProcesses({"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"})
         self.arguments = {name: str(value) for name, value in arguments.items()}
         self.namespace = self.arguments.setdefault("namespace", f"live_{os.getpid()}")
         self.parameters = dict(parameters or {})

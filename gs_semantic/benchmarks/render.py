@@ -123,7 +123,7 @@ def _drawer(mode: str, count: int, ids: torch.Tensor, width: int, height: int) -
 
 
 def _agreement(threads: int | None) -> dict[str, float]:
-    room, camera = opaque_room(5000), room_camera(96, 72)
+    room, camera = opaque_room(4000), room_camera(80, 60)
     cpu, oracle = CpuRasterizer(threads=threads), ReferenceRasterizer(dtype=torch.float64)
     image, expected = cpu.render(room, camera).rgb, oracle.render(room, camera).rgb
     ids, wanted = (r.render_ids(room, camera, room["object"]).ids for r in (cpu, oracle))

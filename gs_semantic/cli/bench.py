@@ -17,7 +17,7 @@ EXAMPLES = """examples:
   gs-semantic bench render --gaussians 200000 --mode ids
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json"""
 
-MODES = ("ids", "rgb", "features", "backward")
+RENDER_MODES = ("ids", "rgb", "features", "labels", "backward")  # those of benchmarks.render
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def _configure_map(sub: argparse.ArgumentParser) -> None:
 
 def _configure_render(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--gaussians", type=int, default=200_000, help="Gaussians in the room [200000]")
-    sub.add_argument("--mode", choices=MODES, default="ids", help="what is rendered [ids]")
+    sub.add_argument("--mode", choices=RENDER_MODES, default="ids", help="what is rendered [ids]")
     sub.add_argument("--size", default="640x480", metavar="WxH", help="image size [640x480]")
     sub.add_argument("--frames", type=int, default=60, help="frames timed [60]")
     sub.add_argument("--threads", type=int, help="threads [all cores]")

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         evaluation = evaluation or share_path("sample", "house_eval")
     sequence = RgbdSequence(arguments.sequence)
     if not (sequence.has_instances and sequence.has_depth):
-        raise InvalidInputError(f"{arguments.sequence}: the demo needs depth/ and instance/; `map` can do without masks")
+        raise InvalidInputError(f"{arguments.sequence}: the demo needs depth/ and instance/; `map` needs no masks")
     output: Path = arguments.output
     with pictures.writing(output), tempfile.TemporaryDirectory(prefix="gs_semantic_demo_") as temporary:
         with options.progress_bars() as progress:

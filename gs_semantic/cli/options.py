@@ -122,7 +122,8 @@ def report(arguments: argparse.Namespace, title: str, results: Mapping[str, Any]
     """Print the results as a table, and write them where --json says."""
     from gs_semantic.report import Report
 
-    outcome = Report(command=arguments.command, results=dict(results), seeds={"masks": arguments.seed})
+    seeds = {"masks": arguments.seed} if hasattr(arguments, "seed") else {}
+    outcome = Report(command=arguments.command, results=dict(results), seeds=seeds)
     outcome.print(title)
     if arguments.json:
         outcome.write(arguments.json)

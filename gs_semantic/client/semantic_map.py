@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ from gs_semantic.srv import (
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+# A reply is lost while the mapper has not discovered this client yet, so requests without side effects are repeated.
+RESEND_S = 2.0
 
 Gaussians = np.ndarray  # structured array: uid, position, rotation (wxyz), scale, opacity, rgb
 
@@ -332,14 +336,20 @@ class SemanticMap:
         return client
 
     def _call(self, name: str, kind: type[Any], request: Any, timeout_s: float | None = None) -> Any:
+        again = timeout_s is None  # saving and loading take their time, and are asked for once
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
         with self._lock:
             client = self._client(name, kind, timeout_s)
-            future = client.call_async(request)
-            self._executor.spin_until_future_complete(future, timeout_s)
-            if not future.done():
+            while True:
+                left = deadline - time.monotonic()
+                future = client.call_async(request)
+                self._executor.spin_until_future_complete(future, max(0.0, min(left, RESEND_S) if again else left))
+                if future.done():
+                    break
                 client.remove_pending_request(future)
-                raise GsSemanticError(f"{self._name}/{name}: no reply within {timeout_s:g} s")
+                if time.monotonic() >= deadline:
+                    raise GsSemanticError(f"{self._name}/{name}: no reply within {timeout_s:g} s")
             reply = future.result()
         if reply.error_code != ErrorCode.OK:
             raise _ERRORS.get(reply.error_code, GsSemanticError)(reply.error_msg)

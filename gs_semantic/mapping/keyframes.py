@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 
@@ -12,32 +11,47 @@ from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.mapping.config import MapperConfig
 
 
+@dataclass(frozen=True)
+class View:
+    """What one optimisation step compares with: a window of a keyframe. rgb float32 (h, w, 3) 0..1; depth float32 (h, w)
+    m, 0 = none; slots int64 (h, w), object of each pixel, 0 = unlabelled."""
+
+    camera: Camera
+    rgb: torch.Tensor
+    depth: torch.Tensor | None
+    slots: torch.Tensor | None
+
+
 @dataclass
 class Keyframe:
-    """A frame at optimisation size. rgb float32 (h, w, 3) 0..1; depth float32 (h, w) m, 0 = none; slots uint16 (h, w):
-    object of each pixel, 0 = unlabelled."""
+    """A frame kept for optimisation, in compact form: rgb uint8, depth uint16 mm (0 = none), slots uint16."""
 
     index: int
     stamp_ns: int
     camera: Camera
-    rgb: torch.Tensor  # uint8, converted when used: four times smaller
-    depth: torch.Tensor | None
+    rgb: np.ndarray
+    depth_mm: np.ndarray | None
     slots: np.ndarray | None
+
+    def window(self, left: int, top: int, width: int, height: int) -> View:
+        """The pixels of a window, with the camera that sees just them."""
+        camera = replace(
+            self.camera, width=width, height=height, cx=self.camera.cx - left, cy=self.camera.cy - top
+        )
+        part = np.s_[top : top + height, left : left + width]
+        depth = None if self.depth_mm is None else torch.from_numpy(self.depth_mm[part] * np.float32(1e-3))
+        slots = None if self.slots is None else torch.from_numpy(self.slots[part].astype(np.int64))
+        return View(camera, torch.from_numpy(self.rgb[part] * np.float32(1 / 255)), depth, slots)
 
 
 def make_keyframe(index: int, frame: Frame, slots: np.ndarray | None, config: MapperConfig) -> Keyframe:
-    """Reduce a frame to optimisation size: colour averaged, depth and labels picked (no mixing across edges)."""
-    width = min(config.optimise_width_px, frame.camera.width)
-    height = max(1, round(frame.camera.height * width / frame.camera.width))
-    camera = frame.camera.resized(width, height)
-    size = (width, height)
-    rgb = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA)
+    """Keep a frame for optimisation."""
     depth = None
     if frame.depth is not None:
-        usable = usable_depth(frame.depth, config)
-        depth = torch.from_numpy(cv2.resize(usable, size, interpolation=cv2.INTER_NEAREST))
-    small = None if slots is None else cv2.resize(slots.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
-    return Keyframe(index, frame.stamp_ns, camera, torch.from_numpy(rgb), depth, small)
+        depth = np.round(np.minimum(usable_depth(frame.depth, config), 65.0) * 1e3).astype(np.uint16)
+    return Keyframe(
+        index, frame.stamp_ns, frame.camera, frame.rgb, depth, None if slots is None else slots.astype(np.uint16)
+    )
 
 
 def usable_depth(depth: np.ndarray, config: MapperConfig) -> np.ndarray:
@@ -105,8 +119,14 @@ class KeyframeStore:
         np.fill_diagonal(distance, np.inf)
         return int(distance.min(1).argmin())
 
-    def draw(self) -> Keyframe:
-        """The next keyframe to optimise: every other time a recent one, else any."""
+    def draw(self) -> View:
+        """What to optimise next: a random window of, every other time, a recent keyframe, else of any."""
         recent = self.frames[-self.config.window_recent :]
         pool = recent if self._random.random() < 0.5 else self.frames
-        return pool[int(self._random.integers(len(pool)))]
+        keyframe = pool[int(self._random.integers(len(pool)))]
+        camera = keyframe.camera
+        width = min(camera.width, self.config.optimise_width_px)
+        height = min(camera.height, max(1, round(camera.height * width / camera.width)))
+        left = int(self._random.integers(camera.width - width + 1))
+        top = int(self._random.integers(camera.height - height + 1))
+        return keyframe.window(left, top, width, height)

@@ -38,6 +38,14 @@ class _Waiting:
     frame: Frame
 
 
+@dataclass
+class _Planned:
+    """The keyframe whose planned optimisation is under way."""
+
+    stamp_ns: int
+    steps: int = 0
+
+
 class Mapper:
     """Keeps the map and its objects. ``step(frame)`` answers and queues, ``step(None)`` does one slice of queued work.
 
@@ -71,8 +79,8 @@ class Mapper:
         self._queue: deque[_Waiting] = deque()
         self._work: Iterator[None] | None = None
         self._events = Events()
-        self._steps_left = 0
-        self._integrating = 0
+        self._planned: _Planned | None = None
+        self._step = 0
         self._dirty: set[int] = set()  # slots of objects whose geometry is out of date
         self._codes = object_codes(1, self.config.identity_dims)
         self.dropped_keyframes = 0
@@ -92,7 +100,7 @@ class Mapper:
     @property
     def pending(self) -> bool:
         """Is there queued work (a keyframe to integrate, or planned optimisation steps)?"""
-        return self._work is not None or bool(self._queue) or self._steps_left > 0
+        return self._work is not None or bool(self._queue) or self._planned is not None
 
     @property
     def can_optimise(self) -> bool:
@@ -126,13 +134,13 @@ class Mapper:
         self._events.keyframe = True
 
     def _advance(self) -> None:
-        if self._work is None and self._steps_left == 0 and self._queue:
+        if self._work is None and self._planned is None and self._queue:
             waiting = self._queue.popleft()
             self._work = self._integrate(waiting.index, waiting.frame)
         if self._work is not None:
             if next(self._work, "done") == "done":
                 self._work = None
-        elif self._steps_left > 0 or self.can_optimise:
+        elif self._planned is not None or self.can_optimise:
             self._optimise()
 
     @contextmanager
@@ -190,10 +198,10 @@ class Mapper:
             yield
             with self._timed("objects"):
                 self._refresh_objects()
-        self._steps_left = self.config.steps_per_keyframe
-        self._integrating = frame.stamp_ns
-        if self._steps_left == 0:
-            self._events.integrated.append(frame.stamp_ns)
+        self._planned = _Planned(frame.stamp_ns)
+        self._step = 0  # the first step after a keyframe is one with identity
+        if self.config.steps_per_keyframe == 0:
+            self._finish_keyframe()
 
     def _masks(self, frame: Frame) -> tuple[np.ndarray, list[MaskInfo]]:
         """Dense mask numbers 1..M in an int32 image (0 = unlabelled), and what is known of each."""
@@ -385,23 +393,27 @@ class Mapper:
     # --- optimisation -----------------------------------------------------------------------------------------------
 
     def _optimise(self) -> None:
-        keyframe = self.keyframes.draw()
-        planned = self._steps_left > 0
-        with_identity = self._steps_left % self.config.identity_every == 1 % self.config.identity_every if planned else False
-        stage = "optimise+identity" if with_identity else "optimise"
-        with self._timed(stage):
-            if with_identity and keyframe.slots is not None:
+        with_identity = self._step % self.config.identity_every == 0
+        self._step += 1
+        with self._timed("optimise+identity" if with_identity else "optimise"):
+            codes = None
+            if with_identity:
                 if len(self._codes) < self.objects.slots:
                     self._codes = object_codes(2 * self.objects.slots, self.config.identity_dims)
-                self.optimiser.step(keyframe, keyframe.slots, self._codes)
+                codes = self._codes
                 self._events.identity_iterations += 1
-            else:
-                self.optimiser.step(keyframe)
+            self.optimiser.step(self.keyframes.draw(), codes)
         self._events.iterations += 1
-        if planned:
-            self._steps_left -= 1
-            if self._steps_left == 0:
-                self._events.integrated.append(self._integrating)
+        if self._planned is not None:
+            self._planned.steps += 1
+            goal = self.config.steps_when_busy if self._queue else self.config.steps_per_keyframe
+            if self._planned.steps >= goal:
+                self._finish_keyframe()
+
+    def _finish_keyframe(self) -> None:
+        assert self._planned is not None
+        self._events.integrated.append(self._planned.stamp_ns)
+        self._planned = None
 
     def _prune(self) -> None:
         """Remove Gaussians that became faint, huge or not finite."""

@@ -7,7 +7,7 @@ import torch
 
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.mapping.keyframes import Keyframe
+from gs_semantic.mapping.keyframes import View
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.rendering.native import sparse_adam
 
@@ -27,7 +27,7 @@ def object_codes(slots: int, dims: int) -> torch.Tensor:
 
 
 class WindowOptimiser:
-    """One ``step`` renders a keyframe, and moves the Gaussians it sees down the gradient of the loss.
+    """One ``step`` renders a window of a keyframe, and moves the Gaussians it sees down the gradient of the loss.
 
     Loss, summed over pixels: Huber of colour + depth_weight * Huber of depth (where measured and covered); with
     ``identity`` also identity_weight * squared distance of the rendered identity to the code of the pixel's object.
@@ -49,27 +49,26 @@ class WindowOptimiser:
             "sh": config.lr_colour,
         }
 
-    def step(self, keyframe: Keyframe, slots: np.ndarray | None = None, codes: torch.Tensor | None = None) -> float:
-        """One step; ``slots`` (h, w) with ``codes`` (slots, dims) adds the identity term. Returns the mean colour error."""
+    def step(self, target: View, codes: torch.Tensor | None = None) -> float:
+        """One step; ``codes`` (slots, dims) adds the identity term. Returns the mean colour error."""
         gaussians, config = self.gaussians, self.config
-        identity = gaussians["identity"] if slots is not None else None
-        view = self.rasterizer.open(gaussians, keyframe.camera)
+        identity = gaussians["identity"] if codes is not None and target.slots is not None else None
+        view = self.rasterizer.open(gaussians, target.camera)
         rendering = view.render(features=identity)
-        error = rendering.rgb - keyframe.rgb.float() * (1 / 255)
+        error = rendering.rgb - target.rgb
         grad_rgb = (error * (1 / COLOUR_KNEE)).clamp_(-1, 1)
         grad_depth = None
-        if keyframe.depth is not None:
+        if target.depth is not None:
             knee = config.depth_tolerance_m
-            difference = rendering.depth - keyframe.depth
-            near = (keyframe.depth > 0) & (rendering.alpha > 0.5)
+            difference = rendering.depth - target.depth
+            near = (target.depth > 0) & (rendering.alpha > 0.5)
             # across an occlusion edge the difference says nothing about where the Gaussian should be
-            near &= difference.abs() < 4 * (knee + config.depth_tolerance_per_m2 * keyframe.depth**2)
+            near &= difference.abs() < 4 * (knee + config.depth_tolerance_per_m2 * target.depth**2)
             grad_depth = (difference * (1 / knee)).clamp_(-1, 1) * near * config.depth_weight
         grad_features = None
-        if identity is not None and codes is not None and slots is not None:
-            target = codes[torch.from_numpy(slots.astype(np.int64))]
-            known = torch.from_numpy(slots > 0)
-            grad_features = (rendering.features - target) * (known[..., None] * config.identity_weight)
+        if identity is not None and codes is not None and target.slots is not None:
+            known = (target.slots > 0).float() * config.identity_weight
+            grad_features = (rendering.features - codes[target.slots]).mul_(known[..., None])
         grads = view.backward(
             rendering,
             grad_rgb,

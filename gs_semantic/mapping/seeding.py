@@ -157,7 +157,7 @@ def make_seeds(
             spacing = 0.5 * size * pixel_size * count / mean[..., 0]
         tiny = spacing < config.seed_min_size_m
         tolerance = int(config.seed_colour_tolerance * 255)
-        even = (high.astype(np.int16) - low).max(-1) <= tolerance
+        even = (high.astype(np.int16) - low).max(-1) <= tolerance if size > config.seed_detail_px else count > 0
         if label_low is not None and label_high is not None:
             label_low, label_high = _blocks(label_low, np.minimum), _blocks(label_high, np.maximum)
             even &= label_low == label_high

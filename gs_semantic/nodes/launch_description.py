@@ -11,6 +11,8 @@ from launch_ros.actions import Node
 from gs_semantic.nodes.arguments import USES, NodeStart
 from gs_semantic.nodes.environment import ros_environment
 
+PATIENCE_S = 30  # a node may have to save its map after SIGINT
+
 
 def describe(use_name: str) -> LaunchDescription:
     """The launch description of one use: its arguments, the DDS environment, its nodes."""
@@ -45,5 +47,6 @@ def launch_node(node: NodeStart) -> Node:
         arguments=list(node.arguments),
         ros_arguments=["--log-level", node.log_level],
         output="screen",
+        sigterm_timeout=str(PATIENCE_S),
         on_exit=[EmitEvent(event=Shutdown(reason=f"{node.name} has ended"))] if node.essential else None,
     )

@@ -24,7 +24,7 @@ POLL_S = 0.05
 class NodeProcesses(AbstractContextManager["NodeProcesses"]):
     """A group of node processes, ended together; a context manager.
 
-    Each runs in a session of its own, so that Ctrl-C in a terminal reaches it once only, through ``interrupt``.
+    Each runs in a process group of its own, so that Ctrl-C in a terminal reaches it once only, through ``interrupt``.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:

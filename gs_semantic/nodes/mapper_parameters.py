@@ -22,6 +22,7 @@ class NodeParameters:
     device: str = parameter("auto", "where the map is rendered", choices=("auto", "cpu", "cuda"))
     load_map: str = parameter("", "map folder to start from")
     save_on_exit: str = parameter("", "map folder to write when the node ends")
+    view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0)
     idle_optimise_s: float = parameter(5.0, "go on optimising so long after the last frame", 0.0, 86400.0)
     frame_queue: int = parameter(2, "frames that may wait for their answer; older ones are dropped", 1, 100)
     # output

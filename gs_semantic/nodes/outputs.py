@@ -14,15 +14,16 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from gs_semantic.gaussians import Frame, GaussianMap
+from gs_semantic.gaussians import Frame
 from gs_semantic.gaussians.gaussian_map import sh_to_rgb
 from gs_semantic.labels import VOID, LabelSet, palette
 from gs_semantic.mapping.events import LabelImages
+from gs_semantic.mapping.view import MapView
 from gs_semantic.msg import InstanceInfo, LabelMap, ObjectList, ObjectMasks, Status
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.conversions import POINT
 from gs_semantic.nodes.mapper_parameters import NodeParameters
-from gs_semantic.objects.packing import PackedObjects, matrix_to_quaternion, pack_masks
+from gs_semantic.objects.packing import matrix_to_quaternion, pack_masks
 from gs_semantic.objects.registry import MapObject, ObjectRegistry
 
 LARGEST_VALUE = 65535  # of a 16UC1 pixel
@@ -43,16 +44,15 @@ def instance_values(instance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (dense.reshape(instance.shape) + shift).astype(np.uint16), slots[slots != VOID]
 
 
-def instance_info(slots: np.ndarray, objects: ObjectRegistry, revision: int, header: Header) -> InstanceInfo:
+def instance_info(slots: np.ndarray, view: MapView, header: Header) -> InstanceInfo:
     """The table beside an instance image; ``slots`` as ``instance_values`` returns them."""
     direct = slots.max(initial=0) <= LARGEST_VALUE
-    known = [objects.by_slot(slot) for slot in slots.tolist()]
     return InstanceInfo(
         header=header,
-        map_revision=revision,
+        map_revision=view.revision,
         values=slots.tolist() if direct else list(range(1, len(slots) + 1)),
-        object_ids=[obj.id for obj in known],
-        class_ids=[obj.class_id for obj in known],
+        object_ids=view.ids[slots].tolist(),
+        class_ids=view.classes[slots].tolist(),
     )
 
 
@@ -80,26 +80,26 @@ class Answerer:
         """Does anybody listen?"""
         return any(map(listened_to, self._all))
 
-    def publish(self, answer: LabelImages, frame: Frame, objects: ObjectRegistry, revision: int) -> None:
+    def publish(self, answer: LabelImages, frame: Frame, view: MapView) -> None:
         header = conversions.make_header(answer.stamp_ns, frame.frame_id)
         if listened_to(self._semantic):
-            encoding = conversions.semantic_encoding(objects.labels)
+            encoding = conversions.semantic_encoding(view.labels)
             self._semantic.publish(conversions.write_classes(answer.semantic, encoding, header))
         if listened_to(self._instance) or listened_to(self._info):
             values, slots = instance_values(answer.instance)
             self._instance.publish(conversions.write_image(values, "16UC1", header))
-            self._info.publish(instance_info(slots, objects, revision, header))
+            self._info.publish(instance_info(slots, view, header))
         if listened_to(self._confidence):
             self._confidence.publish(conversions.write_image(answer.confidence, "mono8", header))
         if listened_to(self._colour):
             self._colour.publish(conversions.write_image(self.class_colours(answer.semantic), "rgb8", header))
         if listened_to(self._masks):
             height, width = answer.instance.shape
-            data = pack_masks(answer.instance, answer.confidence, list(objects))
+            data = pack_masks(answer.instance, answer.confidence, view.ids, view.classes)
             self._masks.publish(
                 ObjectMasks(
                     header=header,
-                    map_revision=revision,
+                    map_revision=view.revision,
                     width=width,
                     height=height,
                     count=int.from_bytes(data[8:12], "little"),
@@ -154,23 +154,21 @@ class MapPublisher:
         colours = palette(max(labels.names, default=0) + 1)
         self._labels.publish(conversions.write_label_map(labels, colours, header))
 
-    def update(
-        self, gaussians: GaussianMap, objects: ObjectRegistry, packed: PackedObjects, key: int, header: Header
-    ) -> None:
+    def update(self, view: MapView, objects: ObjectRegistry, key: int, header: Header) -> None:
         """Publish what has changed and is due. ``key`` changes when the objects do."""
         if listened_to(self._objects) and self._due[self._objects].take(key):
             self._objects.publish(
                 ObjectList(
                     header=header,
-                    map_revision=gaussians.revision,
-                    count=len(packed),
-                    data=conversions.to_bytes_field(packed.to_bytes()),
+                    map_revision=view.revision,
+                    count=len(view.objects),
+                    data=conversions.to_bytes_field(view.objects.to_bytes()),
                 )
             )
         if listened_to(self._markers) and self._due[self._markers].take(key):
             self._markers.publish(self.markers(objects.present(), objects, header))
-        if listened_to(self._points) and self._due[self._points].take(gaussians.revision):
-            self._points.publish(conversions.write_cloud(self.cloud(gaussians, objects), header))
+        if listened_to(self._points) and self._due[self._points].take(view.revision):
+            self._points.publish(conversions.write_cloud(self.cloud(view), header))
 
     def markers(self, present: Iterable[MapObject], objects: ObjectRegistry, header: Header) -> MarkerArray:
         """A box and a name per object, updated in place; DELETE for objects that have vanished."""
@@ -201,8 +199,9 @@ class MapPublisher:
         self._shown = slots
         return MarkerArray(markers=out)
 
-    def cloud(self, gaussians: GaussianMap, objects: ObjectRegistry) -> np.ndarray:
+    def cloud(self, view: MapView) -> np.ndarray:
         """Centres of the Gaussians (N,) as records; an even selection when there are more than the limit."""
+        gaussians = view.gaussians
         rows = np.arange(0, len(gaussians), max(1, -(-len(gaussians) // self._points_max)))
         index = torch.from_numpy(rows)
         points = np.zeros(len(rows), POINT)
@@ -210,12 +209,9 @@ class MapPublisher:
         points["x"], points["y"], points["z"] = means[:, 0], means[:, 1], means[:, 2]
         rgb = (sh_to_rgb(gaussians.sh[index, 0]).clamp(0, 1) * 255).to(torch.uint8).numpy()
         points["rgb"] = conversions.packed_rgb(rgb)
-        classes = np.zeros(objects.slots, np.uint16)
-        published = np.zeros(objects.slots, np.uint32)
-        for obj in objects.present():
-            classes[obj.slot], published[obj.slot] = obj.class_id, obj.slot
         slots = gaussians["object"][index].numpy()
-        points["label"], points["instance"] = classes[slots], published[slots]
+        points["label"] = view.classes[slots]
+        points["instance"] = np.where(view.ids[slots] > 0, slots, VOID)
         points["confidence"] = gaussians.opacity_logits[index].sigmoid().numpy() * (points["instance"] > 0)
         return points
 

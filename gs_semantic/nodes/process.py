@@ -16,14 +16,22 @@ from gs_semantic.errors import GsSemanticError
 if TYPE_CHECKING:
     from rclpy.executors import Executor
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class StopSignal:
     """Set by SIGINT and SIGTERM from the first moment on; a node ends in its own order when it sees it."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, lambda *_: self.event.set())
+
+    @staticmethod
+    def ignore() -> None:
+        """From now on: once Python itself shuts down our handler is gone, and a signal would kill the process."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def __bool__(self) -> bool:
         return self.event.is_set()
@@ -46,6 +54,7 @@ def run_process(module: str, node_class: str) -> int:
     from rclpy.signals import SignalHandlerOptions
 
     if stop:
+        stop.ignore()
         return 0
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node = None
@@ -61,6 +70,7 @@ def run_process(module: str, node_class: str) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        stop.ignore()
 
 
 class SpinThread:

@@ -1,14 +1,12 @@
 """The mapper's services.
 
-A request is answered either at once from an immutable snapshot, or by the worker, which alone touches the map. ROS's own
-executors cannot wait for another thread without blocking all callbacks, so the reply is sent when it is there
+ROS's own executors cannot wait for another thread without blocking all callbacks, so a reply is sent when it is there
 (``DeferredService``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +30,7 @@ from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.nodes import conversions
 from gs_semantic.nodes.outputs import instance_info, instance_values
 from gs_semantic.nodes.transforms import TransformError, checked_transform, inverse
-from gs_semantic.objects.packing import PackedObjects, pack_gaussians, pack_objects
+from gs_semantic.objects.packing import PackedObjects, pack_gaussians
 from gs_semantic.objects.registry import ObjectState
 from gs_semantic.srv import (
     Control,
@@ -46,19 +44,11 @@ from gs_semantic.srv import (
 )
 
 if TYPE_CHECKING:
+    from gs_semantic.mapping.view import MapView
     from gs_semantic.nodes.mapper_node import MapperNode
 
 LARGEST_VIEW_PX = 16_000_000
 RENDER_FLAGS = ("color", "semantic", "semantic_color", "instance", "confidence", "depth")
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The objects at one map revision; any thread may answer from it."""
-
-    objects: PackedObjects
-    revision: int
-    header: Header
 
 
 class DeferredService:
@@ -78,21 +68,24 @@ class DeferredService:
 
 
 class Services:
-    """All services of the mapper node."""
+    """All services of the mapper node.
+
+    Questions are answered from the node's view of the map, so that they never wait for mapping: listing objects at once,
+    the rest by the thread that answers frames. What changes the map is done by the thread that maps.
+    """
 
     def __init__(self, node: MapperNode) -> None:
         self._node = node
-        self.snapshot = Snapshot(pack_objects([], node.mapper.objects), 0, Header())
-        at_once, in_worker, on_disk = self._now, node.worker.call, node.disk
+        at_once, by_answerer, by_mapper, on_disk = self._now, node.answering.call, node.mapping.call, node.disk
         for name, kind, answer, where in (
             ("list_objects", ListObjects, self._list_objects, at_once),
-            ("get_object", GetObject, self._get_object, in_worker),
-            ("query_pixel", QueryPixel, self._query_pixel, in_worker),
-            ("query_region", QueryRegion, self._query_region, in_worker),
-            ("render_view", RenderView, self._render_view, in_worker),
-            ("pause", Control, self._control(node.pause), in_worker),
-            ("resume", Control, self._control(node.resume), in_worker),
-            ("reset", Control, self._control(node.reset), in_worker),
+            ("get_object", GetObject, self._get_object, by_answerer),
+            ("query_pixel", QueryPixel, self._query_pixel, by_answerer),
+            ("query_region", QueryRegion, self._query_region, by_answerer),
+            ("render_view", RenderView, self._render_view, by_answerer),
+            ("pause", Control, self._control(node.pause), by_mapper),
+            ("resume", Control, self._control(node.resume), by_mapper),
+            ("reset", Control, self._control(node.reset), by_mapper),
             ("save_map", SaveMap, self._save_map, on_disk),
             ("load_map", LoadMap, self._load_map, on_disk),
         ):
@@ -124,39 +117,53 @@ class Services:
         except Exception as error:  # noqa: BLE001 - a planner must get an answer, and the node must go on
             self._node.get_logger().error(f"{name}: {error!r}")
             response.error_code, response.error_msg = int(ErrorCode.UNKNOWN), f"{name}: {error!r}"
+        view = self._node.view
         if not response.header.frame_id:
-            response.map_revision, response.header = self.snapshot.revision, self.snapshot.header
+            response.map_revision, response.header = view.revision, self._header(view)
         return response
+
+    def _header(self, view: MapView) -> Header:
+        return conversions.make_header(view.stamp_ns, self._node.frame_id)
+
+    def _view(self, response: Any) -> MapView:
+        """The view that a question is answered from; noted in the reply."""
+        view = self._node.view
+        response.map_revision, response.header = view.revision, self._header(view)
+        return view
+
+    def _filled_view(self, response: Any) -> MapView:
+        view = self._view(response)
+        if not len(view.gaussians):
+            raise EmptyMapError("the map is empty: no frame has been mapped yet")
+        return view
 
     # --- objects ----------------------------------------------------------------------------------------------------
 
     def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
-        snapshot = self.snapshot
-        records = snapshot.objects.records
-        index = np.flatnonzero(_fitting(request, snapshot.objects) & (records["id"] > request.after_id))
+        view = self._view(response)
+        records = view.objects.records
+        index = np.flatnonzero(_fitting(request, view.objects) & (records["id"] > request.after_id))
         response.total = len(index)
         index = index[: request.max_results or None]
         response.count = len(index)
-        response.objects = conversions.to_bytes_field(snapshot.objects.to_bytes(index))
+        response.objects = conversions.to_bytes_field(view.objects.to_bytes(index))
         if request.since_revision:
             response.present_ids = records["id"][records["state"] != ObjectState.TENTATIVE].tolist()
-        response.map_revision, response.header = snapshot.revision, snapshot.header
 
     def _get_object(self, request: GetObject.Request, response: GetObject.Response) -> None:
-        mapper = self._node.mapper
-        obj = mapper.objects.by_id(request.id)
-        if obj.state is ObjectState.REMOVED:
-            raise UnknownObjectError(f"object {obj.id} was removed from the map")
-        response.object = conversions.to_bytes_field(pack_objects([obj], mapper.objects).to_bytes())
-        if request.include_gaussians and obj.revision >= request.since_revision:
-            rows = torch.nonzero(mapper.gaussians["object"] == obj.slot)[:, 0]
-            response.gaussian_count, response.gaussians = _gaussians(mapper.gaussians, rows, request.max_gaussians)
+        view = self._view(response)
+        index = np.flatnonzero(view.objects.records["id"] == request.id)
+        if not len(index):
+            raise UnknownObjectError(f"object {request.id} is not in the map; list_objects gives the ids there are")
+        [record] = view.objects.records[index]
+        response.object = conversions.to_bytes_field(view.objects.to_bytes(index))
+        if request.include_gaussians and record["revision"] >= request.since_revision:
+            rows = torch.nonzero(view.gaussians["object"] == int(record["slot"]))[:, 0]
+            response.gaussian_count, response.gaussians = _gaussians(view.gaussians, rows, request.max_gaussians)
 
     def _query_pixel(self, request: QueryPixel.Request, response: QueryPixel.Response) -> None:
-        node = self._node
-        if not len(node.mapper.gaussians):
-            raise EmptyMapError("the map is empty: no frame has been mapped yet")
-        answer = node.answer_at(conversions.to_ns(request.stamp))
+        view = self._filled_view(response)
+        answer = self._node.answer_at(conversions.to_ns(request.stamp))
         height, width = answer.instance.shape
         if not (0 <= request.u < width and 0 <= request.v < height):
             raise OutsideImageError(f"pixel u={request.u}, v={request.v} is outside of the {width}x{height} image")
@@ -170,38 +177,36 @@ class Services:
             response.point = Point(x=x, y=y, z=z)
         slot = int(answer.instance[request.v, request.u])
         confidence = float(answer.confidence[request.v, request.u]) / 255
-        if not slot or not node.mapper.objects.has_slot(slot) or confidence < request.min_confidence:
+        index = np.flatnonzero(view.objects.records["slot"] == slot)
+        if not slot or not len(index) or confidence < request.min_confidence:
             raise NothingThereError(f"no object at pixel u={request.u}, v={request.v} with the confidence asked for")
-        obj = node.mapper.objects.by_slot(slot)
-        response.object_id, response.class_id, response.confidence = obj.id, obj.class_id, confidence
-        response.class_name = node.mapper.objects.class_name(obj)
+        [record] = view.objects.records[index]
+        response.object_id, response.class_id = int(record["id"]), int(record["class_id"])
+        response.class_name, response.confidence = view.objects.class_names[int(index[0])], confidence
         if request.include_object:
-            response.object = conversions.to_bytes_field(pack_objects([obj], node.mapper.objects).to_bytes())
+            response.object = conversions.to_bytes_field(view.objects.to_bytes(index))
 
     def _query_region(self, request: QueryRegion.Request, response: QueryRegion.Response) -> None:
-        mapper = self._node.mapper
-        if not len(mapper.gaussians):
-            raise EmptyMapError("the map is empty: no frame has been mapped yet")
-        inside = self._inside(request, mapper.gaussians.means)
-        slots = mapper.gaussians["object"].numpy()
-        within = np.bincount(slots[inside], minlength=mapper.objects.slots)
-        whole = np.bincount(slots, minlength=mapper.objects.slots)
-        objects = self.snapshot.objects
-        found = within[objects.records["slot"]]
-        share = found / np.maximum(whole[objects.records["slot"]], 1)
-        index = np.flatnonzero(_fitting(request, objects) & (found > 0) & (share >= request.min_inside))
+        view = self._filled_view(response)
+        inside = self._inside(request, view)
+        slots = view.gaussians["object"].numpy()
+        within = np.bincount(slots[inside], minlength=len(view.ids))
+        whole = np.bincount(slots, minlength=len(view.ids))
+        found = within[view.objects.records["slot"]]
+        share = found / np.maximum(whole[view.objects.records["slot"]], 1)
+        index = np.flatnonzero(_fitting(request, view.objects) & (found > 0) & (share >= request.min_inside))
         index = index[np.argsort(-found[index], kind="stable")]
         response.total = len(index)
         index = index[: request.max_results or None]
         response.count = len(index)
-        response.objects = conversions.to_bytes_field(objects.to_bytes(index))
+        response.objects = conversions.to_bytes_field(view.objects.to_bytes(index))
         response.gaussians_inside = found[index].tolist()
         if request.include_gaussians:
             rows = torch.from_numpy(np.flatnonzero(inside))
-            response.gaussian_count, response.gaussians = _gaussians(mapper.gaussians, rows, request.max_gaussians)
+            response.gaussian_count, response.gaussians = _gaussians(view.gaussians, rows, request.max_gaussians)
 
-    def _inside(self, request: QueryRegion.Request, means: torch.Tensor) -> np.ndarray:
-        """Which centres (N,3) lie in the region."""
+    def _inside(self, request: QueryRegion.Request, view: MapView) -> np.ndarray:
+        """Which Gaussians' centres lie in the region, bool (N,)."""
         center = np.array([request.center.x, request.center.y, request.center.z])
         q = request.orientation
         quaternion = np.array([q.x, q.y, q.z, q.w])
@@ -212,12 +217,11 @@ class Services:
         map_frame = self._node.inputs.map_frame
         if request.frame_id and request.frame_id != map_frame:
             try:
-                stamp = conversions.to_ns(self.snapshot.header.stamp)
-                rigid = self._node.inputs.transform(map_frame, request.frame_id, stamp) @ rigid
+                rigid = self._node.inputs.transform(map_frame, request.frame_id, view.stamp_ns) @ rigid
             except TransformError as error:
                 raise InvalidRequestError(f"frame_id '{request.frame_id}': {error}") from error
         to_region = inverse(rigid).astype(np.float32)
-        local = means.numpy() @ to_region[:3, :3].T + to_region[:3, 3]
+        local = view.gaussians.means.numpy() @ to_region[:3, :3].T + to_region[:3, 3]
         if request.shape == QueryRegion.Request.SHAPE_SPHERE:
             if not request.radius > 0:
                 raise InvalidRequestError(f"radius is {request.radius}, a sphere needs a positive one")
@@ -236,23 +240,22 @@ class Services:
         flags = {name for name in RENDER_FLAGS if getattr(request, f"include_{name}")}
         if not flags:
             raise InvalidRequestError("nothing is asked for: set at least one include_ flag")
-        if not len(node.mapper.gaussians):
-            raise EmptyMapError("the map is empty: no frame has been mapped yet")
+        view = self._filled_view(response)
         camera = self._camera(request)
-        header = conversions.make_header(conversions.to_ns(self.snapshot.header.stamp), self.snapshot.header.frame_id)
+        header = response.header
         response.camera_info = conversions.write_camera(camera, header)
         if flags & {"color", "depth"}:
             with torch.no_grad():
-                rendering = node.mapper.rasterizer.render(node.mapper.gaussians, camera)
+                rendering = node.rasterizer.render(view.gaussians, camera)
             if "color" in flags:
                 rgb = (rendering.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
                 response.color = conversions.write_image(rgb, "rgb8", header)
             if "depth" in flags:
                 response.depth = conversions.write_image(rendering.depth.numpy(), "32FC1", header)
         if flags - {"color", "depth"}:
-            labels = node.mapper.render_labels(camera)
+            labels = view.render_labels(node.rasterizer, camera)
             if "semantic" in flags:
-                encoding = conversions.semantic_encoding(node.mapper.objects.labels)
+                encoding = conversions.semantic_encoding(view.labels)
                 response.semantic = conversions.write_classes(labels.semantic, encoding, header)
             if "semantic_color" in flags:
                 coloured = node.answerer.class_colours(labels.semantic)
@@ -262,9 +265,7 @@ class Services:
             if "instance" in flags:
                 values, slots = instance_values(labels.instance)
                 response.instance = conversions.write_image(values, "16UC1", header)
-                response.instance_info = instance_info(
-                    slots, node.mapper.objects, node.mapper.gaussians.revision, header
-                )
+                response.instance_info = instance_info(slots, view, header)
 
     def _camera(self, request: RenderView.Request) -> Camera:
         try:

@@ -1,4 +1,4 @@
-"""The one thread in which the map is read and changed. Knows no ROS."""
+"""A thread that works through inputs, requests and background work. Knows no ROS."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ class Worker(Generic[T]):
     """
 
     def __init__(
-        self, process: Callable[[T], None], idle: Callable[[], bool], queue: int = 1, idle_period_s: float = 0.05
+        self,
+        name: str,
+        process: Callable[[T], None],
+        idle: Callable[[], bool] = lambda: False,
+        queue: int = 1,
+        idle_period_s: float = 0.05,
     ) -> None:
         self._process, self._idle, self._idle_period_s = process, idle, idle_period_s
         self._changed = threading.Condition()
         self._inputs: deque[T] = deque(maxlen=queue)
         self._requests: deque[Callable[[], None]] = deque()
         self._stopping = False
+        self._running = False
         self.replaced = 0
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -48,6 +54,12 @@ class Worker(Generic[T]):
                 self._changed.notify()
             return not self._stopping
 
+    @property
+    def busy(self) -> bool:
+        """Is there an input or a request that waits or is worked on?"""
+        with self._changed:
+            return self._running or bool(self._inputs or self._requests)
+
     def stop(self, timeout_s: float = 60.0) -> bool:
         """End after what runs now and the requests that wait; False when that took longer than the timeout."""
         with self._changed:
@@ -60,12 +72,14 @@ class Worker(Generic[T]):
         busy = True
         while True:
             with self._changed:
+                self._running = False
                 if not (self._stopping or self._requests or self._inputs or busy):
                     self._changed.wait(self._idle_period_s)
                 if self._stopping and not self._requests:
                     return
                 request = self._requests.popleft() if self._requests else None
                 item = self._inputs.popleft() if self._inputs else None
+                self._running = request is not None or item is not None
             if request is not None:
                 request()
             if item is not None:

@@ -7,7 +7,7 @@ are only ever appended to a record: a reader takes the fields it knows and steps
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -284,17 +284,17 @@ class MaskView:
     mask: np.ndarray
 
 
-def pack_masks(instance: np.ndarray, confidence: np.ndarray, objects: Sequence[MapObject]) -> bytes:
-    """Masks of ``objects`` in an instance image of slots (H,W) with its confidence uint8 (H,W); absent ones left out.
+def pack_masks(instance: np.ndarray, confidence: np.ndarray, ids: np.ndarray, classes: np.ndarray) -> bytes:
+    """Masks of all objects in an instance image of slots (H,W) with its confidence uint8 (H,W).
+
+    ``ids`` and ``classes`` belong to slots; slots with id 0 are left out.
 
     Rows of a mask's bounding box follow each other without padding, 8 pixels a byte, first pixel in the lowest bit.
     """
-    by_slot = {obj.slot: obj for obj in objects}
     windows = ndimage.find_objects(instance)
     records, chunks, offset = [], [], 0
     for slot, window in enumerate(windows, start=1):
-        obj = by_slot.get(slot)
-        if obj is None or window is None:
+        if window is None or not ids[slot]:
             continue
         mask = instance[window] == slot
         bits = np.packbits(mask.reshape(-1), bitorder="little").tobytes()
@@ -302,7 +302,7 @@ def pack_masks(instance: np.ndarray, confidence: np.ndarray, objects: Sequence[M
         mean = round(float(confidence[window][mask].mean()))
         rows, columns = window
         size = (columns.stop - columns.start, rows.stop - rows.start)
-        records.append((obj.id, slot, obj.class_id, mean, 0, columns.start, rows.start, *size, pixels, offset))
+        records.append((ids[slot], slot, classes[slot], mean, 0, columns.start, rows.start, *size, pixels, offset))
         chunks.append(bits)
         offset += len(bits)
     return _pack(MAGIC_MASKS, np.array(records, MASK), b"".join(chunks))

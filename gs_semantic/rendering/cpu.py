@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -34,6 +35,11 @@ class VisibleGradients:
     features: torch.Tensor | None
     means2d_norm: torch.Tensor
     radii: torch.Tensor
+
+
+# Whose parameters, and in which state, the packed scene holds.
+Packed = tuple[Callable[[], object], tuple]
+NOTHING: Packed = (lambda: NOTHING, ())
 
 
 class _Parameters:
@@ -223,7 +229,7 @@ class CpuRasterizer:
         self._handles: list[native.Handle] = []  # views not in use; they keep their buffers
         self._lock = threading.Lock()
         self._scene = native.Handle("gs_scene_create", "gs_scene_destroy")
-        self._packed: tuple | None = None  # whose parameters the scene holds
+        self._packed: Packed = NOTHING
         self.pack_ms = 0.0
 
     def open(self, gaussians: GaussianMap, camera: Camera, *, tile_size: int = 16) -> RasterView:
@@ -273,12 +279,12 @@ class CpuRasterizer:
         )
         threads = self.threads or 0
         with self._lock:  # nobody may repack the scene while it is read
-            key = (parameters.owner, parameters.version)
-            if self._packed != key or parameters.owner() is None:
+            owner, version = self._packed
+            if owner() is not parameters.owner() or version != parameters.version:
                 start = time.perf_counter()
-                self._packed = None
+                self._packed = NOTHING
                 native.call("gs_scene_pack", self._scene.pointer, parameters.struct, settings.extent_sigma, threads)
-                self._packed = key
+                self._packed = (parameters.owner, parameters.version)
                 self.pack_ms = 1e3 * (time.perf_counter() - start)
             native.call(
                 "gs_view_open",

@@ -14,7 +14,7 @@ import torch
 import gs_semantic
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY = "libgs_semantic_native.so"
 BUILD_COMMAND = "cmake -S native -B build/native -G Ninja && cmake --build build/native"
 
@@ -110,7 +110,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     ),
     "gs_adam": (
         _i32,
-        [_float_p, _float_p, _float_p, _float_p, _float_p, _int_p, _i64, _i64, _f32, _f32, _f32, _f32, _i32],
+        [_float_p, _float_p, _float_p, _float_p, _float_p, _int_p, _i64, _i64, _f32, _f32, _f32, _f32, _i32, _i32],
     ),
 }
 
@@ -246,13 +246,10 @@ def sparse_adam(
         return
     if int(rows.min()) < 0 or int(rows.max()) >= count:
         raise InvalidRequestError(f"rows: {int(rows.min())}..{int(rows.max())} is outside 0..{count - 1}")
-    with torch.no_grad():
-        if advance:
-            steps[rows] += 1
-        call(
-            "gs_adam",
-            *(param.data_ptr(), grad.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), steps.data_ptr()),
-            *(rows.data_ptr(), len(rows), width, lr, beta1, beta2, eps, threads or 0),
-        )
-    for tensor in (param, exp_avg, exp_avg_sq):
+    call(
+        "gs_adam",
+        *(param.data_ptr(), grad.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), steps.data_ptr()),
+        *(rows.data_ptr(), len(rows), width, lr, beta1, beta2, eps, int(advance), threads or 0),
+    )
+    for tensor in (param, exp_avg, exp_avg_sq, steps):
         torch.autograd.graph.increment_version(tensor)

@@ -88,7 +88,7 @@ int32_t image_pass(View* view, int threads, Pass&& pass) {
 
 }  // namespace
 
-int32_t gs_abi_version() { return 1; }
+int32_t gs_abi_version() { return 2; }
 
 const char* gs_isa() { return kernels() ? kernels()->name : nullptr; }
 
@@ -96,12 +96,18 @@ int32_t gs_thread_count(int32_t threads) { return effective_threads(threads); }
 
 const char* gs_error_text(int32_t error) {
   switch (error) {
-    case GS_OK: return "no error";
-    case GS_OUT_OF_MEMORY: return "out of memory";
-    case GS_TOO_MANY: return "the Gaussians cover too many image tiles; are their scales in metres?";
-    case GS_BAD_ARGUMENT: return "bad argument";
-    case GS_BAD_ISA: return "GS_SEMANTIC_ISA must be scalar, avx2 or avx512, and this machine and build must have it";
-    default: return "unknown error";
+    case GS_OK:
+      return "no error";
+    case GS_OUT_OF_MEMORY:
+      return "out of memory";
+    case GS_TOO_MANY:
+      return "the Gaussians cover too many image tiles; are their scales in metres?";
+    case GS_BAD_ARGUMENT:
+      return "bad argument";
+    case GS_BAD_ISA:
+      return "GS_SEMANTIC_ISA must be scalar, avx2 or avx512, and this machine and build must have it";
+    default:
+      return "unknown error";
   }
 }
 
@@ -139,7 +145,7 @@ int32_t gs_view_open(View* view, const Scene* scene, const Camera* camera, const
     }
     Stopwatch watch(view->times_ms[1]);
     k.bin(*view, threads);
-    return view->entries <= (int64_t{1} << 30) ? GS_OK : GS_TOO_MANY;
+    return view->entries <= MAX_ENTRIES ? GS_OK : GS_TOO_MANY;
   });
 }
 
@@ -154,8 +160,8 @@ void gs_view_visible(const View* view, int64_t* rows) {
 
 void gs_view_times(const View* view, double times_ms[3]) { std::memcpy(times_ms, view->times_ms, 3 * sizeof(double)); }
 
-int32_t gs_view_render(View* view, const Parameters* p, const float* features, int32_t channels, const float* background,
-                       const Images* images, int32_t threads) {
+int32_t gs_view_render(View* view, const Parameters* p, const float* features, int32_t channels,
+                       const float* background, const Images* images, int32_t threads) {
   if (channels < 0 || channels % 4 || p->count != view->rows) return GS_BAD_ARGUMENT;
   return image_pass(view, threads, [&](const Kernels& k) {
     k.shade(*view, *p, threads);
@@ -165,7 +171,8 @@ int32_t gs_view_render(View* view, const Parameters* p, const float* features, i
 
 int32_t gs_view_ids(View* view, const int32_t* ids, float rest, int32_t* winner, float* confidence, float* depth,
                     int32_t threads) {
-  return image_pass(view, threads, [&](const Kernels& k) { k.vote(*view, ids, rest, winner, confidence, depth, threads); });
+  return image_pass(view, threads,
+                    [&](const Kernels& k) { k.vote(*view, ids, rest, winner, confidence, depth, threads); });
 }
 
 int32_t gs_view_accumulate(View* view, const float* image, int32_t channels, float* weighted_sum, float* weight_sum,
@@ -183,9 +190,9 @@ int32_t gs_view_accumulate_labels(View* view, const int32_t* labels, int32_t* wi
   });
 }
 
-int32_t gs_view_backward(View* view, const Parameters* p, const float* features, int32_t channels, const float* background,
-                         const Images* images, const ImageGradients* image_gradients, int32_t features_move_geometry,
-                         const Gradients* gradients, int32_t threads) {
+int32_t gs_view_backward(View* view, const Parameters* p, const float* features, int32_t channels,
+                         const float* background, const Images* images, const ImageGradients* image_gradients,
+                         int32_t features_move_geometry, const Gradients* gradients, int32_t threads) {
   if (channels < 0 || channels % 4 || p->count != view->rows) return GS_BAD_ARGUMENT;
   return image_pass(view, threads, [&](const Kernels& k) {
     k.backward(*view, *p, features, channels, background, *images, *image_gradients, features_move_geometry != 0,
@@ -193,10 +200,11 @@ int32_t gs_view_backward(View* view, const Parameters* p, const float* features,
   });
 }
 
-int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const float* steps, const int64_t* rows,
-                int64_t count, int64_t width, float lr, float beta1, float beta2, float eps, int32_t threads) {
+int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, float* steps, const int64_t* rows,
+                int64_t count, int64_t width, float lr, float beta1, float beta2, float eps, int32_t advance,
+                int32_t threads) {
   return guarded([&](const Kernels& k) {
-    k.adam(param, grad, exp_avg, exp_avg_sq, steps, rows, count, width, lr, beta1, beta2, eps, threads);
+    k.adam(param, grad, exp_avg, exp_avg_sq, steps, rows, count, width, lr, beta1, beta2, eps, advance != 0, threads);
     return GS_OK;
   });
 }

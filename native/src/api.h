@@ -1,5 +1,6 @@
-// The C interface of the library. All functions that can fail return 0 on success and a GS_ERROR otherwise; gs_error_text
-// then explains it. Pointers are to contiguous row-major arrays; `threads` <= 0 means one per hardware thread.
+// The C interface of the library. All functions that can fail return 0 on success and a GS_ERROR otherwise;
+// gs_error_text then explains it. Pointers are to contiguous row-major arrays; `threads` <= 0 means one per hardware
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,8 @@ GS_API int32_t gs_view_render(gs::View*, const gs::Parameters*, const float* fea
 GS_API int32_t gs_view_ids(gs::View*, const int32_t* ids, float rest, int32_t* winner, float* confidence, float* depth,
                            int32_t threads);
 // Results have the map's rows and must be zero before.
-GS_API int32_t gs_view_accumulate(gs::View*, const float* image, int32_t channels, float* weighted_sum, float* weight_sum,
-                                  int32_t* pixel_count, int32_t threads);
+GS_API int32_t gs_view_accumulate(gs::View*, const float* image, int32_t channels, float* weighted_sum,
+                                  float* weight_sum, int32_t* pixel_count, int32_t threads);
 GS_API int32_t gs_view_accumulate_labels(gs::View*, const int32_t* labels, int32_t* winner, float* winner_weight,
                                          float* weight_sum, int32_t threads);
 // After gs_view_render with the same features and background, whose images are given back in `images`.
@@ -45,7 +46,8 @@ GS_API int32_t gs_view_backward(gs::View*, const gs::Parameters*, const float* f
                                 const float* background, const gs::Images* images, const gs::ImageGradients*,
                                 int32_t features_move_geometry, const gs::Gradients*, int32_t threads);
 
-// param, exp_avg, exp_avg_sq (N, width); steps (N,); grad (count, width) for the given rows, each named once.
-GS_API int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const float* steps,
+// param, exp_avg, exp_avg_sq (N, width); steps (N,); grad (count, width) for the given rows, each named once. `advance`
+// adds one to the rows' steps first.
+GS_API int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, float* steps,
                        const int64_t* rows, int64_t count, int64_t width, float lr, float beta1, float beta2, float eps,
-                       int32_t threads);
+                       int32_t advance, int32_t threads);

@@ -21,8 +21,8 @@ namespace gs {
 
 const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   using namespace GS_ISA;
-  static const Kernels table = {GS_TEXT(GS_ISA), pack, project, bin,      shade, blend,
-                                vote,            accumulate,       accumulate_labels, backward, adam};
+  static const Kernels table = {GS_TEXT(GS_ISA),   pack,     project, bin, shade, blend, vote, accumulate,
+                                accumulate_labels, backward, adam};
   return &table;
 }
 

@@ -19,9 +19,8 @@ struct Kernels {
                             int threads);
   void (*backward)(View&, const Parameters&, const float* features, int channels, const float* background,
                    const Images&, const ImageGradients&, bool features_move_geometry, const Gradients&, int threads);
-  void (*adam)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, const float* steps,
-               const int64_t* rows, int64_t count, int64_t width, float lr, float beta1, float beta2, float eps,
-               int threads);
+  void (*adam)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, float* steps, const int64_t* rows,
+               int64_t count, int64_t width, float lr, float beta1, float beta2, float eps, bool advance, int threads);
 };
 
 const Kernels* kernels_scalar();

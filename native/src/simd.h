@@ -21,7 +21,9 @@ constexpr int LANES = 16;
 
 #if defined(GS_ISA_avx512)
 
-struct Vec { __m512 v; };
+struct Vec {
+  __m512 v;
+};
 using Mask = __mmask16;
 
 GS_INLINE Vec set(float x) { return {_mm512_set1_ps(x)}; }
@@ -38,7 +40,9 @@ GS_INLINE Vec vmin(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 GS_INLINE Vec vmax(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 GS_INLINE Vec vsqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 GS_INLINE Vec vabs(Vec a) { return {_mm512_abs_ps(a.v)}; }
-GS_INLINE Vec round_nearest(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+GS_INLINE Vec round_nearest(Vec a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
 GS_INLINE Vec scale_by_exp2(Vec a, Vec whole) { return {_mm512_scalef_ps(a.v, whole.v)}; }
 GS_INLINE void store_truncated(int32_t* p, Vec a) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(a.v)); }
 // a = mantissa * 2^exponent with mantissa in [1, 2), for positive normal a.
@@ -89,8 +93,12 @@ GS_INLINE void transpose16(Vec* r) {
     t[i + 1] = _mm512_unpackhi_ps(r[i].v, r[i + 1].v);
   }
   GS_UNROLL for (int i = 0; i < 16; i += 4) {
-    auto lo = [](__m512 a, __m512 b) { return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
-    auto hi = [](__m512 a, __m512 b) { return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
+    auto lo = [](__m512 a, __m512 b) {
+      return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+    };
+    auto hi = [](__m512 a, __m512 b) {
+      return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+    };
     u[i] = lo(t[i], t[i + 2]);
     u[i + 1] = hi(t[i], t[i + 2]);
     u[i + 2] = lo(t[i + 1], t[i + 3]);
@@ -109,13 +117,26 @@ GS_INLINE void transpose16(Vec* r) {
 
 #elif defined(GS_ISA_avx2)
 
-struct Vec { __m256 a, b; };
-struct Mask { __m256 a, b; };
+struct Vec {
+  __m256 a, b;
+};
+struct Mask {
+  __m256 a, b;
+};
 
-GS_INLINE Vec set(float x) { const __m256 t = _mm256_set1_ps(x); return {t, t}; }
-GS_INLINE Vec set_bits(int32_t x) { const __m256 t = _mm256_castsi256_ps(_mm256_set1_epi32(x)); return {t, t}; }
+GS_INLINE Vec set(float x) {
+  const __m256 t = _mm256_set1_ps(x);
+  return {t, t};
+}
+GS_INLINE Vec set_bits(int32_t x) {
+  const __m256 t = _mm256_castsi256_ps(_mm256_set1_epi32(x));
+  return {t, t};
+}
 GS_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-GS_INLINE void store(float* p, Vec x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+GS_INLINE void store(float* p, Vec x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
 #define GS_BINARY(name, intrinsic) \
   GS_INLINE Vec name(Vec x, Vec y) { return {intrinsic(x.a, y.a), intrinsic(x.b, y.b)}; }
 GS_BINARY(operator+, _mm256_add_ps)
@@ -185,12 +206,20 @@ GS_INLINE Vec select(Mask m, Vec yes, Vec no) {
 
 typedef float FloatLanes __attribute__((vector_size(64)));
 typedef int32_t IntLanes __attribute__((vector_size(64)));
-struct Vec { FloatLanes v; };
-struct Mask { IntLanes m; };  // -1 or 0 per lane
+struct Vec {
+  FloatLanes v;
+};
+struct Mask {
+  IntLanes m;
+};  // -1 or 0 per lane
 
 GS_INLINE Vec set(float x) { return {x - FloatLanes{}}; }
 GS_INLINE Vec set_bits(int32_t x) { return {reinterpret_cast<FloatLanes>(x - IntLanes{})}; }
-GS_INLINE Vec load(const float* p) { Vec r; std::memcpy(&r.v, p, sizeof r.v); return r; }
+GS_INLINE Vec load(const float* p) {
+  Vec r;
+  std::memcpy(&r.v, p, sizeof r.v);
+  return r;
+}
 GS_INLINE void store(float* p, Vec a) { std::memcpy(p, &a.v, sizeof a.v); }
 GS_INLINE Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
 GS_INLINE Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
@@ -200,7 +229,11 @@ GS_INLINE Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
 GS_INLINE Vec fnma(Vec a, Vec b, Vec c) { return {c.v - a.v * b.v}; }
 GS_INLINE Vec vmin(Vec a, Vec b) { return {a.v < b.v ? a.v : b.v}; }
 GS_INLINE Vec vmax(Vec a, Vec b) { return {a.v > b.v ? a.v : b.v}; }
-GS_INLINE Vec vsqrt(Vec a) { Vec r; for (int i = 0; i < 16; ++i) r.v[i] = __builtin_sqrtf(a.v[i]); return r; }
+GS_INLINE Vec vsqrt(Vec a) {
+  Vec r;
+  for (int i = 0; i < 16; ++i) r.v[i] = __builtin_sqrtf(a.v[i]);
+  return r;
+}
 GS_INLINE Vec vabs(Vec a) { return {reinterpret_cast<FloatLanes>(reinterpret_cast<IntLanes>(a.v) & 0x7fffffff)}; }
 GS_INLINE Vec round_nearest(Vec a) {  // |a| below 2^22, which is all that the callers need
   const FloatLanes magic = 12582912.f - FloatLanes{};

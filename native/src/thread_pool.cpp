@@ -2,11 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,16 +42,6 @@ struct Job {
 
 class ThreadPool {
  public:
-  ~ThreadPool() {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-      generation_.fetch_add(1);
-    }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
-  }
-
   void run(int threads, int64_t count, Task task, void* context) {
     std::lock_guard one_at_a_time(run_mutex_);
     const int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
@@ -62,8 +53,12 @@ class ThreadPool {
     if (helpers > 0) {
       {
         std::lock_guard lock(mutex_);
-        while (static_cast<int>(workers_.size()) < helpers)
-          workers_.emplace_back([this, id = static_cast<int>(workers_.size())] { worker(id); });
+        try {
+          while (static_cast<int>(workers_.size()) < helpers)
+            workers_.emplace_back([this, id = static_cast<int>(workers_.size())] { worker(id); });
+        } catch (const std::system_error&) {
+          // The system gives no more threads; those there are do the work.
+        }
         job_.helpers = helpers;
         open_ = true;
         generation_.fetch_add(1);
@@ -77,7 +72,10 @@ class ThreadPool {
         open_ = false;  // a worker that wakes up now finds nothing to join
       }
       for (int spins = 0; active_.load() != 0;)
-        if (++spins < SPINS) pause(); else std::this_thread::yield();
+        if (++spins < SPINS)
+          pause();
+        else
+          std::this_thread::yield();
     }
     if (job_.failed) throw std::bad_alloc();
   }
@@ -93,7 +91,6 @@ class ThreadPool {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [&] { return generation_.load() != seen; });
       seen = generation_.load();
-      if (stop_) return;
       if (!open_ || id >= job_.helpers) continue;
       active_.fetch_add(1);
       lock.unlock();
@@ -107,7 +104,7 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> generation_{0};
   std::atomic<int> active_{0};
-  bool open_ = false, stop_ = false;
+  bool open_ = false;
   Job job_;
 };
 

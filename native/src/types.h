@@ -7,8 +7,9 @@
 
 namespace gs {
 
-constexpr int CHUNK = 64;     // rows that share a bounding sphere
-constexpr int BLOCK = 1024;   // rows that are projected as one task
+constexpr int CHUNK = 64;                          // rows that share a bounding sphere
+constexpr int BLOCK = 1024;                        // rows that are projected as one task
+constexpr int64_t MAX_ENTRIES = int64_t{1} << 26;  // splats times tiles of one view; more is a mistake in the map
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LN2 = 0.6931471805599453f;
 
@@ -64,6 +65,7 @@ struct Scratch {
   Buffer<uint32_t> sort_a, sort_b;
   Buffer<uint64_t> sort_wide_a, sort_wide_b;
   Buffer<float> sums;
+  Buffer<uint8_t> drawn;
 };
 
 // One map seen by one camera: projected Gaussians ("splats") and, per tile, which of them touch it, by depth.
@@ -79,11 +81,11 @@ struct View {
 
   Buffer<Splat> splats;
   Buffer<Rect> rects;
-  Buffer<uint32_t> row;      // row in the map, by position
-  Buffer<uint32_t> first;    // the splat's first place in entry order, by position
-  Buffer<uint32_t> base;     // visible index of each block's first splat (blocks + 1)
-  Buffer<Color> colors;      // by position
-  Buffer<uint8_t> clamped;   // by position: bit k set where colour channel k was limited to 0
+  Buffer<uint32_t> row;          // row in the map, by position
+  Buffer<uint32_t> first;        // the splat's first place in entry order, by position
+  Buffer<uint32_t> base;         // visible index of each block's first splat (blocks + 1)
+  Buffer<Color> colors;          // by position
+  Buffer<uint8_t> clamped;       // by position: bit k set where colour channel k was limited to 0
   Buffer<uint32_t> tile_counts;  // (threads, tiles) while binning
   Buffer<uint32_t> tile_start;   // (tiles + 1)
   Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position, in row order
@@ -93,8 +95,8 @@ struct View {
   Buffer<float> partials;        // by entry: sums of one splat over one tile
   Scratch* scratch = nullptr;    // one per thread
   int scratch_count = 0;
-  Buffer<float> splat_gradients; // by visible index: 16 sums of a backward pass
-  double times_ms[3] = {};       // project, bin, the last pass
+  Buffer<float> splat_gradients;  // by visible index: 16 sums of a backward pass
+  double times_ms[3] = {};        // project, bin, the last pass
 };
 
 struct Gradients {  // rows aligned with the visible splats; any may be null

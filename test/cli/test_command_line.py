@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -96,6 +97,23 @@ def test_interrupt_is_clean(monkeypatch, capsys):
     monkeypatch.setattr(VERBS["map"][0], "run", interrupted)
     assert main(["map", "a", "b"]) == EXIT_INTERRUPTED
     assert capsys.readouterr().err.strip() == "gs-semantic: interrupted"
+
+
+def test_render_bench_offers_every_mode():
+    from gs_semantic.benchmarks.render import MODES
+    from gs_semantic.cli.bench import RENDER_MODES
+
+    assert set(RENDER_MODES) == set(MODES)
+
+
+def test_render_bench_writes_its_results(tmp_path, capsys):
+    file = tmp_path / "result.json"
+    words = ["--gaussians", "2000", "--size", "160x120", "--frames", "3", "--json", str(file)]
+    assert main(["bench", "render", *words]) == 0
+    report = json.loads(file.read_text())
+    assert report["results"]["fps"] > 0 and report["results"]["id_agreement_pct"] > 90
+    assert report["seeds"] == {} and "bench render" in report["command"]
+    assert "fps" in capsys.readouterr().out
 
 
 def test_module_runs():

@@ -109,17 +109,20 @@ def test_processes_find_this_package_and_the_dds_profile(tmp_path, monkeypatch):
     assert Path(profile) == share_path("config", "fastdds.xml")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_command_line_ends_the_nodes(number, tmp_path, monkeypatch):
-    """The whole way: `gs-semantic run replay` plays; a signal ends replay and command, exit code 0."""
+@pytest.mark.parametrize(
+    ("use", "number", "delay_s"),
+    [("replay", signal.SIGINT, 0.5), ("replay", signal.SIGTERM, 0.5), ("segment", signal.SIGINT, 1.0)],
+)
+def test_a_signal_to_the_command_line_ends_the_nodes(use, number, delay_s, tmp_path):
+    """The whole way: `gs-semantic run ...`; a signal ends nodes and command, exit code 0."""
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "gs_semantic.cli", "run", "replay", f"sequence:={share_path('sample', 'house')}"]
+    command = [sys.executable, "-m", "gs_semantic.cli", "run", use, f"sequence:={share_path('sample', 'house')}"]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE_ROOT), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
         try:
             wait_for_child(process.pid)
-            time.sleep(0.5)  # somewhere in the start of the node
+            time.sleep(delay_s)  # somewhere in the start of the nodes
             process.send_signal(number)
             assert process.wait(timeout=60) == 0, log.read_text()
         finally:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from gs_semantic.nodes.environment import ros_environment
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rig import Rig  # noqa: E402
+from rig import Rig
 
 
 @pytest.fixture

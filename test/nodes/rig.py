@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from gs_semantic.gaussians import Camera, MaskInfo
-from gs_semantic.labels import LabelSet, palette
+from geometry_msgs.msg import TransformStamped
 from gs_semantic.msg import LabelMap, Status
 from gs_semantic.msg import MaskInfo as MaskInfoMsg
-from gs_semantic.nodes import conversions, qos
-from gs_semantic.nodes.mapper_node import MapperNode
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
-from geometry_msgs.msg import TransformStamped
+
+from gs_semantic.gaussians import Camera, MaskInfo
+from gs_semantic.labels import LabelSet, palette
+from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.mapper_node import MapperNode
 
 WIDTH, HEIGHT = 160, 120
 CAMERA = Camera(WIDTH, HEIGHT, 130.0, 130.0, 79.5, 59.5)
@@ -67,6 +68,7 @@ class Rig:
             "steps_when_idle": False,
             "seed_max_block_px": 2,
             "status_hz": 20.0,
+            "view_period_s": 0.0,
             **parameters,
         }
         self.context = Context()
@@ -188,8 +190,8 @@ class Rig:
         return any(conversions.to_ns(m.header.stamp) == stamp_ns for m in self.received[name])
 
     def settled(self) -> None:
-        """Wait until the frames that were answered are in the map."""
-        self.until(lambda: not self.mapper.mapper.pending, "end of mapping")
+        """Wait until the frames that were answered are in the map, and what is in the map is shown."""
+        self.until(lambda: self.mapper.settled, "end of mapping")
 
     def status_after(self) -> Status:
         """A status that was written after this call."""

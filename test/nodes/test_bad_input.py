@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rig import BOX_PIXEL, WALL_PIXEL, Rig
+
 from gs_semantic.client import SemanticMap
 from gs_semantic.errors import (
     EmptyMapError,
@@ -18,7 +20,6 @@ from gs_semantic.errors import (
 )
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.nodes.conversions import to_bytes_field
-from rig import BOX_PIXEL, WALL_PIXEL, Rig
 
 
 def test_unknown_encoding(rig: Rig) -> None:

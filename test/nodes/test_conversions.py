@@ -4,13 +4,14 @@ import array
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sensor_msgs.msg import CameraInfo, Image
+
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera, MaskInfo
 from gs_semantic.labels import LabelSet, palette
 from gs_semantic.nodes import conversions as c
-from hypothesis import given
-from hypothesis import strategies as st
-from sensor_msgs.msg import CameraInfo, Image
 
 HEADER = c.make_header(1_234_567_890_123, "camera")
 RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)

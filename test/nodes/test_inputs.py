@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
-from gs_semantic.client import SemanticMap
-from gs_semantic.nodes import conversions, qos
 from nav_msgs.msg import Odometry
 from rig import BOX_PIXEL, CAMERA, Rig
 from tf2_msgs.msg import TFMessage
+
+from gs_semantic.client import SemanticMap
+from gs_semantic.nodes import conversions, qos
 
 MOVED = np.array([[0.0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 import rclpy
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
 from gs_semantic.errors import ErrorCode
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.nodes import qos
@@ -17,9 +21,6 @@ from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.parameters import table
 from gs_semantic.nodes.replay_node import ReplayNode, ReplayParameters
 from gs_semantic.objects import packing
-from rclpy.context import Context
-from rclpy.node import Node
-from rclpy.parameter import Parameter
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "interfaces.md").read_text(encoding="utf-8")
@@ -117,7 +118,7 @@ def test_names_seen_by_others(make_node: Callable[..., Any], make_rig: Callable[
 def test_parameters(kind: type) -> None:
     lines = PAGE.splitlines()
     missing = [row for row in table(kind) if row not in lines]
-    assert not missing, "rows to put into docs/interfaces.md:\n" + "\n".join(missing)
+    assert not missing, "run tools/update_interfaces.py; rows not in docs/interfaces.md:\n" + "\n".join(missing)
 
 
 def test_no_parameter_is_documented_that_does_not_exist() -> None:

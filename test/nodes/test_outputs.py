@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 from gs_semantic.msg import InstanceInfo, LabelMap, ObjectList, ObjectMasks
-from gs_semantic.nodes import conversions, outputs, qos
-from gs_semantic.objects.packing import unpack_masks, unpack_objects
-from gs_semantic.objects.registry import ObjectRegistry
 from rig import BOX_PIXEL, CAMERA, LAMP_PIXEL, WALL_PIXEL, Rig
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import Marker, MarkerArray
+
+from gs_semantic.gaussians import GaussianMap
+from gs_semantic.mapping.view import MapView, pack_registry
+from gs_semantic.nodes import conversions, outputs, qos
+from gs_semantic.objects.packing import unpack_masks, unpack_objects
+from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 
 IMAGES = ("semantic/image", "semantic/image_color", "semantic/confidence", "instance/image")
 
@@ -125,7 +128,7 @@ def test_markers_are_updated_in_place(make_rig: Callable[..., Rig]) -> None:
     rig.map_scene()
     second = latest(rig, "objects/markers", lambda msg: msg is not first)
     assert {(m.ns, m.id, m.action) for m in second.markers} == {(ns, i, Marker.ADD) for ns, i in keys}
-    rig.mapper.worker.call(rig.mapper.reset)
+    rig.mapper.mapping.call(rig.mapper.reset)
     last = latest(rig, "objects/markers", lambda msg: {m.action for m in msg.markers} == {Marker.DELETE})
     assert {(m.ns, m.id) for m in last.markers} == keys
 
@@ -133,10 +136,12 @@ def test_markers_are_updated_in_place(make_rig: Callable[..., Rig]) -> None:
 def test_slots_beyond_16_bits_are_numbered_in_each_image() -> None:
     objects = ObjectRegistry()
     near, far = objects.open(slot=5), objects.open(slot=100_000)
+    near.state = far.state = ObjectState.CONFIRMED
+    view = MapView.of(GaussianMap(), objects, 0, pack_registry(objects))
     image = np.array([[0, 5], [100_000, 5]], np.int32)
     values, slots = outputs.instance_values(image)
     assert values.dtype == np.uint16
-    info = outputs.instance_info(slots, objects, 9, conversions.make_header(0, "c"))
+    info = outputs.instance_info(slots, view, conversions.make_header(0, "c"))
     table = {0: 0, **dict(zip(info.values, info.object_ids, strict=True))}
     assert [[table[v] for v in row] for row in values.tolist()] == [[0, near.id], [far.id, near.id]]
 

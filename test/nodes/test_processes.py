@@ -7,21 +7,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rclpy
-from gs_semantic.benchmarks.live import read_publish_log
-from gs_semantic.client import SemanticMap
-from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.msg import Status
-from gs_semantic.nodes import conversions, qos
-from gs_semantic.nodes.launcher import NodeProcesses
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
+
+from gs_semantic.benchmarks.live import read_publish_log
+from gs_semantic.client import SemanticMap
+from gs_semantic.gaussians.map_folder import load_map
+from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.launcher import NodeProcesses
 
 ROOT = Path(__file__).resolve().parents[2]
 HOUSE = str(ROOT / "sample" / "house")
@@ -123,7 +125,7 @@ def test_replay_ends_by_itself(
     assert replay.returncode == 0
     assert stamps == sorted(read_publish_log(log))
     assert len(stamps) == 8  # frames 2 to 11 without 4 and 9
-    assert {b - a for a, b in zip(stamps, stamps[1:], strict=False)} == {50_000_000}
+    assert {b - a for a, b in pairwise(stamps)} == {50_000_000}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from gs_semantic.nodes.synchronizer import QUEUE, Match, Synchronizer
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gs_semantic.nodes.synchronizer import QUEUE, Match, Synchronizer
 
 MS = 1_000_000
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gs_semantic.errors import InvalidInputError
-from gs_semantic.nodes.transforms import TooNewError, TransformBuffer, TransformError, checked_transform, inverse
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+
+from gs_semantic.errors import InvalidInputError
+from gs_semantic.nodes.transforms import TooNewError, TransformBuffer, TransformError, checked_transform, inverse
 
 MS = 1_000_000
 
@@ -130,8 +131,9 @@ def test_the_same_as_tf2() -> None:
     """Where tf2_ros is installed (a robot), both give the same numbers."""
     tf2_ros = pytest.importorskip("tf2_ros")
     from geometry_msgs.msg import TransformStamped
-    from gs_semantic.nodes.conversions import make_header, read_transform, write_transform
     from rclpy.time import Time
+
+    from gs_semantic.nodes.conversions import make_header, read_transform, write_transform
 
     ours, theirs = TransformBuffer(), tf2_ros.Buffer()
     for i in range(5):

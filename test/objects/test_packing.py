@@ -5,13 +5,14 @@ import struct
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.labels import LabelSet
 from gs_semantic.objects import packing
-from gs_semantic.objects.registry import Box, MapObject, ObjectRegistry, ObjectState, Provenance
-from hypothesis import given
-from hypothesis import strategies as st
+from gs_semantic.objects.registry import Box, ObjectRegistry, ObjectState, Provenance
 
 YAW = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
 
@@ -110,8 +111,8 @@ def test_masks_round_trip(width: int, height: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     instance = rng.integers(0, 5, (height, width)).astype(np.int32)
     confidence = np.full((height, width), 51, np.uint8)
-    objects = [MapObject(id=100 + slot, slot=slot, class_scores={slot: 1.0}) for slot in (1, 2, 4, 9)]  # 3 is hidden
-    masks = packing.unpack_masks(packing.pack_masks(instance, confidence, objects))
+    ids, classes = np.array([0, 101, 102, 0, 104, 105], np.uint64), np.arange(6)  # slot 3 is hidden
+    masks = packing.unpack_masks(packing.pack_masks(instance, confidence, ids, classes))
     shown = np.zeros_like(instance)
     for mask in masks:
         assert mask.id == 100 + mask.slot == 100 + mask.class_id
@@ -124,7 +125,7 @@ def test_masks_round_trip(width: int, height: int, seed: int) -> None:
 
 
 def test_cut_masks_are_refused() -> None:
-    data = packing.pack_masks(np.ones((8, 8), np.int32), np.zeros((8, 8), np.uint8), [MapObject(id=1, slot=1)])
+    data = packing.pack_masks(np.ones((8, 8), np.int32), np.zeros((8, 8), np.uint8), np.ones(2), np.ones(2))
     record = np.frombuffer(data, packing.MASK, 1, packing.HEADER.size).copy()
     record["height"] = 99
     damaged = data[: packing.HEADER.size] + record.tobytes() + data[packing.HEADER.size + packing.MASK.itemsize :]

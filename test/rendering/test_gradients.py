@@ -141,19 +141,31 @@ def test_backward_asks_for_matching_arguments():
         view.backward(rendering, features=torch.zeros(20, 4))
 
 
-def test_sparse_adam_follows_torch():
-    torch.manual_seed(0)
-    param = torch.randn(50, 3)
+@pytest.mark.parametrize("width", [1, 3, 16])
+@pytest.mark.parametrize("rows", [torch.arange(50), torch.randperm(50)], ids=["in order", "shuffled"])
+def test_sparse_adam_follows_torch(rows, width):
+    param = torch.randn(50, width)
     expected = param.clone().requires_grad_()
     optimizer = torch.optim.Adam([expected], lr=0.05, betas=(0.9, 0.99), eps=1e-8)
-    state = [torch.zeros(50, 3), torch.zeros(50, 3), torch.zeros(50)]
-    rows = torch.randperm(50)
+    state = [torch.zeros(50, width), torch.zeros(50, width), torch.zeros(50)]
     for _ in range(12):
-        expected.grad = torch.randn(50, 3)
+        expected.grad = torch.randn(50, width)
         native.sparse_adam(param, expected.grad[rows], *state, rows, 0.05, 0.9, 0.99, 1e-8)
         optimizer.step()
     assert torch.allclose(param, expected, atol=1e-5)
     assert (state[2] == 12).all()
+
+
+def test_sparse_adam_corrects_each_row_by_its_own_count():
+    """With constant gradients a first step moves by lr, whatever the neighbours have behind them."""
+    param, state = torch.zeros(40, 3), [torch.zeros(40, 3), torch.zeros(40, 3), torch.zeros(40)]
+    early = torch.arange(0, 40, 3)
+    for _ in range(5):
+        native.sparse_adam(param, torch.ones(len(early), 3), *state, early, 0.1)
+    native.sparse_adam(param, torch.ones(40, 3), *state, torch.arange(40), 0.1)
+    expected = torch.full((40, 3), -0.1)
+    expected[early] = -0.6
+    assert torch.allclose(param, expected, atol=1e-4)
 
 
 def test_sparse_adam_leaves_other_rows_alone_and_counts_steps_once():

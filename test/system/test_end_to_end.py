@@ -59,6 +59,33 @@ def test_the_saved_map_scores_the_same_offline(quality):
     assert again["instance_miou"] == results["instance_miou"] and again["psnr_db"] == results["psnr_db"]
 
 
+def test_rate_and_service_phases_measure(quality, monkeypatch):
+    """Short runs on small maps: every key is there and holds a measured number."""
+    from gs_semantic.benchmarks import mapping
+
+    bench = quality[0]
+    monkeypatch.setattr(mapping, "RATE_GAUSSIANS", 0)
+    monkeypatch.setattr(mapping, "SERVICE_GAUSSIANS", 20_000)
+    monkeypatch.setattr(mapping, "SERVICE_OBJECTS", 40)
+    monkeypatch.setattr(mapping, "OBJECT_GAUSSIANS", 500)
+    results = bench.rate(3.0) | bench.services(3.0)
+    assert 0 < results["answer_hz"] <= 31 and 0 < results["answered_pct"] <= 100
+    assert 0 < results["latency_p50_ms"] <= results["latency_p95_ms"]
+    assert results["service_objects"] >= 40 and results["service_object_gaussians"] >= 400
+    assert results["service_list_objects_p95_ms"] > 0 and results["service_get_object_p95_ms"] > 0
+    assert results["mapper_core_ms_per_frame"] > 0 and results["stage_answer_core_ms"] > 0
+
+
+def test_soak_samples_the_mappers_memory(short_house, tmp_path):
+    from gs_semantic.benchmarks.soak import run_soak
+
+    ticks = []
+    results = run_soak(short_house, tmp_path, 0.1, 5.0, "shuffled", 0, {}, lambda: ticks.append(1))
+    assert len(ticks) == 6
+    assert 50 < results["rss_mb_start"] <= results["rss_mb_max"] <= results["peak_rss_mb"]
+    assert results["gaussians"] > 0
+
+
 def test_offline_map_render_and_evaluate(short_house, tmp_path, capsys):
     """The same sequence through the command line, without ROS."""
     folder, scores = tmp_path / "map", tmp_path / "scores.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -45,7 +46,8 @@ def wait_until(condition, what: str, patience_s: float = 60.0):
 def running(tmp_path_factory):
     """Mapper and replay as the launch file starts them, and a node to look at their graph."""
     arguments = {"namespace": NAMESPACE, "sequence": share_path("sample", "house"), "loop": "true", "rate_hz": 5}
-    with LiveSystem(tmp_path_factory.mktemp("live"), arguments) as live:
+    domain_id = int(os.environ["ROS_DOMAIN_ID"])  # that of the tests
+    with LiveSystem(tmp_path_factory.mktemp("live"), arguments, domain_id=domain_id) as live:
         live.start((MAPPER, REPLAY))
         context = rclpy.Context()
         rclpy.init(context=context)

@@ -6,7 +6,8 @@
 //    sum_p w g. The returned depth is sum w z / alpha and the background adds T, so per pixel
 //        g_z = g_depth / alpha,  g_w = g_alpha - g_depth depth / alpha - g_rgb . background
 //    and q_i = g_rgb . rgb_i + g_z z_i + g_w (+ g_features . features_i).
-// 2. Geometry of the splat. With s = alpha dL/dalpha and d = pixel - centre, ln alpha = ln o - (A dx^2 + 2 B dx dy + C dy^2)/2:
+// 2. Geometry of the splat. With s = alpha dL/dalpha and d = pixel - centre, ln alpha = ln o - (A dx^2 + 2 B dx dy + C
+// dy^2)/2:
 //        dL/d ln o = sum s,  dL/d centre = sum s (A dx + B dy, B dx + C dy),
 //        dL/dA = -sum s dx^2 / 2,  dL/dB = -sum s dx dy,  dL/dC = -sum s dy^2 / 2.
 //    The walk collects the moments of s (1, x, y, x^2, xy, y^2) about the tile's centre, and shifts them once per tile.
@@ -24,14 +25,25 @@ namespace GS_ISA {
 
 // Layout of the 16 sums of a splat: even places are sums with w, odd places with s, so that one multiplication by
 // (w, s, w, s, ...) serves both.
-enum SplatGradient { G_RED = 0, G_GREEN = 2, G_BLUE = 4, G_Z = 6, G_LOG_OPACITY = 1, G_X = 3, G_Y = 5, G_A = 7, G_B = 9, G_C = 11 };
+enum SplatGradient {
+  G_RED = 0,
+  G_GREEN = 2,
+  G_BLUE = 4,
+  G_Z = 6,
+  G_LOG_OPACITY = 1,
+  G_X = 3,
+  G_Y = 5,
+  G_A = 7,
+  G_B = 9,
+  G_C = 11
+};
 enum Moment { M_1 = 1, M_X = 3, M_Y = 5, M_XX = 7, M_XY = 9, M_YY = 11 };  // while walking
 
 struct BackwardPass {
-  const float* features;        // of this pass
+  const float* features;  // of this pass
   const float* feature_image;
-  const float* feature_grad;    // null: none asked for
-  int64_t stride;               // channels of all passes
+  const float* feature_grad;  // null: none asked for
+  int64_t stride;             // channels of all passes
   const float* background;
   Images images;
   ImageGradients grads;
@@ -39,13 +51,15 @@ struct BackwardPass {
 };
 
 // Turns moments about (ox, oy) into gradients of centre and conic, 16 splats at once.
-GS_INLINE void moments_to_gradients(const TileList& list, int64_t k, float ox, float oy, float* rows, int64_t row_stride) {
+GS_INLINE void moments_to_gradients(const TileList& list, int64_t k, float ox, float oy, float* rows,
+                                    int64_t row_stride) {
   Vec m[LANES];
   for (int i = 0; i < LANES; ++i) m[i] = load(rows + i * row_stride);
   transpose16(m);
   auto field = [&](int f) { return load(list.field(f) + k); };
   const Vec ux = set(ox) - field(TileList::PX), uy = set(oy) - field(TileList::PY);
-  const Vec A = field(TileList::A) * set(-2.f * LN2), B = field(TileList::B) * set(-LN2), C = field(TileList::C) * set(-2.f * LN2);
+  const Vec A = field(TileList::A) * set(-2.f * LN2), B = field(TileList::B) * set(-LN2),
+            C = field(TileList::C) * set(-2.f * LN2);
   const Vec s = m[M_1], mx = m[M_X], my = m[M_Y];
   const Vec x = fma(ux, s, mx), y = fma(uy, s, my);
   const Vec xx = fma(ux, mx + x, m[M_XX]), yy = fma(uy, my + y, m[M_YY]), xy = fma(ux, my, fma(uy, x, m[M_XY]));
@@ -64,6 +78,8 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
   const int64_t width = view.camera.width;
   float* sums = scratch.sums.reserve((list.length + LANES) * WIDTH);
   std::memset(sums, 0, (list.length + LANES) * WIDTH * sizeof(float));
+  uint8_t* drawn_somewhere = scratch.drawn.reserve(list.length);
+  std::memset(drawn_somewhere, 0, list.length);
   const float ox = list.tile_x + 0.5f * view.tile_size, oy = list.tile_y + 0.5f * view.tile_size;
   const bool geometry = color || pass.features_move_geometry;
 
@@ -135,6 +151,7 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
         [&](int k, Vec w, Vec alpha, Vec T, Mask) __attribute__((always_inline)) {
           const Mask drawn = gt(w, zero());
           if (!any(drawn)) return;
+          drawn_somewhere[k] = 1;
           float* sum_k = sums + static_cast<int64_t>(k) * WIDTH;
           Vec s = zero();
           if (geometry) {
@@ -160,10 +177,10 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
           store_pairs(pairs, w, s);
           if (geometry) {
             Vec even = load(sum_k), odd = zero();
-            const __m512i lo = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            const __m512d h[2] = {_mm512_castps_pd(_mm512_permutex2var_ps(w.v, lo, s.v)), _mm512_castps_pd(_mm512_permutex2var_ps(w.v, _mm512_add_epi32(lo, _mm512_set1_epi32(8)), s.v))};
-#define Q(i,q) { __m512d b = _mm512_shuffle_f64x2(h[i], h[i], q*0x55); even = fma(Vec{_mm512_castpd_ps(_mm512_permute_pd(b, 0))}, load(rows[8*i+2*q]), even); odd = fma(Vec{_mm512_castpd_ps(_mm512_permute_pd(b, 0xff))}, load(rows[8*i+2*q+1]), odd); }
-            Q(0,0) Q(0,1) Q(0,2) Q(0,3) Q(1,0) Q(1,1) Q(1,2) Q(1,3)
+            GS_UNROLL for (int p = 0; p < LANES; p += 2) {
+              even = fma(set_pair(pairs + 2 * p), load(rows[p]), even);
+              odd = fma(set_pair(pairs + 2 * p + 2), load(rows[p + 1]), odd);
+            }
             store(sum_k, even + odd);
           }
           if (channels) add_outer<2>(pairs, feature_rows, sum_k + LANES);
@@ -173,6 +190,7 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
 
   for (int64_t k = 0; k < list.filled; k += LANES) moments_to_gradients(list, k, ox, oy, sums + k * WIDTH, WIDTH);
   for (int64_t k = 0; k < list.filled; ++k) {
+    if (!drawn_somewhere[k]) continue;
     const int64_t e = entry_of(view, list.position[k], tile);
     for (int i = 0; i < WIDTH; i += LANES) store(view.partials.data + e * WIDTH + i, load(sums + k * WIDTH + i));
     view.touched[e] = 1;
@@ -238,7 +256,8 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
   const Settings& settings = view.settings;
   const ViewLimits limits = view_limits(cam);
   const CameraCentre centre = camera_centre(cam);
-  const float extent2 = settings.extent_sigma * settings.extent_sigma, log2_alpha_min = __builtin_log2f(settings.alpha_min);
+  const float extent2 = settings.extent_sigma * settings.extent_sigma,
+              log2_alpha_min = __builtin_log2f(settings.alpha_min);
   const float *R = cam.R, *t = cam.t;
 
   parallel(threads, view.blocks, [&](int64_t block, int) {
@@ -267,7 +286,8 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
       transpose16(g);
 
       // Conic Q = (A B; B C) and dL/dS = -Q V Q.
-      const Vec A = load(splat[0]) * set(-2.f * LN2), B = load(splat[1]) * set(-LN2), C = load(splat[2]) * set(-2.f * LN2);
+      const Vec A = load(splat[0]) * set(-2.f * LN2), B = load(splat[1]) * set(-LN2),
+                C = load(splat[2]) * set(-2.f * LN2);
       const Vec va = g[G_A], vb = set(0.5f) * g[G_B], vc = g[G_C];
       const Vec m00 = fma(A, va, B * vb), m01 = fma(A, vb, B * vc), m10 = fma(B, va, C * vb), m11 = fma(B, vb, C * vc);
       const Vec s00 = -fma(m00, A, m01 * B), s01 = -fma(m00, B, m01 * C), s11 = -fma(m10, B, m11 * C);
@@ -282,7 +302,8 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
       const Vec X = fma(set(R[0]), x, fma(set(R[1]), y, fma(set(R[2]), z, set(t[0]))));
       const Vec Y = fma(set(R[3]), x, fma(set(R[4]), y, fma(set(R[5]), z, set(t[1]))));
       const Vec Z = load(splat[4]), inv_z = set(1.f) / Z, tx = X * inv_z, ty = Y * inv_z;
-      const Vec ax = clamp(tx, set(limits.x_low), set(limits.x_high)), ay = clamp(ty, set(limits.y_low), set(limits.y_high));
+      const Vec ax = clamp(tx, set(limits.x_low), set(limits.x_high)),
+                ay = clamp(ty, set(limits.y_low), set(limits.y_high));
       const Mask free_x = both(ge(ax, tx), ge(tx, ax)), free_y = both(ge(ay, ty), ge(ty, ay));
       const Vec j00 = set(cam.fx) * inv_z, j02 = -(j00 * ax), j11 = set(cam.fy) * inv_z, j12 = -(j11 * ay);
       Vec u[3], v[3], gu[3], gv[3];  // rows of J W and their gradients
@@ -305,7 +326,9 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
           gv[r] = fma(g1, m, gv[r]);
         }
       }
-      auto dot = [](const Vec* a, const float* b) { return fma(a[0], set(b[0]), fma(a[1], set(b[1]), a[2] * set(b[2]))); };
+      auto dot = [](const Vec* a, const float* b) {
+        return fma(a[0], set(b[0]), fma(a[1], set(b[1]), a[2] * set(b[2])));
+      };
       const Vec g_j00 = dot(gu, R), g_j02 = dot(gu, R + 6), g_j11 = dot(gv, R + 3), g_j12 = dot(gv, R + 6);
       const Vec gx = g[G_X], gy = g[G_Y];
       Vec g_X = gx * j00, g_Y = gy * j11;
@@ -357,8 +380,8 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
 }
 
 inline void backward(View& view, const Parameters& p, const float* features, int channels, const float* background,
-                     const Images& images, const ImageGradients& grads, bool features_move_geometry, const Gradients& out,
-                     int threads) {
+                     const Images& images, const ImageGradients& grads, bool features_move_geometry,
+                     const Gradients& out, int threads) {
   float* sums = view.splat_gradients.reserve(view.visible * LANES);
   std::memset(sums, 0, view.visible * LANES * sizeof(float));
   if (!grads.features || !out.features) channels = 0;
@@ -367,19 +390,31 @@ inline void backward(View& view, const Parameters& p, const float* features, int
   bool first = geometry;  // the first pass also carries colour, depth and alpha
   do {
     const int left = channels - done, n = left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : 0;
-    const BackwardPass pass = {features + done, images.features + done, grads.features + done, channels, background, images,
-                               grads, features_move_geometry};
+    const BackwardPass pass = {
+        features + done, images.features + done, grads.features + done, channels, background, images,
+        grads,           features_move_geometry};
     float* feature_gradients = out.features + done;
     auto run = [&](auto with_color) {
       constexpr bool color = decltype(with_color)::value;
       switch (n) {
-        case 16: backward_pass<color, 16>(view, pass, feature_gradients, threads); break;
-        case 8: backward_pass<color, 8>(view, pass, feature_gradients, threads); break;
-        case 4: backward_pass<color, 4>(view, pass, feature_gradients, threads); break;
-        default: backward_pass<color, 0>(view, pass, feature_gradients, threads); break;
+        case 16:
+          backward_pass<color, 16>(view, pass, feature_gradients, threads);
+          break;
+        case 8:
+          backward_pass<color, 8>(view, pass, feature_gradients, threads);
+          break;
+        case 4:
+          backward_pass<color, 4>(view, pass, feature_gradients, threads);
+          break;
+        default:
+          backward_pass<color, 0>(view, pass, feature_gradients, threads);
+          break;
       }
     };
-    if (first) run(Constant<true>{}); else run(Constant<false>{});
+    if (first)
+      run(Constant<true>{});
+    else
+      run(Constant<false>{});
     first = false;
     done += n;
   } while (done < channels);

@@ -1,5 +1,5 @@
-// Lists of splats per tile: count, prefix sum, scatter. Each thread takes a contiguous range of splats, so a tile's list
-// is in row order whatever the number of threads.
+// Lists of splats per tile: count, prefix sum, scatter. Each thread takes a contiguous range of splats, so a tile's
+// list is in row order whatever the number of threads.
 #pragma once
 
 #include "../simd.h"
@@ -8,8 +8,6 @@
 
 namespace gs {
 namespace GS_ISA {
-
-constexpr int64_t MAX_ENTRIES = int64_t{1} << 30;
 
 inline void bin(View& view, int threads) {
   const int64_t tiles = static_cast<int64_t>(view.tiles_x) * view.tiles_y;
@@ -33,7 +31,8 @@ inline void bin(View& view, int threads) {
   auto for_each_splat = [&](int64_t part, auto&& visit) {
     for (int64_t b = limits[part]; b < limits[part + 1]; ++b) {
       const int64_t count = view.base[b + 1] - view.base[b];
-      for (int64_t position = b * BLOCK; position < b * BLOCK + count; ++position) visit(position, view.rects[position]);
+      for (int64_t position = b * BLOCK; position < b * BLOCK + count; ++position)
+        visit(position, view.rects[position]);
     }
   };
 
@@ -56,7 +55,7 @@ inline void bin(View& view, int threads) {
     total += area;
   }
   view.entries = total;
-  if (total > MAX_ENTRIES) return;  // the caller reports it
+  if (total > MAX_ENTRIES) return;  // which the caller reports
 
   uint32_t sum = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {

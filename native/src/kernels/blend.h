@@ -9,7 +9,6 @@
 namespace gs {
 namespace GS_ISA {
 
-
 // `color`: this pass carries colour and depth. `channels`: feature channels of this pass, read from
 // features[row * stride + k], written to out[pixel * out_stride + k].
 template <bool color, int channels>
@@ -69,7 +68,8 @@ void blend_tile(View& view, TileList& list, const float* features, int64_t strid
 }
 
 // The features have a multiple of four channels.
-inline void blend(View& view, const float* features, int channels, const float* background, const Images& images, int threads) {
+inline void blend(View& view, const float* features, int channels, const float* background, const Images& images,
+                  int threads) {
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
     TileList list(view, tile, scratch, true);
     bool first = true;
@@ -79,17 +79,29 @@ inline void blend(View& view, const float* features, int channels, const float* 
       const float* in = features + done;
       float* out = images.features + done;
       auto pass = [&](auto with_color, auto count) {
-        blend_tile<decltype(with_color)::value, decltype(count)::value>(view, list, in, channels, out, channels, background, images);
+        blend_tile<decltype(with_color)::value, decltype(count)::value>(view, list, in, channels, out, channels,
+                                                                        background, images);
       };
       auto select_width = [&](auto with_color) {
         switch (n) {
-          case 16: pass(with_color, Constant<16>{}); break;
-          case 8: pass(with_color, Constant<8>{}); break;
-          case 4: pass(with_color, Constant<4>{}); break;
-          default: pass(with_color, Constant<0>{}); break;
+          case 16:
+            pass(with_color, Constant<16>{});
+            break;
+          case 8:
+            pass(with_color, Constant<8>{});
+            break;
+          case 4:
+            pass(with_color, Constant<4>{});
+            break;
+          default:
+            pass(with_color, Constant<0>{});
+            break;
         }
       };
-      if (first) select_width(Constant<true>{}); else select_width(Constant<false>{});
+      if (first)
+        select_width(Constant<true>{});
+      else
+        select_width(Constant<false>{});
       first = false;
       done += n;
     } while (done < channels);

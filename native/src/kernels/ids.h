@@ -1,8 +1,8 @@
 // Object ids by a vote with two slots per pixel.
 //
 // A splat adds its weight to the slot that holds its id; an id in neither slot takes the weaker slot if its weight is
-// larger. The heavier slot wins; its weight sum is the confidence. A pixel stops early once the rest of its transmittance
-// cannot change the winner and is below `rest`, so the confidence is at most `rest` too low.
+// larger. The heavier slot wins; its weight sum is the confidence. A pixel stops early once the rest of its
+// transmittance cannot change the winner and is below `rest`, so the confidence is at most `rest` too low.
 #pragma once
 
 #include "tile.h"
@@ -10,7 +10,8 @@
 namespace gs {
 namespace GS_ISA {
 
-inline void vote(View& view, const int32_t* ids, float rest, int32_t* winner, float* confidence, float* depth, int threads) {
+inline void vote(View& view, const int32_t* ids, float rest, int32_t* winner, float* confidence, float* depth,
+                 int threads) {
   const int64_t width = view.camera.width;
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
     TileList list(view, tile, scratch, false);
@@ -39,9 +40,8 @@ inline void vote(View& view, const int32_t* ids, float rest, int32_t* winner, fl
             w1 = w_low;
             id1 = id_low;
           },
-          [&](Mask alive, Vec T) __attribute__((always_inline)) {
-            return !any(both(alive, either(gt(T, set(rest)), gt(T + w1, w0))));
-          });
+          [&](Mask alive, Vec T)
+              __attribute__((always_inline)) { return !any(both(alive, either(gt(T, set(rest)), gt(T + w1, w0)))); });
       put(id0, block, reinterpret_cast<float*>(winner), width);
       put(w0, block, confidence, width);
       put(select(gt(sum_w, zero()), z / sum_w, zero()), block, depth, width);

@@ -1,7 +1,7 @@
 // Raw parameters -> what projection reads.
 //
-// With R the rotation of the normalised quaternion and s = exp(log_scales), the covariance is R diag(s^2) R^T; opacity is
-// the logistic function of its logit, kept as log2 o = -log2(1 + 2^(-logit log2 e)).
+// With R the rotation of the normalised quaternion and s = exp(log_scales), the covariance is R diag(s^2) R^T; opacity
+// is the logistic function of its logit, kept as log2 o = -log2(1 + 2^(-logit log2 e)).
 #pragma once
 
 #include "../simd.h"
@@ -82,7 +82,8 @@ inline void pack(Scene& scene, const Parameters& p, float extent_sigma, int thre
         Vec log2_opacity = log2_sigmoid(logit[0]);
         log2_opacity = select(from_bits(0xffffu >> (LANES - valid)), log2_opacity, set(-200.f));
         auto covariance = [&](int a, int b) {
-          return fma(R[3 * a] * R[3 * b], v[0], fma(R[3 * a + 1] * R[3 * b + 1], v[1], R[3 * a + 2] * R[3 * b + 2] * v[2]));
+          return fma(R[3 * a] * R[3 * b], v[0],
+                     fma(R[3 * a + 1] * R[3 * b + 1], v[1], R[3 * a + 2] * R[3 * b + 2] * v[2]));
         };
         const Vec values[Scene::FIELDS] = {mean[0],          mean[1],          mean[2],          covariance(0, 0),
                                            covariance(0, 1), covariance(0, 2), covariance(1, 1), covariance(1, 2),

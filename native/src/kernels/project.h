@@ -1,11 +1,12 @@
 // Projection of the packed scene: frustum culling by chunk, then 16 Gaussians at a time.
 //
 // With (X, Y, Z) the mean in the camera frame, W the rotation to it, and the Jacobian of the perspective projection at
-// the mean (its X/Z and Y/Z limited to the view plus 30 % of half the field of view, as the linearisation is bad beyond)
+// the mean (its X/Z and Y/Z limited to the view plus 30 % of half the field of view, as the linearisation is bad
+// beyond)
 //     J = [fx/Z, 0, -fx X/Z^2; 0, fy/Z, -fy Y/Z^2],
-// the 2D covariance is S = J W cov W^T J^T + eps2d I and alpha = o exp(-q/2), q = d^T S^-1 d. The factors -1/2 and log2 e
-// are folded into S^-1. With S0 = S - eps2d I the determinant is computed as det S0 + eps2d tr S0 + eps2d^2, which cannot
-// vanish by cancellation. A Gaussian reaches to q = min(extent_sigma^2, 2 ln(o / alpha_min)).
+// the 2D covariance is S = J W cov W^T J^T + eps2d I and alpha = o exp(-q/2), q = d^T S^-1 d. The factors -1/2 and log2
+// e are folded into S^-1. With S0 = S - eps2d I the determinant is computed as det S0 + eps2d tr S0 + eps2d^2, which
+// cannot vanish by cancellation. A Gaussian reaches to q = min(extent_sigma^2, 2 ln(o / alpha_min)).
 #pragma once
 
 #include "../simd.h"
@@ -22,8 +23,8 @@ struct ViewLimits {
 
 GS_INLINE ViewLimits view_limits(const Camera& c) {
   const float margin_x = 0.15f * c.width / c.fx, margin_y = 0.15f * c.height / c.fy;
-  return {-(c.cx / c.fx + margin_x), (c.width - c.cx) / c.fx + margin_x,
-          -(c.cy / c.fy + margin_y), (c.height - c.cy) / c.fy + margin_y};
+  return {-(c.cx / c.fx + margin_x), (c.width - c.cx) / c.fx + margin_x, -(c.cy / c.fy + margin_y),
+          (c.height - c.cy) / c.fy + margin_y};
 }
 
 // Tests bounding spheres of chunks; never rejects a Gaussian whose footprint reaches into the image.
@@ -46,7 +47,8 @@ class Frustum {
     const float x = R[0] * sphere[0] + R[1] * sphere[1] + R[2] * sphere[2] + t[0];
     const float y = R[3] * sphere[0] + R[4] * sphere[1] + R[5] * sphere[2] + t[1];
     const float z = R[6] * sphere[0] + R[7] * sphere[1] + R[8] * sphere[2] + t[2];
-    return z + r < near_ || __builtin_fabsf(x) - slope_x_ * z > r * norm_x_ || __builtin_fabsf(y) - slope_y_ * z > r * norm_y_;
+    return z + r < near_ || __builtin_fabsf(x) - slope_x_ * z > r * norm_x_ ||
+           __builtin_fabsf(y) - slope_y_ * z > r * norm_y_;
   }
 
  private:
@@ -81,12 +83,14 @@ inline void project(View& view, const Scene& scene, int threads) {
         const Vec x = field(Scene::X), y = field(Scene::Y), z = field(Scene::Z), log2_o = field(Scene::LOG2_OPACITY);
         const Vec Z = fma(set(R[6]), x, fma(set(R[7]), y, fma(set(R[8]), z, set(t[2]))));
         const Vec reach2 = vmin((log2_o - set(log2_alpha_min)) * set(2.f * LN2), set(extent2));
-        Mask ok = both(both(gt(Z, set(settings.near_plane)), gt(set(settings.far_plane), Z)), ge(log2_o, set(log2_alpha_min)));
+        Mask ok = both(both(gt(Z, set(settings.near_plane)), gt(set(settings.far_plane), Z)),
+                       ge(log2_o, set(log2_alpha_min)));
         if (!any(ok)) continue;
         const Vec X = fma(set(R[0]), x, fma(set(R[1]), y, fma(set(R[2]), z, set(t[0]))));
         const Vec Y = fma(set(R[3]), x, fma(set(R[4]), y, fma(set(R[5]), z, set(t[1]))));
         const Vec inv_z = set(1.f) / Z, tx = X * inv_z, ty = Y * inv_z;
-        const Vec ax = clamp(tx, set(limits.x_low), set(limits.x_high)), ay = clamp(ty, set(limits.y_low), set(limits.y_high));
+        const Vec ax = clamp(tx, set(limits.x_low), set(limits.x_high)),
+                  ay = clamp(ty, set(limits.y_low), set(limits.y_high));
 
         const Vec j00 = set(cam.fx) * inv_z, j02 = -(j00 * ax), j11 = set(cam.fy) * inv_z, j12 = -(j11 * ay);
         Vec u[3], v[3];  // rows of J W
@@ -106,17 +110,20 @@ inline void project(View& view, const Scene& scene, int threads) {
         const Vec S00 = s00 + eps, S11 = s11 + eps;
         const Vec det = fma(eps, s00 + s11 + eps, vmax(fma(s00, s11, -(s01 * s01)), zero()));
         const Vec inv_det = set(1.f) / det;
-        const Vec a = set(-0.5f * LOG2E) * S11 * inv_det, b = set(LOG2E) * s01 * inv_det, c = set(-0.5f * LOG2E) * S00 * inv_det;
+        const Vec a = set(-0.5f * LOG2E) * S11 * inv_det, b = set(LOG2E) * s01 * inv_det,
+                  c = set(-0.5f * LOG2E) * S00 * inv_det;
 
         const Vec px = fma(set(cam.fx), tx, set(cam.cx)), py = fma(set(cam.fy), ty, set(cam.cy));
         const Vec hx = vsqrt(reach2 * S00), hy = vsqrt(reach2 * S11);
         const Vec left = px - hx, right = px + hx, top = py - hy, bottom = py + hy;
         // Comparisons are false for NaN, so anything that is not a finite ellipse ends here.
         const Vec big = set(1e30f), far_px = set(1e9f);
-        ok = both(ok, both(gt(det, zero()), both(gt(big, det), both(gt(big, vabs(a)), both(gt(big, vabs(b)), gt(big, vabs(c)))))));
+        ok = both(ok, both(gt(det, zero()),
+                           both(gt(big, det), both(gt(big, vabs(a)), both(gt(big, vabs(b)), gt(big, vabs(c)))))));
         ok = both(ok, both(both(gt(far_px, vabs(px)), gt(far_px, vabs(py))), both(gt(big, hx), gt(big, hy))));
-        ok = both(ok, both(both(ge(right, zero()), ge(bottom, zero())),
-                           both(gt(set(static_cast<float>(cam.width)), left), gt(set(static_cast<float>(cam.height)), top))));
+        ok = both(
+            ok, both(both(ge(right, zero()), ge(bottom, zero())),
+                     both(gt(set(static_cast<float>(cam.width)), left), gt(set(static_cast<float>(cam.height)), top))));
         uint32_t lanes = bits(ok);
         if (!lanes) continue;
 

@@ -47,8 +47,8 @@ inline void harmonics(const float* d, int count, float* value, float (*gradient)
   put(7, -c20 * x * z, -c20 * z, 0, -c20 * x);
   put(8, c24 * (xx - yy), 2 * c24 * x, -2 * c24 * y, 0);
   if (count < 16) return;
-  constexpr float c30 = 0.5900435899266435f, c31 = 2.890611442640554f, c32 = 0.4570457994644658f, c33 = 0.3731763325901154f,
-                  c35 = 1.445305721320277f;
+  constexpr float c30 = 0.5900435899266435f, c31 = 2.890611442640554f, c32 = 0.4570457994644658f,
+                  c33 = 0.3731763325901154f, c35 = 1.445305721320277f;
   put(9, -c30 * y * (3 * xx - yy), -6 * c30 * x * y, -c30 * (3 * xx - 3 * yy), 0);
   put(10, c31 * x * y * z, c31 * y * z, c31 * x * z, c31 * x * y);
   put(11, -c32 * y * (4 * zz - xx - yy), 2 * c32 * x * y, -c32 * (4 * zz - xx - 3 * yy), -8 * c32 * y * z);

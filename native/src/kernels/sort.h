@@ -1,9 +1,9 @@
 // Front-to-back order of one tile by depth; equal depths stay in row order.
 //
-// Depths are positive, so their bit patterns rise with them. A two-pass radix sort on 16 bits, spread over the tile's own
-// range of bit patterns (a logarithmic scale, so that one far splat does not spoil the near ones), leaves the list almost
-// in order; an insertion sort on the full depth finishes it in about one step per splat. Lists that are too long for a
-// 16-bit index, or where the insertion sort meets more disorder than that, take a radix sort on all 32 bits.
+// Depths are positive, so their bit patterns rise with them. A two-pass radix sort on 16 bits, spread over the tile's
+// own range of bit patterns (a logarithmic scale, so that one far splat does not spoil the near ones), leaves the list
+// almost in order; an insertion sort on the full depth finishes it in about one step per splat. Lists that are too long
+// for a 16-bit index, or where the insertion sort meets more disorder than that, take a radix sort on all 32 bits.
 #pragma once
 
 #include "../simd.h"

@@ -99,7 +99,8 @@ class TileList {
   // Bit i: splat k + i reaches its threshold somewhere in the rectangle of pixel centres [x0, x1] x [y0, y1].
   // The exponent is concave, so its maximum lies on the edge that faces the centre in x or in y.
   GS_INLINE uint32_t touches(int64_t k, Vec x0, Vec x1, Vec y0, Vec y1) const {
-    const Vec x = load(field(PX) + k), y = load(field(PY) + k), a = load(field(A) + k), b = load(field(B) + k), c = load(field(C) + k);
+    const Vec x = load(field(PX) + k), y = load(field(PY) + k), a = load(field(A) + k), b = load(field(B) + k),
+              c = load(field(C) + k);
     const Vec left = x0 - x, right = x1 - x, top = y0 - y, bottom = y1 - y;
     const Vec dx = clamp(zero(), left, right), dy = clamp(load(field(DY_OF_DX) + k) * dx, top, bottom);
     const Vec ey = clamp(zero(), top, bottom), ex = clamp(load(field(DX_OF_DY) + k) * ey, left, right);
@@ -135,8 +136,8 @@ GS_INLINE void for_each_block(const View& view, const TileList& list, Visit&& vi
     }
 }
 
-// Walks one block. draw(k, weight, alpha, T, drawn) sees every splat that may touch it, in order; done(alive, T) ends the
-// walk early. Returns the final transmittance.
+// Walks one block. draw(k, weight, alpha, T, drawn) sees every splat that may touch it, in order; done(alive, T) ends
+// the walk early. Returns the final transmittance.
 template <class Draw, class Done>
 GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Draw&& draw, Done&& done) {
   const Vec px = set(static_cast<float>(block.x)) + lane_x(), py = set(static_cast<float>(block.y)) + lane_y();

@@ -1,8 +1,8 @@
 // Transpose passes: from an image back to the Gaussians, with the same weights w_i(p) as rendering.
 //     weighted_sum_i = sum_p w_i(p) F(p),  weight_sum_i = sum_p w_i(p),  pixel_count_i = #{p : w_i(p) > 0}
 //
-// Every tile sums over its own pixels and stores one partial per entry (a splat in a tile); afterwards the partials of a
-// splat, which lie side by side, are added in the order of the tiles. So the result does not depend on scheduling.
+// Every tile sums over its own pixels and stores one partial per entry (a splat in a tile); afterwards the partials of
+// a splat, which lie side by side, are added in the order of the tiles. So the result does not depend on scheduling.
 #pragma once
 
 #include "tile.h"
@@ -83,6 +83,8 @@ inline void accumulate(View& view, const float* image, int channels, float* weig
       TileList list(view, tile, scratch, false);
       float* sums = scratch.sums.reserve(list.length * LANES);
       std::memset(sums, 0, list.length * LANES * sizeof(float));
+      uint8_t* drawn_somewhere = scratch.drawn.reserve(list.length);
+      std::memset(drawn_somewhere, 0, list.length);
       for_each_block(view, list, [&](const PixelBlock& block) {
         alignas(64) float rows[LANES][LANES], weights[LANES];
         load_pixels(image + done, channels, n, view.camera.width, block, rows);
@@ -93,6 +95,7 @@ inline void accumulate(View& view, const float* image, int channels, float* weig
             [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
               const uint32_t drawn = bits(gt(w, zero()));
               if (!drawn) return;
+              drawn_somewhere[k] = 1;
               store(weights, w);
               float* s = sums + static_cast<int64_t>(k) * LANES;
               add_outer(weights, rows, s);
@@ -101,6 +104,7 @@ inline void accumulate(View& view, const float* image, int channels, float* weig
             [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); });
       });
       for (int64_t k = 0; k < list.filled; ++k) {
+        if (!drawn_somewhere[k]) continue;
         const int64_t e = entry_of(view, list.position[k], tile);
         store(view.partials.data + e * LANES, load(sums + k * LANES));
         view.touched[e] = 1;
@@ -149,8 +153,8 @@ struct LabelVote {
 };
 static_assert(sizeof(LabelVote) == 32, "a label vote is eight words");
 
-inline void accumulate_labels(View& view, const int32_t* labels, int32_t* winner, float* winner_weight, float* weight_sum,
-                              int threads) {
+inline void accumulate_labels(View& view, const int32_t* labels, int32_t* winner, float* winner_weight,
+                              float* weight_sum, int threads) {
   constexpr int WORDS = sizeof(LabelVote) / sizeof(float);
   begin_partials(view, WORDS);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {

@@ -1,0 +1,71 @@
+"""A copy of the map for readers in other threads: it stays as it is while mapping goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.gaussians.gaussian_map import CORE
+from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.events import LabelImages
+from gs_semantic.objects.packing import PackedObjects, pack_objects
+from gs_semantic.objects.registry import ObjectRegistry, ObjectState
+from gs_semantic.rendering.base import Rasterizer
+
+COPIED = (*CORE, "uid", "object")
+
+
+@dataclass(frozen=True)
+class MapView:
+    """Gaussians and objects of one map revision. Nobody changes what it holds.
+
+    ids uint64 (S,) and classes uint16 (S,) belong to object slots; both are 0 where no published object (confirmed or
+    stale) is. stamp_ns: newest frame in the map.
+    """
+
+    gaussians: GaussianMap
+    labels: LabelSet
+    objects: PackedObjects
+    ids: np.ndarray
+    classes: np.ndarray
+    stamp_ns: int = 0
+    _slots: np.ndarray = field(init=False, repr=False)  # slot -> published slot
+
+    def __post_init__(self) -> None:
+        slots = np.where(self.ids > 0, np.arange(len(self.ids)), 0).astype(np.int32)
+        object.__setattr__(self, "_slots", slots)
+
+    @classmethod
+    def of(cls, gaussians: GaussianMap, objects: ObjectRegistry, stamp_ns: int, packed: PackedObjects) -> MapView:
+        """Copy a map; ``packed`` is ``pack_registry`` of its objects."""
+        copy = GaussianMap(gaussians.sh_degree, gaussians.map_id, gaussians.frame_id)
+        copy.register("object", (), torch.int32)
+        copy.add(**{name: gaussians[name].detach() for name in COPIED if name in gaussians})
+        copy.revision = gaussians.revision
+        ids, classes = np.zeros(objects.slots, np.uint64), np.zeros(objects.slots, np.uint16)
+        for obj in objects.present():
+            ids[obj.slot], classes[obj.slot] = obj.id, obj.class_id
+        return cls(copy, objects.labels, packed, ids, classes, stamp_ns)
+
+    @property
+    def revision(self) -> int:
+        return self.gaussians.revision
+
+    def render_labels(self, rasterizer: Rasterizer, camera: Camera, stamp_ns: int = 0) -> LabelImages:
+        """Label images seen by a camera."""
+        result = rasterizer.render_ids(self.gaussians, camera, self.gaussians["object"])
+        winner = result.ids.numpy()
+        instance = self._slots[winner]
+        confidence = np.round(result.confidence.numpy() * 255).astype(np.uint8)
+        confidence[instance == 0] = 0
+        return LabelImages(stamp_ns, camera, instance, self.classes[winner], confidence, result.depth.numpy())
+
+
+def pack_registry(objects: ObjectRegistry) -> PackedObjects:
+    """All objects that are not removed, tentative ones too, by rising id."""
+    kept: Iterable = (obj for obj in objects if obj.state is not ObjectState.REMOVED)
+    return pack_objects(sorted(kept, key=lambda obj: obj.id), objects)
