@@ -19,6 +19,9 @@ from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 
 
+HYPOTHESIS = 0.75  # weight of the overlap with a tentative object, against that with a confirmed one
+
+
 @dataclass(frozen=True)
 class Evidence:
     """One keyframe on the visible Gaussians (V rows): mask index 1..M (0 = unlabelled), its weight in pixels, votes.
@@ -73,9 +76,17 @@ class OverlapAssociator:
         config = self.config
         masks = len(evidence.areas)
         result = Assignment(np.zeros(masks, np.int32))
-        present, overlap, mapped_area, object_area, visible_area = _overlaps(evidence, masks)
+        present, overlap, mapped_area, object_area, visible_area, touched = _overlaps(evidence, masks)
         union = mapped_area[:, None] + object_area[None, :] - overlap
         iou = overlap / np.maximum(union, 1e-6)
+        tentative = np.array([objects.by_slot(int(s)).state is ObjectState.TENTATIVE for s in present], bool)
+        if tentative.any():
+            # A hypothesis is outvoted where older labels were wrong; what counts is where it was seen, not its share.
+            seen = touched[:, tentative]
+            union = mapped_area[:, None] + seen.sum(0)[None, :] - seen
+            iou[:, tentative] = np.maximum(iou[:, tentative], HYPOTHESIS * seen / np.maximum(union, 1e-6))
+            overlap = overlap.copy()
+            overlap[:, tentative] = np.maximum(overlap[:, tentative], HYPOTHESIS * seen)
         for column, slot in enumerate(present):
             class_id = objects.by_slot(int(slot)).class_id
             for row in range(1, masks):
@@ -211,9 +222,9 @@ def merge_objects(keep: MapObject, lose: MapObject) -> None:
         keep.state = ObjectState.CONFIRMED
 
 
-def _overlaps(evidence: Evidence, masks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _overlaps(evidence: Evidence, masks: int) -> tuple[np.ndarray, ...]:
     """Objects in view (S,), overlap (masks, S), area of each mask on labelled Gaussians (masks,), area of each object
-    on Gaussians that some mask covers (S,), and its whole visible area (S,); all in pixels."""
+    on Gaussians that some mask covers (S,), its whole visible area (S,), and (masks, S) the area on Gaussians with any vote at all for it; all in pixels."""
     total = evidence.vote_weight.sum(1)
     has = total > 0
     share = np.where(has[:, None], evidence.vote_weight / np.maximum(total, 1e-9)[:, None], 0.0)
@@ -230,4 +241,9 @@ def _overlaps(evidence: Evidence, masks: int) -> tuple[np.ndarray, np.ndarray, n
     visible = table.sum(0)
     table[0] = 0  # unlabelled pixels are no evidence
     mapped = np.bincount(evidence.mask[has], weights=evidence.weight[has], minlength=masks)
-    return present[real], table, mapped, table.sum(0), visible
+    touch = np.where(evidence.vote_weight > 0, evidence.weight[:, None], 0.0)
+    touched = np.bincount(
+        (evidence.mask[:, None] * len(present) + compact).ravel(), weights=touch.ravel(), minlength=masks * len(present)
+    ).reshape(masks, len(present))[:, real]
+    touched[0] = 0
+    return present[real], table, mapped, table.sum(0), visible, touched

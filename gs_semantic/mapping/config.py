@@ -49,7 +49,7 @@ class MapperConfig:
     merge_ratio: float = _p(1.5, "... and so many times more often than masks kept them apart", 0.5, 100.0)
     stale_misses: int = _p(10, "an object expected in view but not found so often in a row is stale", 1, 1000)
     forget_after: int = _p(25, "a tentative object not seen for so many keyframes is forgotten", 1, 10000)
-    mask_grow_px: int = _p(4, "unlabelled rims up to this width take the neighbour's label, with little weight", 0, 20)
+    mask_grow_px: int = _p(8, "unlabelled rims up to this width take the neighbour's label, with little weight", 0, 20)
     mask_grow_weight: float = _p(0.1, "weight of a vote from a grown rim", 0.0, 1.0)
     # optimisation
     optimise_width_px: int = _p(320, "width of the window of a keyframe that one step optimises", 32, 4096)

@@ -27,6 +27,7 @@ from gs_semantic.rendering.cpu import CpuRasterizer
 
 PUBLISHED = (ObjectState.CONFIRMED, ObjectState.STALE)
 OBJECTS_EVERY = 4  # keyframes between two updates of the objects' boxes while keyframes wait
+GUESS_LIMIT = 1.5  # votes up to which a Gaussian still takes guessed ones
 COVERED_ALPHA = 0.6  # below, a pixel counts as a hole in the map
 
 
@@ -349,7 +350,8 @@ class Mapper:
                 grown = self.rasterizer.accumulate_labels(gaussians, frame.camera, torch.from_numpy(rim))
                 target = slots[grown.labels.numpy()[rows]]
                 vote = np.minimum(grown.label_weight.numpy()[rows], 1.0) * self.config.mask_grow_weight
-                vote[mask > 0] = 0
+                # a guess: it must not add up over many frames to more than one real observation
+                vote[(mask > 0) | (gaussians["vote_weight"].numpy()[rows].sum(1) > GUESS_LIMIT)] = 0
                 self._vote(rows, target, vote)
         if assignment.merged or assignment.forgotten:
             self._rename(assignment.merged, assignment.forgotten)

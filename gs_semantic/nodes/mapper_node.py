@@ -84,7 +84,9 @@ class MapperNode(Node):
         self._told: dict[str, float] = {}
         self._disk = ThreadPoolExecutor(1, "disk")
         self.answering: Worker[Match] = Worker("answering", self._answer, queue=self.parameters.frame_queue)
-        self.mapping: Worker[Frame] = Worker("mapping", self._map, self._slice, queue=MAPPING_QUEUE)
+        self.mapping: Worker[Frame] = Worker(
+            "mapping", self._map, self._slice, queue=MAPPING_QUEUE, niceness=self.parameters.mapping_niceness
+        )
         self.answerer = Answerer(self)
         self._map_publisher = MapPublisher(self, self.parameters)
         self._status = StatusPublisher(self)
@@ -180,7 +182,7 @@ class MapperNode(Node):
                 frames_received=received,
                 frames_answered=s.frames_answered,
                 frames_mapped=s.frames_mapped,
-                frames_dropped=counts.dropped + self.answering.replaced + self.mapping.replaced,
+                frames_dropped=counts.dropped + self.answering.replaced,
                 sync_matched=counts.matched,
                 sync_unmatched=sum(counts.unmatched.values()),
                 sync_without_masks=counts.without_optional,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -16,7 +18,7 @@ class Worker(Generic[T]):
 
     Inputs go through a queue that keeps the latest ``queue``; ``replaced`` counts those that were overtaken. ``idle``
     does one slice and returns whether there was something to do; it is called again at once if so, else after
-    ``idle_period_s`` or when something comes.
+    ``idle_period_s`` or when something comes. ``niceness`` lets other threads go first (Linux).
     """
 
     def __init__(
@@ -26,8 +28,10 @@ class Worker(Generic[T]):
         idle: Callable[[], bool] = lambda: False,
         queue: int = 1,
         idle_period_s: float = 0.05,
+        niceness: int = 0,
     ) -> None:
         self._process, self._idle, self._idle_period_s = process, idle, idle_period_s
+        self._niceness = niceness
         self._changed = threading.Condition()
         self._inputs: deque[T] = deque(maxlen=queue)
         self._requests: deque[Callable[[], None]] = deque()
@@ -69,6 +73,8 @@ class Worker(Generic[T]):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        if self._niceness and sys.platform == "linux":  # elsewhere it would be that of the whole process
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         busy = True
         while True:
             with self._changed:
