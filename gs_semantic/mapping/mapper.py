@@ -239,7 +239,8 @@ class Mapper:
             wanted &= (alpha < COVERED_ALPHA) | (rendered > depth + tolerance)
             wanted &= cv2.boxFilter(wanted.astype(np.float32), -1, (3, 3), normalize=False) > 3.5  # no lone pixels
             floating = measured & (alpha >= COVERED_ALPHA) & (rendered < depth - 2 * tolerance)
-            top = self._top_gaussians(frame.camera)
+            # row + 1 of the Gaussian that shows most at each pixel, 0 = none
+            top = view.render_ids(torch.arange(1, len(gaussians) + 1, dtype=torch.int32)).ids.numpy()
             doomed = np.zeros(0, np.int64)
             if config.refine_max:
                 excluded = wanted | floating | ~measured
@@ -277,11 +278,6 @@ class Mapper:
             best = rows["vote_weight"].argmax(1)
             rows["object"] = rows["vote_object"][np.arange(len(seeds)), best]
         self.gaussians.add(**rows)
-
-    def _top_gaussians(self, camera: Camera) -> np.ndarray:
-        """Row + 1 of the Gaussian that shows most at each pixel (H, W), 0 = none."""
-        numbers = torch.arange(1, len(self.gaussians) + 1, dtype=torch.int32)
-        return self.rasterizer.render_ids(self.gaussians, camera, numbers).ids.numpy()
 
     def _coarse(
         self, image: np.ndarray, rendered: np.ndarray, top: np.ndarray, excluded: np.ndarray, labels: np.ndarray | None
@@ -322,46 +318,44 @@ class Mapper:
         gaussians = self.gaussians
         if not len(gaussians):
             return None
-        pass_ = self.rasterizer.accumulate_labels(gaussians, frame.camera, torch.from_numpy(labels))
-        weight_sum = pass_.weight_sum.numpy()
+        masks = len(infos)
+        image = labels
+        if self.config.mask_grow_px and self.config.mask_grow_weight > 0:
+            rim = grow_labels(labels, depth, self.config.mask_grow_px)
+            image = np.where(rim > 0, rim + masks, labels)  # guesses are labels of their own in the same pass
+        result = self.rasterizer.accumulate_labels(gaussians, frame.camera, torch.from_numpy(image))
+        weight_sum = result.weight_sum.numpy()
         rows = np.nonzero(weight_sum > 0.05)[0]
-        mask, weight = pass_.labels.numpy()[rows], pass_.label_weight.numpy()[rows]
+        label, weight = result.labels.numpy()[rows], result.label_weight.numpy()[rows]
+        guessed = label >= masks
+        mask = np.where(guessed, 0, label)
+        table, support = gaussians["vote_object"].numpy()[rows], gaussians["vote_weight"].numpy()[rows]
         evidence = Evidence(
             mask=mask,
             weight=weight,
-            vote_object=gaussians["vote_object"].numpy()[rows],
-            vote_weight=gaussians["vote_weight"].numpy()[rows],
-            areas=np.bincount(labels.ravel(), minlength=len(infos)),
+            vote_object=table,
+            vote_weight=support,
+            areas=np.bincount(labels.ravel(), minlength=masks),
             infos=infos,
             stamp_ns=frame.stamp_ns,
         )
-        leader = gaussians["object"].numpy()[rows]
         assignment = self.associator.associate(evidence, self.objects)
         self._events.objects_changed |= assignment.changed
         slots = assignment.slots
-        target = slots[mask]
         vote = np.minimum(weight, 1.0) * weight / np.maximum(weight_sum[rows], 1e-6)
+        leader = gaussians["object"].numpy()[rows]
         for row, other in assignment.shielded:
             vote[(mask == row) & (leader == other)] = 0
-        self._vote(rows, target, vote)
-        if self.config.mask_grow_px and self.config.mask_grow_weight > 0:
-            rim = grow_labels(labels, depth, self.config.mask_grow_px)
-            if rim.any():
-                grown = self.rasterizer.accumulate_labels(gaussians, frame.camera, torch.from_numpy(rim))
-                target = slots[grown.labels.numpy()[rows]]
-                vote = np.minimum(grown.label_weight.numpy()[rows], 1.0) * self.config.mask_grow_weight
-                # a guess: it must not add up over many frames to more than one real observation
-                vote[(mask > 0) | (gaussians["vote_weight"].numpy()[rows].sum(1) > GUESS_LIMIT)] = 0
-                self._vote(rows, target, vote)
+        # a guess must not add up over many frames to more than a real observation
+        vote[guessed] *= self.config.mask_grow_weight * (support[guessed].sum(1) <= GUESS_LIMIT)
+        target = slots[np.where(guessed, label - masks, mask)]
+        voting = (target > 0) & (vote > 0)
+        if voting.any():
+            add_votes(gaussians, rows[voting], target[voting], vote[voting].astype(np.float32))
         if assignment.merged or assignment.forgotten:
             self._rename(assignment.merged, assignment.forgotten)
         self._dirty |= {int(slot) for slot in slots if slot} | assignment.changed
         return slots[labels]
-
-    def _vote(self, rows: np.ndarray, target: np.ndarray, vote: np.ndarray) -> None:
-        voting = (target > 0) & (vote > 0)
-        if voting.any():
-            add_votes(self.gaussians, rows[voting], target[voting], vote[voting].astype(np.float32))
 
     def _rename(self, merged: dict[int, int], forgotten: set[int]) -> None:
         lut = np.arange(self.objects.slots, dtype=np.int32)
