@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gs_semantic.gaussians.changes import CHUNK, ChangeRecord
+
 SH_C0 = 0.28209479177387814  # zeroth real spherical harmonic
 
 CORE = ("means", "quats", "log_scales", "opacity_logits", "sh")
@@ -31,13 +33,17 @@ class GaussianMap:
     ``keyframe`` int32 (the keyframe that made it, -1 unknown), so that a pose-graph correction can move it.
 
     Rows live in buffers that grow by half, so that adding is cheap; a tensor returned by ``map["name"]`` is a
-    contiguous view that is valid until the next change of the number of rows. ``revision`` rises at every change.
+    contiguous view that is valid until the next change of the number of rows. ``revision`` rises at every change. Who
+    writes into such a tensor calls ``touch`` afterwards, before anybody else changes the map.
     """
 
     def __init__(self, sh_degree: int = 0, map_id: str | None = None, frame_id: str = "map") -> None:
         self.map_id = map_id or uuid.uuid4().hex
         self.frame_id = frame_id
         self.revision = 0
+        self._changes = ChangeRecord()
+        self._seen: tuple = ()
+        self._is_copy = False
         self._count = 0
         self._next_uid = 0
         self._specs: dict[str, AttributeSpec] = {}
@@ -54,9 +60,7 @@ class GaussianMap:
 
     # --- attributes -------------------------------------------------------------------------------------------------
 
-    def register(
-        self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, fill: float = 0
-    ) -> None:
+    def register(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, fill: float = 0) -> None:
         """Add a named attribute; existing rows get ``fill``. The same shape and dtype again does nothing."""
         spec = AttributeSpec(tuple(shape), dtype, fill)
         known = self._specs.get(name)
@@ -97,7 +101,7 @@ class GaussianMap:
     def __setitem__(self, name: str, value: torch.Tensor) -> None:
         """Overwrite all rows of an attribute."""
         self[name].copy_(value)
-        self.touch()
+        self.touch(core=name in CORE)
 
     def state(self, name: str, key: str) -> torch.Tensor:
         """Optimiser state rows (N, ...)."""
@@ -139,10 +143,61 @@ class GaussianMap:
         """Take over the counters of the map that these rows came from (loading)."""
         self._next_uid = max(self._next_uid, next_uid)
         self.revision = revision
+        self._changes = ChangeRecord()
+        self._note(None)
 
-    def touch(self) -> None:
-        """Note that values changed."""
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    def touch(self, rows: torch.Tensor | None = None, core: bool = True) -> None:
+        """Note that values changed: of ``rows`` (int64 indices; None for all); ``core`` false: of no core attribute."""
         self.revision += 1
+        self._note(rows, core)
+
+    @property
+    def history(self) -> object:
+        """One object for this map and its reading copies (``CopyPool``): with the same revision they have the same rows."""
+        return self._changes.history
+
+    def changed_chunks(self, revision: int, core: bool = True) -> np.ndarray | None:
+        """int32: chunks of 64 rows that changed after ``revision`` (with ``core``, in a core attribute); None: unknown.
+
+        Unknown also means that a core tensor was written to or replaced without ``touch``.
+        """
+        if revision > self.revision or not self._noted:
+            return None
+        return self._changes.since(revision, self._count, core)
+
+    def _signature(self) -> tuple:
+        """Changes when torch writes to a core attribute, or somebody replaces it."""
+        buffers = [self._buffers[name] for name in CORE]
+        return tuple((b.data_ptr(), 0 if b.is_inference() else b._version) for b in buffers)
+
+    def _note(self, rows: torch.Tensor | slice | None, core: bool = True) -> None:
+        signature = self._signature()
+        if not core and signature != self._seen:  # somebody wrote without a touch
+            rows, core = None, True
+        if self._is_copy:  # and goes its own way from here on
+            self._changes.history = object()
+            self._is_copy, rows, core = False, None, True
+        self._changes.note(rows, self.revision, self._count, core)
+        self._seen = signature
+
+    def _rows_changed(self, rows: torch.Tensor | slice, noted: bool) -> None:
+        """Count a change of the number of rows; ``noted``: nobody had written without ``touch`` before it."""
+        self.revision += 1
+        self._note(rows if noted else None)
+
+    def _take_over(self, source: GaussianMap, buffers: dict[str, torch.Tensor]) -> None:
+        """Become a reading copy: ``buffers`` hold the rows of ``source``."""
+        self._buffers = dict(buffers)
+        self._count, self._next_uid, self.revision = source._count, source._next_uid, source.revision
+        self._changes, self._is_copy, self._seen = source._changes.copy(), True, self._signature()
+        if not source._noted:  # the next copy may differ at the same revision
+            self._changes.history = object()
+
+    @property
+    def _noted(self) -> bool:
+        return self._seen == self._signature()
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -150,6 +205,7 @@ class GaussianMap:
         if count <= self._capacity:
             return
         capacity = max(count, self._capacity * 3 // 2, 1024)
+        capacity = -(-capacity // CHUNK) * CHUNK
         for store, specs in ((self._buffers, self._specs), (self._state, self._state_specs)):
             for name, spec in specs.items():
                 grown = torch.empty((capacity, *spec.shape), dtype=spec.dtype)  # rows are written when they are added
@@ -168,6 +224,7 @@ class GaussianMap:
             expected = (rows, *self._specs[name].shape)
             if tuple(value.shape) != expected:
                 raise ValueError(f"add: '{name}' has shape {tuple(value.shape)}, expected {expected}")
+        noted = self._noted
         self._reserve(stop)
         for name, spec in self._specs.items():
             self._buffers[name].numpy()[start:stop] = np.asarray(values[name]) if name in values else spec.fill
@@ -179,7 +236,7 @@ class GaussianMap:
         for key, spec in self._state_specs.items():
             self._state[key].numpy()[start:stop] = spec.fill
         self._count = stop
-        self.touch()
+        self._rows_changed(slice(start, stop), noted)
         return torch.arange(start, stop)
 
     def keep(self, mask: torch.Tensor) -> None:
@@ -187,16 +244,19 @@ class GaussianMap:
         index = torch.nonzero(mask, as_tuple=False)[:, 0]
         if len(index) == self._count:
             return
+        noted = self._noted
         for store in (self._buffers, self._state):
             for name in store:
                 store[name][: len(index)] = store[name][: self._count][index]  # type: ignore[index]
+        first = int(torch.nonzero(~mask)[0])
         self._count = len(index)
-        self.touch()
+        self._rows_changed(slice(first, self._count + 1), noted)
 
     def remove(self, index: torch.Tensor) -> None:
         """Remove a few rows quickly: the last rows take their places, so the order of rows changes."""
         if not len(index):
             return
+        noted = self._noted
         index = torch.unique(index)
         left = self._count - len(index)
         holes = index[index < left]
@@ -207,7 +267,8 @@ class GaussianMap:
             for name in store:
                 store[name][holes] = store[name][movers]  # type: ignore[index]
         self._count = left
-        self.touch()
+        # the chunk of the first row that is gone changed, too
+        self._rows_changed(torch.cat([holes, torch.tensor([left])]), noted)
 
     def clone(self, index: torch.Tensor) -> torch.Tensor:
         """Copy rows (all attributes but ``uid``; optimiser state of the copies is reset). Returns the new indices."""
@@ -246,6 +307,7 @@ class GaussianMap:
             copy.register_state(name, key, spec.shape, spec.fill)
             copy._state[(name, key)] = self.state(name, key).clone()
         copy._count, copy._next_uid, copy.revision = self._count, self._next_uid, self.revision
+        copy._note(None)
         return copy
 
 

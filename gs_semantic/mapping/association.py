@@ -18,7 +18,6 @@ from gs_semantic.gaussians import MaskInfo
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 
-
 HYPOTHESIS = 0.75  # weight of the overlap with a tentative object, against that with a confirmed one
 
 
@@ -87,12 +86,9 @@ class OverlapAssociator:
             iou[:, tentative] = np.maximum(iou[:, tentative], HYPOTHESIS * seen / np.maximum(union, 1e-6))
             overlap = overlap.copy()
             overlap[:, tentative] = np.maximum(overlap[:, tentative], HYPOTHESIS * seen)
-        for column, slot in enumerate(present):
-            class_id = objects.by_slot(int(slot)).class_id
-            for row in range(1, masks):
-                given = evidence.infos[row].class_id
-                if given and class_id and given != class_id:
-                    iou[row, column] *= config.class_mismatch_factor
+        known = np.array([objects.by_slot(int(slot)).class_id for slot in present], np.int64)[None, :]
+        given = np.array([info.class_id for info in evidence.infos], np.int64)[:, None]
+        iou[(known > 0) & (given > 0) & (known != given)] *= config.class_mismatch_factor
         # area-aware: the sum of matched pixels is maximised, not the mean of ratios
         allowed = iou >= config.match_min_iou
         if len(present) and masks > 1:
@@ -224,26 +220,22 @@ def merge_objects(keep: MapObject, lose: MapObject) -> None:
 
 def _overlaps(evidence: Evidence, masks: int) -> tuple[np.ndarray, ...]:
     """Objects in view (S,), overlap (masks, S), area of each mask on labelled Gaussians (masks,), area of each object
-    on Gaussians that some mask covers (S,), its whole visible area (S,), and (masks, S) the area on Gaussians with any vote at all for it; all in pixels."""
+    on Gaussians that some mask covers (S,), its whole visible area (S,), and (masks, S) the area on Gaussians with any
+    vote at all for it; all in pixels."""
     total = evidence.vote_weight.sum(1)
     has = total > 0
-    share = np.where(has[:, None], evidence.vote_weight / np.maximum(total, 1e-9)[:, None], 0.0)
-    present = np.nonzero(np.bincount(evidence.vote_object.ravel()))[0]
+    row, entry = np.nonzero(evidence.vote_weight > 0)  # most of the table is empty
+    slot = evidence.vote_object[row, entry]
+    touch = evidence.weight[row]
+    area = touch * evidence.vote_weight[row, entry] / total[row]
+    present = np.nonzero(np.bincount(slot))[0]
     position = np.zeros(int(present[-1]) + 1 if len(present) else 1, np.int64)
     position[present] = np.arange(len(present))
-    compact = position[evidence.vote_object]
-    area = evidence.weight[:, None] * share
-    table = np.bincount(
-        (evidence.mask[:, None] * len(present) + compact).ravel(), weights=area.ravel(), minlength=masks * len(present)
-    ).reshape(masks, len(present))
-    real = present > 0
-    table = table[:, real]
+    cell = evidence.mask[row] * len(present) + position[slot]
+    shape = (masks, len(present))
+    table = np.bincount(cell, weights=area, minlength=shape[0] * shape[1]).reshape(shape)
+    touched = np.bincount(cell, weights=touch, minlength=shape[0] * shape[1]).reshape(shape)
     visible = table.sum(0)
-    table[0] = 0  # unlabelled pixels are no evidence
+    table[0] = touched[0] = 0  # unlabelled pixels are no evidence
     mapped = np.bincount(evidence.mask[has], weights=evidence.weight[has], minlength=masks)
-    touch = np.where(evidence.vote_weight > 0, evidence.weight[:, None], 0.0)
-    touched = np.bincount(
-        (evidence.mask[:, None] * len(present) + compact).ravel(), weights=touch.ravel(), minlength=masks * len(present)
-    ).reshape(masks, len(present))[:, real]
-    touched[0] = 0
-    return present[real], table, mapped, table.sum(0), visible, touched
+    return present, table, mapped, table.sum(0), visible, touched

@@ -25,7 +25,7 @@ class MapperConfig:
     keyframe_queue: int = _p(2, "keyframes that may wait for integration; older waiting ones are dropped", 1, 100)
     max_keyframes: int = _p(160, "keyframes kept for optimisation; the most redundant is dropped", 2, 10000)
     # seeding
-    max_gaussians: int = _p(1_000_000, "upper bound of the number of Gaussians", 1000, 20_000_000)
+    max_gaussians: int = _p(600_000, "upper bound of the number of Gaussians", 1000, 20_000_000)
     seed_min_size_m: float = _p(0.012, "seeds are not spaced closer than this", 0.001, 1.0)
     seed_colour_tolerance: float = _p(0.10, "colour range (0..1) within which pixels share one seed", 0.0, 1.0)
     seed_detail_px: int = _p(2, "blocks up to this size (1, 2 or 4) share one seed whatever their colours", 1, 4)
@@ -66,7 +66,7 @@ class MapperConfig:
     depth_weight: float = _p(2.0, "weight of the depth loss (per metre) against the colour loss", 0.0, 100.0)
     identity_weight: float = _p(3.0, "weight of the identity loss against the colour loss", 0.0, 100.0)
     identity_moves_geometry: bool = _p(True, "let the identity loss move Gaussians, which sharpens object borders")
-    identity_every: int = _p(2, "every so many steps of a keyframe is one with identity", 1, 1000)
+    identity_every: int = _p(3, "every so many steps of a keyframe is one with identity", 1, 1000)
     identity_dims: int = _p(16, "channels of the identity feature", 4, 64)
     # pruning
     prune_opacity: float = _p(0.02, "Gaussians fainter than this are removed", 0.0, 1.0)

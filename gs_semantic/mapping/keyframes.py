@@ -10,6 +10,8 @@ import torch
 from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.mapping.config import MapperConfig
 
+MAX_RENAMES = 64  # renames remembered before every keyframe is brought up to date
+
 
 @dataclass(frozen=True)
 class View:
@@ -32,6 +34,7 @@ class Keyframe:
     rgb: np.ndarray
     depth_mm: np.ndarray | None
     slots: np.ndarray | None
+    renames: int = 0  # how many of the store's renames ``slots`` has seen
 
     def window(self, left: int, top: int, width: int, height: int) -> View:
         """The pixels of a window, with the camera that sees just them."""
@@ -75,6 +78,7 @@ class KeyframeStore:
         self.frames: list[Keyframe] = []
         self._last: tuple[Camera, int] | None = None
         self._count = 0
+        self._renames: list[np.ndarray] = []  # applied to a keyframe when it is drawn: most never are in between
         self._random = np.random.default_rng(config.seed)
 
     def __len__(self) -> int:
@@ -105,9 +109,30 @@ class KeyframeStore:
         return self._count - 1
 
     def add(self, keyframe: Keyframe) -> None:
+        keyframe.renames = len(self._renames)
         self.frames.append(keyframe)
         if len(self.frames) > self.config.max_keyframes:
             self.frames.pop(self._most_redundant())
+
+    def rename(self, table: np.ndarray) -> None:
+        """Objects were merged or forgotten: slot s is now ``table[s]``."""
+        self._renames.append(table)
+        if len(self._renames) > MAX_RENAMES:
+            for keyframe in self.frames:
+                self._rename(keyframe)
+                keyframe.renames = 0
+            self._renames.clear()
+
+    def _rename(self, keyframe: Keyframe) -> None:
+        missed = self._renames[keyframe.renames :]
+        keyframe.renames = len(self._renames)
+        if not missed or keyframe.slots is None:
+            return
+        names = np.arange(1 << 16)
+        for table in missed:
+            small = names < len(table)
+            names[small] = table[names[small]]
+        keyframe.slots = names[keyframe.slots].astype(np.uint16)
 
     def _most_redundant(self) -> int:
         """The keyframe nearest to another one, recent ones excepted; of the two, the older."""
@@ -124,6 +149,7 @@ class KeyframeStore:
         recent = self.frames[-self.config.window_recent :]
         pool = recent if self._random.random() < 0.5 else self.frames
         keyframe = pool[int(self._random.integers(len(pool)))]
+        self._rename(keyframe)
         camera = keyframe.camera
         width = min(camera.width, self.config.optimise_width_px)
         height = min(camera.height, max(1, round(camera.height * width / camera.width)))

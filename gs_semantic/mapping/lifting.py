@@ -44,7 +44,7 @@ def add_votes(gaussians: GaussianMap, rows: np.ndarray, objects: np.ndarray, wei
     weight[at, weakest] = np.where(replace, np.maximum(weights[new], 0), left)
     ids[rows], support[rows] = table, weight
     gaussians["object"].numpy()[rows] = leaders(table, weight)
-    gaussians.touch()
+    gaussians.touch(torch.from_numpy(rows), core=False)
 
 
 def leaders(table: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def relabel_votes(gaussians: GaussianMap, lut: np.ndarray) -> None:
             table[same, i] = 0
     ids[changed], support[changed] = table, weight
     gaussians["object"].numpy()[changed] = leaders(table, weight)
-    gaussians.touch()
+    gaussians.touch(torch.from_numpy(changed), core=False)
 
 
 def grow_labels(labels: np.ndarray, depth: np.ndarray | None, width_px: int, relative_step: float = 0.02) -> np.ndarray:

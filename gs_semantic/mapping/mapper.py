@@ -101,7 +101,7 @@ class Mapper:
     @property
     def pending(self) -> bool:
         """Is there queued work (a keyframe to integrate, or planned optimisation steps)?"""
-        return self._work is not None or bool(self._queue) or self._planned is not None
+        return self._work is not None or bool(self._queue) or self._planned is not None or bool(self._dirty)
 
     @property
     def can_optimise(self) -> bool:
@@ -141,6 +141,8 @@ class Mapper:
         if self._work is not None:
             if next(self._work, "done") == "done":
                 self._work = None
+        elif self._dirty and self._planned is None:
+            self._refresh_objects()
         elif self._planned is not None or self.can_optimise:
             self._optimise()
 
@@ -195,10 +197,9 @@ class Mapper:
             self.keyframes.add(make_keyframe(index, frame, slots, self.config))
             if index % self.config.prune_every == self.config.prune_every - 1:
                 self._prune()
-        if self._dirty and (index % OBJECTS_EVERY == 0 or not self._queue):
+        if index % OBJECTS_EVERY == OBJECTS_EVERY - 1:
             yield
-            with self._timed("objects"):
-                self._refresh_objects()
+            self._refresh_objects()
         self._planned = _Planned(frame.stamp_ns)
         self._step = 0  # the first step after a keyframe is one with identity
         if self.config.steps_per_keyframe == 0:
@@ -244,7 +245,7 @@ class Mapper:
             doomed = np.zeros(0, np.int64)
             if config.refine_max:
                 excluded = wanted | floating | ~measured
-                doomed = self._coarse(frame.rgb, rendering.rgb.numpy(), top, excluded, labels)
+                doomed = self._coarse(frame.rgb, rendering.rgb.numpy(), top, excluded)
             if config.carve:
                 doomed = np.union1d(doomed, self._floaters(top, floating, measured))
             if len(doomed):
@@ -279,23 +280,19 @@ class Mapper:
             rows["object"] = rows["vote_object"][np.arange(len(seeds)), best]
         self.gaussians.add(**rows)
 
-    def _coarse(
-        self, image: np.ndarray, rendered: np.ndarray, top: np.ndarray, excluded: np.ndarray, labels: np.ndarray | None
-    ) -> np.ndarray:
-        """Rows of Gaussians that fill many pixels, and whose colour is wrong there or that lie across a mask border."""
+    def _coarse(self, image: np.ndarray, rendered: np.ndarray, top: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+        """Rows of Gaussians that fill many pixels with a colour that is wrong there: detail came into view.
+
+        Every second pixel of every second line is looked at.
+        """
         config, size = self.config, len(self.gaussians) + 1
-        error = np.abs(rendered - image.astype(np.float32) * (1 / 255)).mean(-1)
-        error[excluded] = 0
-        count = np.bincount(top.ravel(), minlength=size)
-        total = np.bincount(top.ravel(), weights=error.ravel(), minlength=size)
-        coarse = (count >= config.refine_min_px) & (total > config.refine_error * count)
-        if labels is not None:
-            for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-                a, b = labels[one], labels[other]
-                across = (a != b) & (a > 0) & (b > 0) & (top[one] == top[other]) & ~excluded[one] & ~excluded[other]
-                border = np.bincount(top[one][across], minlength=size)
-                coarse |= (border >= 2) & (count >= 5)
-                total += border * config.refine_error
+        part = np.s_[::2, ::2]
+        error = np.abs(rendered[part] - image[part] * np.float32(1 / 255)).sum(-1)
+        error[excluded[part]] = 0
+        owner = top[part].ravel().astype(np.int64)
+        count = np.bincount(owner, minlength=size)
+        total = np.bincount(owner, weights=error.ravel(), minlength=size) / 3
+        coarse = (4 * count >= config.refine_min_px) & (total > config.refine_error * count)
         coarse[0] = False
         rows = np.nonzero(coarse)[0]
         if len(rows) > config.refine_max:
@@ -304,12 +301,15 @@ class Mapper:
 
     def _floaters(self, top: np.ndarray, floating: np.ndarray, measured: np.ndarray) -> np.ndarray:
         """Rows of Gaussians that mostly show where the sensor looked through them."""
-        size = len(self.gaussians) + 1
-        through = np.bincount(top[floating], minlength=size)
-        seen = np.bincount(top[measured], minlength=size)
-        gone = (through >= 3) & (through > 0.8 * seen)
-        gone[0] = False
-        return np.nonzero(gone)[0] - 1
+        through, times = np.unique(top[floating], return_counts=True)
+        if not len(through):
+            return through
+        suspect = np.zeros(len(self.gaussians) + 1, bool)
+        suspect[through[times >= 3]] = True
+        suspect[0] = False
+        seen, total = np.unique(top[measured & suspect[top]], return_counts=True)
+        gone = times[np.searchsorted(through, seen)] > 0.8 * total
+        return seen[gone].astype(np.int64) - 1
 
     def _lift(
         self, frame: Frame, depth: np.ndarray | None, labels: np.ndarray, infos: list[MaskInfo]
@@ -366,25 +366,24 @@ class Mapper:
                 kept = merged[kept]
             lut[lost] = kept
         relabel_votes(self.gaussians, lut)
-        for keyframe in self.keyframes.frames:
-            if keyframe.slots is not None:
-                keyframe.slots = lut[keyframe.slots].astype(np.uint16)
+        self.keyframes.rename(lut)
 
     def _refresh_objects(self) -> None:
         """Recompute the geometry of the objects that changed since the last time."""
-        dirty = np.zeros(self.objects.slots, bool)
-        dirty[[slot for slot in self._dirty if self.objects.has_slot(slot)]] = True
-        owner = self.gaussians["object"].numpy()
-        rows = np.nonzero(dirty[owner])[0]
-        rows = rows[np.argsort(owner[rows].astype(np.uint16), kind="stable")]  # 16 bit: sorted by radix
-        slots, starts = np.unique(owner[rows], return_index=True)
-        for slot, own in zip(slots, np.split(rows, starts[1:]), strict=True):
-            update_geometry(self.objects.by_slot(int(slot)), self.gaussians, own)
-            dirty[slot] = False
-        for slot in np.nonzero(dirty)[0]:  # lost all its Gaussians
-            update_geometry(self.objects.by_slot(int(slot)), self.gaussians, rows[:0])
-        self._events.objects_changed |= self._dirty
-        self._dirty = set()
+        with self._timed("objects"):
+            dirty = np.zeros(self.objects.slots, bool)
+            dirty[[slot for slot in self._dirty if self.objects.has_slot(slot)]] = True
+            owner = self.gaussians["object"].numpy()
+            rows = np.nonzero(dirty[owner])[0]
+            rows = rows[np.argsort(owner[rows].astype(np.uint16), kind="stable")]  # 16 bit: sorted by radix
+            slots, starts = np.unique(owner[rows], return_index=True)
+            for slot, own in zip(slots, np.split(rows, starts)[1:], strict=True):
+                update_geometry(self.objects.by_slot(int(slot)), self.gaussians, own)
+                dirty[slot] = False
+            for slot in np.nonzero(dirty)[0]:  # lost all its Gaussians
+                update_geometry(self.objects.by_slot(int(slot)), self.gaussians, rows[:0])
+            self._events.objects_changed |= self._dirty
+            self._dirty = set()
 
     # --- optimisation -----------------------------------------------------------------------------------------------
 

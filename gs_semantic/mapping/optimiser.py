@@ -9,7 +9,8 @@ from gs_semantic.gaussians import GaussianMap
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.keyframes import View
 from gs_semantic.rendering.cpu import CpuRasterizer
-from gs_semantic.rendering.native import sparse_adam
+from gs_semantic.rendering.native import AdamTensor, adam_step
+from gs_semantic.rendering.residual import LossSettings, image_gradients
 
 ATTRIBUTES = ("means", "quats", "log_scales", "opacity_logits", "sh")
 # Losses are sums over pixels, so a gradient below EPSILON comes from a fraction of a pixel: such a Gaussian moves little.
@@ -49,57 +50,44 @@ class WindowOptimiser:
             "sh": config.lr_colour,
         }
 
+        knee = config.depth_tolerance_m
+        self._loss = LossSettings(
+            colour_knee=COLOUR_KNEE,
+            depth_knee_m=knee,
+            # across an occlusion edge the difference says nothing about where the Gaussian should be
+            depth_near_m=4 * knee,
+            depth_near_per_m2=4 * config.depth_tolerance_per_m2,
+            depth_weight=config.depth_weight,
+            feature_weight=config.identity_weight,
+        )
+
     def step(self, target: View, codes: torch.Tensor | None = None) -> float:
         """One step; ``codes`` (slots, dims) adds the identity term. Returns the mean colour error."""
         gaussians, config = self.gaussians, self.config
         identity = gaussians["identity"] if codes is not None and target.slots is not None else None
         view = self.rasterizer.open(gaussians, target.camera)
         rendering = view.render(features=identity)
-        error = rendering.rgb - target.rgb
-        grad_rgb = (error * (1 / COLOUR_KNEE)).clamp_(-1, 1)
-        grad_depth = None
-        if target.depth is not None:
-            knee = config.depth_tolerance_m
-            difference = rendering.depth - target.depth
-            near = (target.depth > 0) & (rendering.alpha > 0.5)
-            # across an occlusion edge the difference says nothing about where the Gaussian should be
-            near &= difference.abs() < 4 * (knee + config.depth_tolerance_per_m2 * target.depth**2)
-            grad_depth = (difference * (1 / knee)).clamp_(-1, 1) * near * config.depth_weight
-        grad_features = None
-        if identity is not None and codes is not None and target.slots is not None:
-            known = (target.slots > 0).float() * config.identity_weight
-            grad_features = (rendering.features - codes[target.slots]).mul_(known[..., None])
+        slots = target.slots if identity is not None else None
+        residual = image_gradients(rendering, target.rgb, target.depth, slots, codes, self._loss)
         grads = view.backward(
             rendering,
-            grad_rgb,
-            grad_depth=grad_depth,
-            grad_features=grad_features,
+            residual.rgb,
+            grad_depth=residual.depth,
+            grad_features=residual.features,
             features=identity,
             feature_grad_to_geometry=config.identity_moves_geometry,
         )
-        steps = gaussians.state("means", "steps")
-        for count, name in enumerate(ATTRIBUTES):
-            self._update(name, getattr(grads, name), steps, view.visible, self._rates[name], count == 0)
+        tensors = [
+            self._tensor(name, getattr(grads, name), "means", self._rates[name], name == ATTRIBUTES[0])
+            for name in ATTRIBUTES
+        ]
         if grads.features is not None:
-            steps = gaussians.state("identity", "steps")
-            self._update("identity", grads.features, steps, view.visible, config.lr_identity, True)
-        gaussians.touch()
-        return float(error.abs().mean())
+            tensors.append(self._tensor("identity", grads.features, "identity", config.lr_identity, True))
+        adam_step(tensors, view.visible, beta1=0.9, beta2=0.99, eps=EPSILON)
+        gaussians.touch(view.visible)
+        return residual.colour_error
 
-    def _update(
-        self, name: str, grad: torch.Tensor, steps: torch.Tensor, rows: torch.Tensor, rate: float, count: bool
-    ) -> None:
+    def _tensor(self, name: str, grad: torch.Tensor, counter: str, rate: float, advance: bool) -> AdamTensor:
         gaussians = self.gaussians
-        sparse_adam(
-            gaussians[name],
-            grad,
-            gaussians.state(name, "exp_avg"),
-            gaussians.state(name, "exp_avg_sq"),
-            steps,
-            rows,
-            lr=rate,
-            beta1=0.9,
-            beta2=0.99,
-            eps=EPSILON,
-            advance=count,
-        )
+        moments = (gaussians.state(name, "exp_avg"), gaussians.state(name, "exp_avg_sq"))
+        return AdamTensor(gaussians[name], grad, *moments, gaussians.state(counter, "steps"), rate, advance)

@@ -75,14 +75,21 @@ def _steps(w: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray
     after = np.zeros_like(w)
     after[:, :-1] = difference[:, 1:]
     missing = w <= 0
+    gap = missing.copy()
+    gap[:, :-1] |= missing[:, 1:]
+    gap[:, -1] = True
     step = (np.abs(difference - before) > tolerance) & (np.abs(difference - after) > tolerance)
-    step |= missing
-    step[:, :-1] |= missing[:, 1:]
-    step[:, -1] = True
-    left = np.ones_like(step)  # a break before the pixel
-    left[:, 1:] = step[:, :-1]
-    grad = np.where(left, difference, np.where(step, before, 0.5 * (difference + before)))
-    grad[left & step] = 0
+    # where a neighbour has no depth there is no slope to compare with: only a plain jump counts as a break
+    beside = gap.copy()
+    beside[:, 1:] |= gap[:, :-1]
+    beside[:, :-1] |= gap[:, 1:]
+    step[beside] = (np.abs(difference) > 3 * tolerance)[beside]
+    step[gap] = False
+    stop = step | gap
+    left = np.ones_like(stop)  # a break or gap before the pixel
+    left[:, 1:] = stop[:, :-1]
+    grad = np.where(left, difference, np.where(stop, before, 0.5 * (difference + before)))
+    grad[left & stop] = 0
     return step, grad
 
 
@@ -94,13 +101,15 @@ def _blocks(image: np.ndarray, reduce: np.ufunc) -> np.ndarray:
 
 
 def _distance_to_border(local: Surface, labels: np.ndarray | None) -> np.ndarray:
-    """Distance in px (0 at the border) of each pixel to the nearest depth break or change of label. A large disc reaches
+    """Distance in px (0 at the border) of each pixel to the nearest depth break or change from
+    one label to another. A large disc reaches
     over the edge of its block, and where it happens to be sorted in front it would smear the border."""
     inside = np.ones(local.inverse.shape, np.uint8)
     across_x, across_y = local.step_x[:, :-1].copy(), local.step_y[:-1].copy()
     if labels is not None:
-        across_x |= labels[:, 1:] != labels[:, :-1]
-        across_y |= labels[1:] != labels[:-1]
+        known = labels > 0
+        across_x |= (labels[:, 1:] != labels[:, :-1]) & known[:, 1:] & known[:, :-1]
+        across_y |= (labels[1:] != labels[:-1]) & known[1:] & known[:-1]
     inside[:, :-1][across_x] = inside[:, 1:][across_x] = 0
     inside[:-1][across_y] = inside[1:][across_y] = 0
     return cv2.distanceTransform(inside, cv2.DIST_L2, 3)
@@ -111,7 +120,7 @@ def _broken(local: Surface, size: int) -> np.ndarray:
     height, width = local.inverse.shape
     columns = local.step_x[:, size // 2 - 1 :: size].reshape(height // size, size, width // size).any(1)
     rows = local.step_y[size // 2 - 1 :: size].reshape(height // size, width // size, size).any(2)
-    return columns | rows
+    return np.logical_or(columns, rows)
 
 
 def make_seeds(
@@ -137,6 +146,7 @@ def make_seeds(
     mean = np.dstack([local.inverse, local.grad_x, local.grad_y, room <= 1, rgb.astype(np.float32) / 255.0])
     mean[~valid] = 0
     count = valid.astype(np.float32)
+    depths = (depth > 0).astype(np.float32)
     low, high = rgb, rgb
     smooth = np.ones_like(valid)
     label_low = label_high = labels
@@ -149,6 +159,7 @@ def make_seeds(
         size *= 2
         mean = _blocks(mean, np.add)
         count = _blocks(count, np.add)
+        depths = _blocks(depths, np.add)
         low, high = _blocks(low, np.minimum), _blocks(high, np.maximum)
         smooth = _blocks(smooth, np.logical_and) & ~_broken(local, size)
         room = _blocks(room, np.minimum)
@@ -161,7 +172,8 @@ def make_seeds(
         if label_low is not None and label_high is not None:
             label_low, label_high = _blocks(label_low, np.minimum), _blocks(label_high, np.maximum)
             even &= label_low == label_high
-        mergeable = (count >= 0.6 * size * size) & smooth & (even | tiny) & (room >= config.seed_border_margin * size)
+        filled = (count >= 0.6 * depths) & (depths >= 0.25 * size * size)  # sensors leave holes: they are covered, too
+        mergeable = filled & smooth & (even | tiny) & (room >= config.seed_border_margin * size)
         levels.append((size, mean, count, mergeable))
 
     parts: list[tuple[np.ndarray, ...]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -9,19 +10,21 @@ import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
-from gs_semantic.gaussians.gaussian_map import CORE
+from gs_semantic.gaussians.copies import CopyPool
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.events import LabelImages
 from gs_semantic.objects.packing import PackedObjects, pack_objects
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 from gs_semantic.rendering.base import Rasterizer
 
-COPIED = (*CORE, "uid", "object")
+_pools: weakref.WeakKeyDictionary[GaussianMap, CopyPool] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class MapView:
     """Gaussians and objects of one map revision. Nobody changes what it holds.
+
+    Tensors of ``gaussians`` are valid as long as somebody holds it: the next view may use their memory.
 
     ids uint64 (S,) and classes uint16 (S,) belong to object slots; both are 0 where no published object (confirmed or
     stale) is. stamp_ns: newest frame in the map.
@@ -42,10 +45,8 @@ class MapView:
     @classmethod
     def of(cls, gaussians: GaussianMap, objects: ObjectRegistry, stamp_ns: int, packed: PackedObjects) -> MapView:
         """Copy a map; ``packed`` is ``pack_registry`` of its objects."""
-        copy = GaussianMap(gaussians.sh_degree, gaussians.map_id, gaussians.frame_id)
-        copy.register("object", (), torch.int32)
-        copy.add(**{name: gaussians[name].detach() for name in COPIED if name in gaussians})
-        copy.revision = gaussians.revision
+        gaussians.register("object", (), torch.int32)
+        copy = _pools.setdefault(gaussians, CopyPool()).copy(gaussians, ("object",))
         ids, classes = np.zeros(objects.slots, np.uint64), np.zeros(objects.slots, np.uint16)
         for obj in objects.present():
             ids[obj.slot], classes[obj.slot] = obj.id, obj.class_id

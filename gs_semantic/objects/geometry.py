@@ -2,37 +2,71 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+from scipy import ndimage
 
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.objects.registry import Box, MapObject
 
 SAMPLE = 4000  # points that are enough for a box
-TRIM = 0.01  # share of the Gaussians at each end of an axis that a box leaves out: stray ones must not blow it up
+TRIM = 0.01  # share of the points at each end of an axis that a box leaves out
+CLEAR_SHARE = 0.85  # of its votes that a Gaussian's object has when it lies well inside the object
+CLEAR_VOTES = 1.0  # votes that say so
+CELL_M = 0.08  # parts of an object are farther apart than this
+PART = 0.2  # smaller parts, as a share of the largest, are strays
+FEWEST = 20  # points; with fewer, all are used
 
 
 def update_geometry(obj: MapObject, gaussians: GaussianMap, rows: np.ndarray) -> None:
-    """Fill ``num_gaussians``, ``centroid``, ``covariance`` and ``box`` from the given rows (the object's Gaussians)."""
+    """Fill ``num_gaussians``, ``centroid``, ``covariance`` and ``box`` from the given rows (the object's Gaussians).
+
+    Masks are never exact, so some Gaussians behind an object's outline carry its label. They would blow up a box; only
+    those count here whose votes agree, and that lie together.
+    """
     obj.num_gaussians = len(rows)
     obj.revision = gaussians.revision
     if not len(rows):
         obj.box = obj.centroid = obj.covariance = None
         return
-    points = gaussians.means.numpy()[rows[:: max(1, len(rows) // SAMPLE)]].astype(np.float64)
+    rows = rows[:: max(1, len(rows) // SAMPLE)]
+    if "vote_weight" in gaussians:
+        rows = rows[_clear(gaussians["vote_weight"].numpy()[rows])]
+    points = gaussians.means.numpy()[rows].astype(np.float64)
+    points = points[_together(points)]
     obj.centroid = points.mean(0)
     centred = points - obj.centroid
     obj.covariance = centred.T @ centred / len(points)
     obj.box = upright_box(points)
 
 
+def _clear(votes: np.ndarray) -> np.ndarray:
+    """Which of the Gaussians belong to their object beyond doubt; votes (M, slots) by object. All when only a few do."""
+    total = votes.sum(1)
+    enough = min(CLEAR_VOTES, float(np.median(total)))  # an object that was seen once has no better ones
+    clear = (votes.max(1) >= CLEAR_SHARE * total) & (total >= enough)
+    return clear if clear.sum() >= FEWEST else np.ones(len(votes), bool)
+
+
+def _together(points: np.ndarray) -> np.ndarray:
+    """Which of the points (M, 3) are in a part that is not much smaller than the largest part of connected cells."""
+    low = points.min(0)
+    cell = max(CELL_M, float((points.max(0) - low).max()) / 32)
+    position = tuple(((points - low) / cell).astype(np.int64).T)
+    occupied = np.zeros([int(axis.max()) + 1 for axis in position], bool)
+    occupied[position] = True
+    part = ndimage.label(occupied, np.ones((3, 3, 3)))[0][position]
+    count = np.bincount(part)
+    return count[part] >= PART * count.max()
+
+
 def upright_box(points: np.ndarray) -> Box:
-    """Box (M, 3) points with one axis along the map's z (up) and the others along the principal axes of the footprint."""
-    centre = points.mean(0)
-    flat = points[:, :2] - centre[:2]
-    _, axes = np.linalg.eigh(flat.T @ flat)
-    x = np.array([axes[0, 1], axes[1, 1], 0.0])
+    """Box of (M, 3) points with one axis along the map's z (up), the others along the smallest rectangle around them."""
+    angle = np.radians(cv2.minAreaRect(points[:, :2].astype(np.float32))[2])
+    x = np.array([np.cos(angle), np.sin(angle), 0.0])
     z = np.array([0.0, 0.0, 1.0])
     rotation = np.stack([x, np.cross(z, x), z], axis=1)
+    centre = points.mean(0)
     local = (points - centre) @ rotation
-    low, high = np.quantile(local, [TRIM, 1 - TRIM], axis=0) if len(points) > 20 else (local.min(0), local.max(0))
+    low, high = np.quantile(local, [TRIM, 1 - TRIM], axis=0) if len(points) > FEWEST else (local.min(0), local.max(0))
     return Box(centre + rotation @ ((low + high) / 2), np.maximum(high - low, 1e-3), rotation)

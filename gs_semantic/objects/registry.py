@@ -68,13 +68,15 @@ class MapObject:
 
 
 class ObjectRegistry:
-    """All objects by slot. Ids are unbounded, rise, and are never given twice; slots are never reused in a session."""
+    """All objects by slot. Ids are unbounded, rise, and are never given twice; the slot of a dropped object is given to
+    a later one (pixels hold 16 bit), so whoever drops an object must first clear its slot from the map."""
 
     def __init__(self, labels: LabelSet | None = None) -> None:
         self.labels = labels or LabelSet()
         self._by_slot: dict[int, MapObject] = {}
         self._next_id = 1
         self._next_slot = 1
+        self._dropped: list[int] = []
 
     def __len__(self) -> int:
         return len(self._by_slot)
@@ -86,14 +88,19 @@ class ObjectRegistry:
         """A new tentative object (or a restored one, with its own id and slot)."""
         obj = MapObject(
             id=self._next_id if object_id is None else object_id,
-            slot=self._next_slot if slot is None else slot,
+            slot=self._free_slot() if slot is None else slot,
             first_seen_ns=stamp_ns,
             last_seen_ns=stamp_ns,
         )
+        if obj.slot in self._dropped:
+            self._dropped.remove(obj.slot)
         self._by_slot[obj.slot] = obj
         self._next_id = max(self._next_id, obj.id + 1)
         self._next_slot = max(self._next_slot, obj.slot + 1)
         return obj
+
+    def _free_slot(self) -> int:
+        return self._dropped.pop() if self._dropped else self._next_slot
 
     def by_slot(self, slot: int) -> MapObject:
         return self._by_slot[slot]
@@ -109,7 +116,8 @@ class ObjectRegistry:
 
     def drop(self, slot: int) -> None:
         """Forget an object (its id is not given again)."""
-        self._by_slot.pop(slot, None)
+        if self._by_slot.pop(slot, None) is not None:
+            self._dropped.append(slot)
 
     def continue_ids(self, before: ObjectRegistry) -> None:
         """Go on counting ids where another registry stopped."""

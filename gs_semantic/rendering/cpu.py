@@ -37,9 +37,14 @@ class VisibleGradients:
     radii: torch.Tensor
 
 
-# Whose parameters, and in which state, the packed scene holds.
-Packed = tuple[Callable[[], object], tuple]
-NOTHING: Packed = (lambda: NOTHING, ())
+@dataclass(frozen=True)
+class _Packed:
+    """Whose parameters, and in which state, the packed scene holds."""
+
+    owner: Callable[[], object] = lambda: None
+    version: tuple = ()
+    history: object = None
+    revision: int = 0
 
 
 class _Parameters:
@@ -48,9 +53,10 @@ class _Parameters:
     def __init__(self, gaussians: GaussianMap) -> None:
         tensors = [getattr(gaussians, name) for name in PARAMETERS]
         n = len(tensors[0])
-        self.owner = weakref.ref(gaussians)
+        self.gaussians = gaussians
+        self.revision: int = getattr(gaussians, "revision", 0)
         self.version = (
-            *(getattr(gaussians, "revision", 0), n),
+            *(self.revision, n),
             *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors[:4]),
         )
         shapes = ((n, 3), (n, 4), (n, 3), (n,), (n, None, 3))
@@ -229,7 +235,7 @@ class CpuRasterizer:
         self._handles: list[native.Handle] = []  # views not in use; they keep their buffers
         self._lock = threading.Lock()
         self._scene = native.Handle("gs_scene_create", "gs_scene_destroy")
-        self._packed: Packed = NOTHING
+        self._packed = _Packed()
         self.pack_ms = 0.0
 
     def open(self, gaussians: GaussianMap, camera: Camera, *, tile_size: int = 16) -> RasterView:
@@ -279,17 +285,28 @@ class CpuRasterizer:
         )
         threads = self.threads or 0
         with self._lock:  # nobody may repack the scene while it is read
-            owner, version = self._packed
-            if owner() is not parameters.owner() or version != parameters.version:
-                start = time.perf_counter()
-                self._packed = NOTHING
-                native.call("gs_scene_pack", self._scene.pointer, parameters.struct, settings.extent_sigma, threads)
-                self._packed = (parameters.owner, parameters.version)
-                self.pack_ms = 1e3 * (time.perf_counter() - start)
+            if self._packed.owner() is not parameters.gaussians or self._packed.version != parameters.version:
+                self._pack(parameters, threads)
             native.call(
                 "gs_view_open",
                 *(handle.pointer, self._scene.pointer, _camera_struct(camera), struct, tile_size, threads),
             )
+
+    def _pack(self, parameters: _Parameters, threads: int) -> None:
+        """Renew what changed since the last time, or everything where that is not known."""
+        start = time.perf_counter()
+        gaussians, packed = parameters.gaussians, self._packed
+        history = getattr(gaussians, "history", None)  # of any object with the five tensors
+        known = history is not None and packed.history is history
+        changed = gaussians.changed_chunks(packed.revision) if known else None
+        self._packed = _Packed()  # nothing, should the call fail
+        scene = (self._scene.pointer, parameters.struct, self.settings.extent_sigma)
+        if changed is None:
+            native.call("gs_scene_pack", *scene, threads)
+        else:
+            native.call("gs_scene_repack", *scene, changed.ctypes.data, len(changed), threads)
+        self._packed = _Packed(weakref.ref(gaussians), parameters.version, history, parameters.revision)
+        self.pack_ms = 1e3 * (time.perf_counter() - start)
 
 
 class _Render(torch.autograd.Function):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,33 @@ class GradientsStruct(ctypes.Structure):
     ]
 
 
+class ResidualStruct(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, _float_p)
+            for name in (
+                *("rgb", "depth", "alpha", "features", "target_rgb", "target_depth", "codes", "slots"),
+                *("grad_rgb", "grad_depth", "grad_features"),
+            )
+        ),
+        *((name, _i64) for name in ("pixels", "code_count")),
+        ("channels", _i32),
+        *(
+            (name, _f32)
+            for name in ("colour_scale", "depth_scale", "near", "near_per_m2", "depth_weight", "feature_weight")
+        ),
+    ]
+
+
+class AdamTensorStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("param", "grad", "exp_avg", "exp_avg_sq", "steps")),
+        ("width", _i64),
+        ("lr", _f32),
+        ("advance", _i32),
+    ]
+
+
 _handle = ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_abi_version": (_i32, []),
@@ -85,6 +114,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_scene_create": (_handle, []),
     "gs_scene_destroy": (None, [_handle]),
     "gs_scene_pack": (_i32, [_handle, ctypes.POINTER(ParametersStruct), _f32, _i32]),
+    "gs_scene_repack": (_i32, [_handle, ctypes.POINTER(ParametersStruct), _f32, _int_p, _i64, _i32]),
     "gs_view_create": (_handle, []),
     "gs_view_destroy": (None, [_handle]),
     "gs_view_open": (
@@ -108,10 +138,8 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
             *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(GradientsStruct), _i32),
         ],
     ),
-    "gs_adam": (
-        _i32,
-        [_float_p, _float_p, _float_p, _float_p, _float_p, _int_p, _i64, _i64, _f32, _f32, _f32, _f32, _i32, _i32],
-    ),
+    "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
+    "gs_adam_step": (_i32, [ctypes.POINTER(AdamTensorStruct), _i32, _int_p, _i64, _f32, _f32, _f32, _i32]),
 }
 
 
@@ -213,6 +241,63 @@ class Handle:
             self._destroy(self.pointer)
 
 
+@dataclass(frozen=True)
+class AdamTensor:
+    """A tensor of a sparse Adam step: param (N, ...), its exp_avg and exp_avg_sq, steps float32 (N,), all changed in place.
+
+    grad (rows, ...) is for the rows of the step. ``advance`` first adds one to the steps of the rows: true for one of the
+    tensors that share the counts.
+    """
+
+    param: torch.Tensor
+    grad: torch.Tensor
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+    steps: torch.Tensor
+    lr: float
+    advance: bool = True
+
+
+def adam_step(
+    tensors: Sequence[AdamTensor],
+    rows: torch.Tensor,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-15,
+    *,
+    threads: int | None = None,
+) -> None:
+    """One Adam step on some rows of several tensors, with bias correction by each row's own step count.
+
+    rows int64, each at most once; tensors that share ``steps`` should follow each other.
+    """
+    rows = checked("rows", rows, (None,), torch.int64)
+    structs = (AdamTensorStruct * len(tensors))()
+    grads = []  # keeps copies alive during the call
+    least = None
+    for struct, tensor in zip(structs, tensors, strict=True):
+        shape = tuple(tensor.param.shape)
+        for name in ("param", "exp_avg", "exp_avg_sq", "steps"):
+            changed = getattr(tensor, name)
+            checked(name, changed, shape if name != "steps" else shape[:1])
+            if not changed.is_contiguous():
+                raise InvalidRequestError(f"{name}: must be contiguous, as it is changed in place")
+            setattr(struct, name, changed.data_ptr())
+        grads.append(checked("grad", tensor.grad, (len(rows), *shape[1:])))
+        struct.grad, struct.width = grads[-1].data_ptr(), math.prod(shape[1:])
+        struct.lr, struct.advance = tensor.lr, int(tensor.advance)
+        least = shape[0] if least is None else min(least, shape[0])
+    if len(rows) == 0 or least is None:
+        return
+    low, high = (int(limit) for limit in torch.aminmax(rows))
+    if low < 0 or high >= least:
+        raise InvalidRequestError(f"rows: {low}..{high} is outside 0..{least - 1}")
+    call("gs_adam_step", structs, len(tensors), rows.data_ptr(), len(rows), beta1, beta2, eps, threads or 0)
+    for tensor in tensors:
+        for changed in (tensor.param, tensor.exp_avg, tensor.exp_avg_sq, tensor.steps):
+            torch.autograd.graph.increment_version(changed)
+
+
 def sparse_adam(
     param: torch.Tensor,
     grad: torch.Tensor,
@@ -233,23 +318,5 @@ def sparse_adam(
     grad (len(rows), ...); exp_avg and exp_avg_sq like param; steps float32 (N,); rows int64, each at most once.
     ``advance`` first adds one to the steps of the rows: true for one of the attributes that share the counts.
     """
-    count = len(param)
-    width = param[0].numel() if count else 1
-    for name, tensor in (("param", param), ("exp_avg", exp_avg), ("exp_avg_sq", exp_avg_sq), ("steps", steps)):
-        shape = tuple(param.shape) if name != "steps" else (count,)
-        checked(name, tensor, shape)
-        if not tensor.is_contiguous():
-            raise InvalidRequestError(f"{name}: must be contiguous, as it is changed in place")
-    rows = checked("rows", rows, (None,), torch.int64)
-    grad = checked("grad", grad, (len(rows), *param.shape[1:]))
-    if len(rows) == 0:
-        return
-    if int(rows.min()) < 0 or int(rows.max()) >= count:
-        raise InvalidRequestError(f"rows: {int(rows.min())}..{int(rows.max())} is outside 0..{count - 1}")
-    call(
-        "gs_adam",
-        *(param.data_ptr(), grad.data_ptr(), exp_avg.data_ptr(), exp_avg_sq.data_ptr(), steps.data_ptr()),
-        *(rows.data_ptr(), len(rows), width, lr, beta1, beta2, eps, int(advance), threads or 0),
-    )
-    for tensor in (param, exp_avg, exp_avg_sq, steps):
-        torch.autograd.graph.increment_version(tensor)
+    tensor = AdamTensor(param, grad, exp_avg, exp_avg_sq, steps, lr, advance)
+    adam_step([tensor], rows, beta1, beta2, eps, threads=threads)

@@ -117,7 +117,18 @@ void gs_scene_destroy(Scene* scene) { delete scene; }
 int32_t gs_scene_pack(Scene* scene, const Parameters* p, float extent_sigma, int32_t threads) {
   if (p->count < 0 || p->count >= (int64_t{1} << 31)) return GS_BAD_ARGUMENT;
   return guarded([&](const Kernels& k) {
-    k.pack(*scene, *p, extent_sigma, threads);
+    k.pack(*scene, *p, extent_sigma, nullptr, 0, threads);
+    return GS_OK;
+  });
+}
+
+int32_t gs_scene_repack(Scene* scene, const Parameters* p, float extent_sigma, const int32_t* changed,
+                        int64_t changed_count, int32_t threads) {
+  if (p->count < 0 || p->count >= (int64_t{1} << 31)) return GS_BAD_ARGUMENT;
+  for (int64_t i = 0; i < changed_count; ++i)
+    if (changed[i] < 0 || int64_t{changed[i]} * CHUNK >= p->count) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.pack(*scene, *p, extent_sigma, changed, changed_count, threads);
     return GS_OK;
   });
 }
@@ -200,11 +211,14 @@ int32_t gs_view_backward(View* view, const Parameters* p, const float* features,
   });
 }
 
-int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, float* steps, const int64_t* rows,
-                int64_t count, int64_t width, float lr, float beta1, float beta2, float eps, int32_t advance,
-                int32_t threads) {
+int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {
+  return guarded([&](const Kernels& k) { return k.residual(*residual, error, threads) ? GS_BAD_ARGUMENT : GS_OK; });
+}
+
+int32_t gs_adam_step(const AdamTensor* tensors, int32_t tensor_count, const int64_t* rows, int64_t count, float beta1,
+                     float beta2, float eps, int32_t threads) {
   return guarded([&](const Kernels& k) {
-    k.adam(param, grad, exp_avg, exp_avg_sq, steps, rows, count, width, lr, beta1, beta2, eps, advance != 0, threads);
+    k.adam(tensors, tensor_count, rows, count, beta1, beta2, eps, threads);
     return GS_OK;
   });
 }

@@ -22,6 +22,10 @@ GS_API gs::Scene* gs_scene_create();
 GS_API void gs_scene_destroy(gs::Scene*);
 GS_API int32_t gs_scene_pack(gs::Scene*, const gs::Parameters*, float extent_sigma, int32_t threads);
 
+// Only the `changed` chunks of gs::CHUNK rows, where the rest of the map is as it was at the last call.
+GS_API int32_t gs_scene_repack(gs::Scene*, const gs::Parameters*, float extent_sigma, const int32_t* changed,
+                               int64_t changed_count, int32_t threads);
+
 GS_API gs::View* gs_view_create();
 GS_API void gs_view_destroy(gs::View*);
 GS_API int32_t gs_view_open(gs::View*, const gs::Scene*, const gs::Camera*, const gs::Settings*, int32_t tile_size,
@@ -46,8 +50,9 @@ GS_API int32_t gs_view_backward(gs::View*, const gs::Parameters*, const float* f
                                 const float* background, const gs::Images* images, const gs::ImageGradients*,
                                 int32_t features_move_geometry, const gs::Gradients*, int32_t threads);
 
-// param, exp_avg, exp_avg_sq (N, width); steps (N,); grad (count, width) for the given rows, each named once. `advance`
-// adds one to the rows' steps first.
-GS_API int32_t gs_adam(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, float* steps,
-                       const int64_t* rows, int64_t count, int64_t width, float lr, float beta1, float beta2, float eps,
-                       int32_t advance, int32_t threads);
+// Gradients of the loss of an optimisation step; `error` gets the sum of the absolute colour errors.
+GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);
+
+// Adam on the given rows of each tensor, one tensor after the other; every row is named once.
+GS_API int32_t gs_adam_step(const gs::AdamTensor*, int32_t tensor_count, const int64_t* rows, int64_t count,
+                            float beta1, float beta2, float eps, int32_t threads);

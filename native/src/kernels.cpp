@@ -9,6 +9,7 @@
 #include "kernels/ids.h"
 #include "kernels/pack.h"
 #include "kernels/project.h"
+#include "kernels/residual.h"
 #include "kernels/shade.h"
 #include "kernels/transpose.h"
 
@@ -22,7 +23,7 @@ namespace gs {
 const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   using namespace GS_ISA;
   static const Kernels table = {GS_TEXT(GS_ISA),   pack,     project, bin, shade, blend, vote, accumulate,
-                                accumulate_labels, backward, adam};
+                                accumulate_labels, backward, residual, adam};
   return &table;
 }
 

@@ -7,7 +7,7 @@ namespace gs {
 
 struct Kernels {
   const char* name;
-  void (*pack)(Scene&, const Parameters&, float extent_sigma, int threads);
+  void (*pack)(Scene&, const Parameters&, float extent_sigma, const int32_t* changed, int64_t changed_count, int threads);
   void (*project)(View&, const Scene&, int threads);
   void (*bin)(View&, int threads);
   void (*shade)(View&, const Parameters&, int threads);
@@ -19,8 +19,9 @@ struct Kernels {
                             int threads);
   void (*backward)(View&, const Parameters&, const float* features, int channels, const float* background,
                    const Images&, const ImageGradients&, bool features_move_geometry, const Gradients&, int threads);
-  void (*adam)(float* param, const float* grad, float* exp_avg, float* exp_avg_sq, float* steps, const int64_t* rows,
-               int64_t count, int64_t width, float lr, float beta1, float beta2, float eps, bool advance, int threads);
+  int64_t (*residual)(const Residual&, double* error, int threads);
+  void (*adam)(const AdamTensor*, int tensor_count, const int64_t* rows, int64_t count, float beta1, float beta2,
+               float eps, int threads);
 };
 
 const Kernels* kernels_scalar();

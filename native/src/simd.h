@@ -63,6 +63,12 @@ GS_INLINE Mask from_bits(uint32_t b) { return static_cast<Mask>(b); }
 GS_INLINE Vec keep(Mask m, Vec a) { return {_mm512_maskz_mov_ps(m, a.v)}; }
 GS_INLINE Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_mov_ps(no.v, m, yes.v)}; }
 GS_INLINE float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+// out[i] += a[i] + a[i + 4] + a[i + 8] + a[i + 12]
+GS_INLINE void add_quarters(float* out, Vec a) {
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), quarter));
+}
 
 // out[2i] = a[i], out[2i + 1] = b[i]
 GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
@@ -313,6 +319,12 @@ GS_INLINE float sum(Vec a) {  // in the same pairwise order everywhere
   return t[0];
 }
 
+GS_INLINE void add_quarters(float* out, Vec a) {
+  float t[16];
+  store(t, a);
+  for (int i = 0; i < 4; ++i) out[i] += (t[i] + t[i + 8]) + (t[i + 4] + t[i + 12]);
+}
+
 GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
   int n = 0;
   for (; m; m &= m - 1) out[n++] = base + __builtin_ctz(m);
@@ -331,6 +343,27 @@ GS_INLINE void transpose16(Vec* r) {
   for (int i = 0; i < 16; ++i) r[i] = load(t[i]);
 }
 
+#endif
+
+// The first n (1 to 16) lanes from or to memory that ends there; other lanes are 0.
+#if defined(GS_ISA_avx512)
+GS_INLINE Vec load_first(const float* p, int n) {
+  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>(0xffffu >> (LANES - n)), p)};
+}
+GS_INLINE void store_first(float* p, Vec a, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(0xffffu >> (LANES - n)), a.v);
+}
+#else
+GS_INLINE Vec load_first(const float* p, int n) {
+  alignas(64) float t[LANES] = {};
+  for (int i = 0; i < n; ++i) t[i] = p[i];
+  return load(t);
+}
+GS_INLINE void store_first(float* p, Vec a, int n) {
+  alignas(64) float t[LANES];
+  store(t, a);
+  for (int i = 0; i < n; ++i) p[i] = t[i];
+}
 #endif
 
 GS_INLINE Vec zero() { return set(0.f); }

@@ -39,9 +39,10 @@ struct Parameters {
 struct Scene {
   enum Field { X, Y, Z, XX, XY, XZ, YY, YZ, ZZ, LOG2_OPACITY, FIELDS };
   int64_t count = 0, padded = 0;
+  int64_t stride = 0;  // rows that there is room for
   Buffer<float> fields;
   Buffer<float> spheres;  // (chunks, 4): centre, radius
-  const float* field(int i) const { return fields.data + i * padded; }
+  const float* field(int i) const { return fields.data + i * stride; }
 };
 
 // A projected Gaussian: alpha(p) = 2^(log2_opacity + a dx^2 + b dx dy + c dy^2), drawn where the exponent >= threshold.
@@ -59,7 +60,7 @@ struct Color {
 
 // Buffers of one thread, reused from tile to tile.
 struct Scratch {
-  Buffer<float> fields;
+  Buffer<float> fields, features;
   Buffer<int32_t> candidates;
   Buffer<uint32_t> row, position;
   Buffer<uint32_t> sort_a, sort_b;
@@ -109,6 +110,28 @@ struct ImageGradients {  // of the returned images; any may be null
 
 struct Images {  // (H, W, channels)
   float *rgb, *depth, *alpha, *features;
+};
+
+// Rendered images, what they should be, and where to put the gradients of the loss (see kernels/residual.h).
+struct Residual {
+  const float *rgb, *depth, *alpha, *features;      // (pixels, 3), (pixels,), (pixels,), (pixels, channels)
+  const float *target_rgb, *target_depth, *codes;   // (pixels, 3), (pixels,) or null, (code_count, channels)
+  const int64_t* slots;                             // (pixels,) or null: features are left alone
+  float *grad_rgb, *grad_depth, *grad_features;
+  int64_t pixels, code_count;
+  int32_t channels;
+  float colour_scale, depth_scale, near, near_per_m2, depth_weight, feature_weight;  // scales are 1 / knee
+};
+
+// One tensor of an Adam step (see gs_adam_step).
+struct AdamTensor {
+  float* param;       // (N, width)
+  const float* grad;  // (rows, width)
+  float *exp_avg, *exp_avg_sq;
+  float* steps;  // (N,)
+  int64_t width;
+  float lr;
+  int32_t advance;  // add one to the rows' steps first
 };
 
 }  // namespace gs

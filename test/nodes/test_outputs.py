@@ -110,9 +110,9 @@ def test_nothing_is_rendered_without_a_subscriber(make_rig: Callable[..., Rig]) 
     rig = make_rig(*())  # the rig listens to semantic/image by default
     rig.node.destroy_subscription(next(s for s in rig.node.subscriptions if s.topic_name.endswith("semantic/image")))
     rig.until(lambda: not rig.mapper.answerer.wanted, "end of the subscription")
-    for _ in range(3):
-        rig.send()
-    rig.until(lambda: rig.mapper.statistics.frames_mapped == 3, "three frames")
+    for count in (1, 2, 3):
+        rig.send()  # one by one: the queue keeps the latest only
+        rig.until(lambda count=count: rig.mapper.statistics.frames_mapped == count, f"frame {count}")
     assert rig.status_after().frames_answered == 0
     assert rig.status_after().gaussians > 0
 

@@ -82,6 +82,7 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
   std::memset(drawn_somewhere, 0, list.length);
   const float ox = list.tile_x + 0.5f * view.tile_size, oy = list.tile_y + 0.5f * view.tile_size;
   const bool geometry = color || pass.features_move_geometry;
+  if (channels && pass.features_move_geometry) list.carry_features(pass.features, channels, pass.stride);
 
   for_each_block(view, list, [&](const PixelBlock& block) {
     alignas(64) float rows[LANES][LANES], feature_rows[LANES][LANES], pairs[2 * LANES];
@@ -123,9 +124,11 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
     }
     if (channels) {
       load_pixels(pass.feature_grad, pass.stride, channels, width, block, feature_rows);
+      prefetch_next_pixels(pass.feature_grad, pass.stride, width, block);
       if (pass.features_move_geometry) {
         alignas(64) float out[LANES][LANES];
         load_pixels(pass.feature_image, pass.stride, channels, width, block, out);
+        prefetch_next_pixels(pass.feature_image, pass.stride, width, block);
         Vec value[PASS];
         for (int p = 0; p < LANES; ++p) gf[p] = load(feature_rows[p]), value[p] = load(out[p]);
         transpose16(gf);
@@ -163,7 +166,7 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
               q2 = fma(g_z, set(list.at(TileList::DEPTH, k)), q2);
             }
             if (channels && pass.features_move_geometry) {
-              const float* value = pass.features + static_cast<int64_t>(list.row[k]) * pass.stride;
+              const float* value = list.features + static_cast<int64_t>(k) * PASS;
               GS_UNROLL for (int c = 0; c < channels; c += 2) {
                 q = fma(gf[c], set(value[c]), q);
                 q2 = fma(gf[c + 1], set(value[c + 1]), q2);
@@ -175,6 +178,7 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
             s = keep(both(drawn, gt(alpha_max, alpha)), g_alpha * alpha);
           }
           store_pairs(pairs, w, s);
+          asm("" : "+m"(pairs));  // loads that broadcast cost less than the shuffles the compiler puts in their place
           if (geometry) {
             Vec even = load(sum_k), odd = zero();
             GS_UNROLL for (int p = 0; p < LANES; p += 2) {

@@ -15,6 +15,7 @@ template <bool color, int channels>
 void blend_tile(View& view, TileList& list, const float* features, int64_t stride, float* out, int64_t out_stride,
                 const float* background, const Images& images) {
   const int64_t width = view.camera.width;
+  if (channels) list.carry_features(features, channels, stride);
   for_each_block(view, list, [&](const PixelBlock& block) {
     Vec f[PASS];
     Vec red = zero(), green = zero(), blue = zero(), depth = zero();
@@ -29,7 +30,7 @@ void blend_tile(View& view, TileList& list, const float* features, int64_t strid
             depth = fma(w, set(list.at(TileList::DEPTH, k)), depth);
           }
           if (channels) {
-            const float* value = features + static_cast<int64_t>(list.row[k]) * stride;
+            const float* value = list.features + static_cast<int64_t>(k) * PASS;
             GS_UNROLL for (int c = 0; c < channels; ++c) f[c] = fma(w, set(value[c]), f[c]);
           }
         },

@@ -47,69 +47,82 @@ GS_INLINE Vec log2_sigmoid(Vec logit) {
   return select(ge(logit, logit), result, logit);  // NaN stays NaN, so that the row is skipped later
 }
 
-inline void pack(Scene& scene, const Parameters& p, float extent_sigma, int threads) {
-  const int64_t n = p.count, chunks = (n + CHUNK - 1) / CHUNK, padded = chunks * CHUNK;
-  scene.count = n;
-  scene.padded = padded;
-  float* fields = scene.fields.reserve(static_cast<size_t>(padded) * Scene::FIELDS);
-  float* spheres = scene.spheres.reserve(static_cast<size_t>(chunks) * 4);
-  constexpr int64_t TASK = BLOCK / CHUNK;
-  parallel(threads, (chunks + TASK - 1) / TASK, [&](int64_t task, int) {
-    const int64_t stop = (task + 1) * TASK < chunks ? (task + 1) * TASK : chunks;
-    for (int64_t chunk = task * TASK; chunk < stop; ++chunk) {
-      Vec low[3], high[3];
-      for (int k = 0; k < 3; ++k) low[k] = set(3e38f), high[k] = set(-3e38f);
-      for (int64_t i = chunk * CHUNK; i < (chunk + 1) * CHUNK; i += LANES) {
-        const int64_t left = n - i;
-        float* out = fields + i;
-        if (left <= 0) {
-          for (int k = 0; k < Scene::FIELDS; ++k) store(out + k * padded, set(k == Scene::LOG2_OPACITY ? -200.f : 0.f));
-          continue;
-        }
-        const int valid = left < LANES ? static_cast<int>(left) : LANES;
-        Vec mean[3], raw[4], q[4], scale[3], R[9], v[3];
-        load_rows<3>(p.means + 3 * i, valid, mean);
-        load_rows<4>(p.quats + 4 * i, valid, raw);
-        load_rows<3>(p.log_scales + 3 * i, valid, scale);
-        normalize(raw, q);
-        rotation(q, R);
-        for (int k = 0; k < 3; ++k) {
-          scale[k] = exp2_exact(scale[k] * set(LOG2E));
-          v[k] = scale[k] * scale[k];
-        }
-        Vec logit[1];
-        load_rows<1>(p.opacity_logits + i, valid, logit);
-        Vec log2_opacity = log2_sigmoid(logit[0]);
-        log2_opacity = select(from_bits(0xffffu >> (LANES - valid)), log2_opacity, set(-200.f));
-        auto covariance = [&](int a, int b) {
-          return fma(R[3 * a] * R[3 * b], v[0],
-                     fma(R[3 * a + 1] * R[3 * b + 1], v[1], R[3 * a + 2] * R[3 * b + 2] * v[2]));
-        };
-        const Vec values[Scene::FIELDS] = {mean[0],          mean[1],          mean[2],          covariance(0, 0),
-                                           covariance(0, 1), covariance(0, 2), covariance(1, 1), covariance(1, 2),
-                                           covariance(2, 2), log2_opacity};
-        for (int k = 0; k < Scene::FIELDS; ++k) store(out + k * padded, values[k]);
-        const Vec reach = set(extent_sigma) * vmax(scale[0], vmax(scale[1], scale[2]));
-        for (int k = 0; k < 3; ++k) {
-          low[k] = vmin(mean[k] - reach, low[k]);  // NaN leaves the limit as it was
-          high[k] = vmax(mean[k] + reach, high[k]);
-        }
-      }
-      float radius2 = 0.f;
-      for (int k = 0; k < 3; ++k) {
-        alignas(64) float lo[LANES], hi[LANES];
-        store(lo, low[k]);
-        store(hi, high[k]);
-        for (int i = 1; i < LANES; ++i) {
-          if (lo[i] < lo[0]) lo[0] = lo[i];
-          if (hi[i] > hi[0]) hi[0] = hi[i];
-        }
-        spheres[4 * chunk + k] = 0.5f * lo[0] + 0.5f * hi[0];
-        const float half = 0.5f * hi[0] - 0.5f * lo[0];
-        radius2 += half * half;
-      }
-      spheres[4 * chunk + 3] = __builtin_sqrtf(radius2) * 1.0001f;
+// One chunk of CHUNK rows and its bounding sphere.
+GS_INLINE void pack_chunk(Scene& scene, const Parameters& p, float extent_sigma, int64_t chunk) {
+  const int64_t n = p.count, stride = scene.stride;
+  Vec low[3], high[3];
+  for (int k = 0; k < 3; ++k) low[k] = set(3e38f), high[k] = set(-3e38f);
+  for (int64_t i = chunk * CHUNK; i < (chunk + 1) * CHUNK; i += LANES) {
+    const int64_t left = n - i;
+    float* out = scene.fields.data + i;
+    if (left <= 0) {
+      for (int k = 0; k < Scene::FIELDS; ++k) store(out + k * stride, set(k == Scene::LOG2_OPACITY ? -200.f : 0.f));
+      continue;
     }
+    const int valid = left < LANES ? static_cast<int>(left) : LANES;
+    Vec mean[3], raw[4], q[4], scale[3], R[9], v[3];
+    load_rows<3>(p.means + 3 * i, valid, mean);
+    load_rows<4>(p.quats + 4 * i, valid, raw);
+    load_rows<3>(p.log_scales + 3 * i, valid, scale);
+    normalize(raw, q);
+    rotation(q, R);
+    for (int k = 0; k < 3; ++k) {
+      scale[k] = exp2_exact(scale[k] * set(LOG2E));
+      v[k] = scale[k] * scale[k];
+    }
+    Vec logit[1];
+    load_rows<1>(p.opacity_logits + i, valid, logit);
+    Vec log2_opacity = log2_sigmoid(logit[0]);
+    log2_opacity = select(from_bits(0xffffu >> (LANES - valid)), log2_opacity, set(-200.f));
+    auto covariance = [&](int a, int b) {
+      return fma(R[3 * a] * R[3 * b], v[0],
+                 fma(R[3 * a + 1] * R[3 * b + 1], v[1], R[3 * a + 2] * R[3 * b + 2] * v[2]));
+    };
+    const Vec values[Scene::FIELDS] = {mean[0],          mean[1],          mean[2],          covariance(0, 0),
+                                       covariance(0, 1), covariance(0, 2), covariance(1, 1), covariance(1, 2),
+                                       covariance(2, 2), log2_opacity};
+    for (int k = 0; k < Scene::FIELDS; ++k) store(out + k * stride, values[k]);
+    const Vec reach = set(extent_sigma) * vmax(scale[0], vmax(scale[1], scale[2]));
+    for (int k = 0; k < 3; ++k) {
+      low[k] = vmin(mean[k] - reach, low[k]);  // NaN leaves the limit as it was
+      high[k] = vmax(mean[k] + reach, high[k]);
+    }
+  }
+  float* sphere = scene.spheres.data + 4 * chunk;
+  float radius2 = 0.f;
+  for (int k = 0; k < 3; ++k) {
+    alignas(64) float lo[LANES], hi[LANES];
+    store(lo, low[k]);
+    store(hi, high[k]);
+    for (int i = 1; i < LANES; ++i) {
+      if (lo[i] < lo[0]) lo[0] = lo[i];
+      if (hi[i] > hi[0]) hi[0] = hi[i];
+    }
+    sphere[k] = 0.5f * lo[0] + 0.5f * hi[0];
+    const float half = 0.5f * hi[0] - 0.5f * lo[0];
+    radius2 += half * half;
+  }
+  sphere[3] = __builtin_sqrtf(radius2) * 1.0001f;
+}
+
+// All chunks, or, where the rest of the scene is as the last call left it, only the `changed` ones.
+inline void pack(Scene& scene, const Parameters& p, float extent_sigma, const int32_t* changed, int64_t changed_count,
+                 int threads) {
+  const int64_t chunks = (p.count + CHUNK - 1) / CHUNK;
+  scene.count = p.count;
+  scene.padded = chunks * CHUNK;
+  if (scene.padded > scene.stride) {
+    const int64_t room = chunks + chunks / 8;
+    scene.fields.reserve(static_cast<size_t>(room | 1) * CHUNK * Scene::FIELDS);
+    scene.spheres.reserve(static_cast<size_t>(room | 1) * 4);
+    scene.stride = (room | 1) * CHUNK;  // odd, so that the fields of a row do not compete for the same cache lines
+    changed = nullptr;
+  }
+  const int64_t count = changed ? changed_count : chunks;
+  constexpr int64_t TASK = BLOCK / CHUNK;
+  parallel(threads, (count + TASK - 1) / TASK, [&](int64_t task, int) {
+    const int64_t stop = (task + 1) * TASK < count ? (task + 1) * TASK : count;
+    for (int64_t i = task * TASK; i < stop; ++i) pack_chunk(scene, p, extent_sigma, changed ? changed[i] : i);
   });
 }
 

@@ -40,7 +40,11 @@ class TileList {
   int32_t* candidates = nullptr;
   uint32_t *row = nullptr, *position = nullptr;
 
-  TileList(View& view, int64_t tile, Scratch& scratch, bool colors) : view_(view), colors_(colors) {
+  // The feature channels of one pass, one row of PASS floats per splat, near each other in memory.
+  float* features = nullptr;
+
+  TileList(View& view, int64_t tile, Scratch& scratch, bool colors)
+      : view_(view), scratch_(scratch), colors_(colors) {
     sort_tile(view, tile, scratch);
     const int64_t begin = view.tile_start[tile];
     length = view.tile_start[tile + 1] - begin;
@@ -54,6 +58,15 @@ class TileList {
     candidates = scratch.candidates.reserve(stride_ + LANES);
   }
 
+  // Before filling: copy `channels` values of each splat's row, too.
+  void carry_features(const float* source, int channels, int64_t stride) {
+    source_ = source;
+    channels_ = channels;
+    source_stride_ = stride;
+    features = scratch_.features.reserve(stride_ * PASS);
+    for (int64_t i = 0; i < filled; ++i) copy_features(i);
+  }
+
   GS_INLINE float* field(int k) const { return fields_ + k * stride_; }
   GS_INLINE float at(int k, int64_t i) const { return fields_[k * stride_ + i]; }
 
@@ -62,7 +75,11 @@ class TileList {
     int64_t i = filled;
     for (; i < upto; ++i) {
       const uint32_t p = order_[i];
-      if (i + 12 < length) __builtin_prefetch(view_.splats.data + order_[i + 12]);
+      if (i + 12 < length) {
+        __builtin_prefetch(view_.splats.data + order_[i + 12]);
+        __builtin_prefetch(view_.row.data + order_[i + 12]);
+        if (channels_) __builtin_prefetch(source_ + view_.row[order_[i + 6]] * source_stride_);
+      }
       const Splat& s = view_.splats[p];
       field(PX)[i] = s.x;
       field(PY)[i] = s.y;
@@ -74,6 +91,7 @@ class TileList {
       field(DEPTH)[i] = s.z;
       row[i] = view_.row[p];
       position[i] = p;
+      if (channels_) copy_features(i);
       if (colors_) {
         const Color& c = view_.colors[p];
         field(RED)[i] = c.r;
@@ -109,8 +127,20 @@ class TileList {
   }
 
  private:
+  GS_INLINE void copy_features(int64_t i) {
+    const float* from = source_ + static_cast<int64_t>(row[i]) * source_stride_;
+    if (channels_ == PASS)
+      store(features + i * PASS, load(from));
+    else
+      std::memcpy(features + i * PASS, from, channels_ * sizeof(float));
+  }
+
   View& view_;
+  Scratch& scratch_;
   bool colors_;
+  const float* source_ = nullptr;
+  int channels_ = 0;
+  int64_t source_stride_ = 0;
   const uint32_t* order_;
   float* fields_;
   int64_t stride_;

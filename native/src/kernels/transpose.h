@@ -61,6 +61,14 @@ GS_INLINE void load_pixels(const float* image, int64_t stride, int count, int64_
       std::memcpy(rows[4 * r + c], image + ((block.y + r) * image_width + block.x + c) * stride, count * sizeof(float));
 }
 
+// Asks for the values of the block to the right.
+GS_INLINE void prefetch_next_pixels(const float* image, int64_t stride, int64_t image_width, const PixelBlock& block) {
+  if (block.x + 2 * BLOCK_SIDE > image_width) return;
+  for (int r = 0; r < block.height; ++r)
+    for (int c = BLOCK_SIDE; c < 2 * BLOCK_SIDE; ++c)
+      __builtin_prefetch(image + ((block.y + r) * image_width + block.x + c) * stride);
+}
+
 // sums += sum_p w[p * step] * rows[p], 16 channels at once.
 template <int step = 1>
 GS_INLINE void add_outer(const float* w, const float (*rows)[LANES], float* sums) {
@@ -153,6 +161,98 @@ struct LabelVote {
 };
 static_assert(sizeof(LabelVote) == 32, "a label vote is eight words");
 
+// The different labels of some pixels in the order of their first appearance, as far as there is room.
+template <int room>
+struct Distinct {
+  int32_t label[room];
+  int count = 0;
+
+  // The label's place; -1 where there is no room for it.
+  GS_INLINE int place(int32_t l) {
+    int i = 0;
+    while (i < count && label[i] != l) ++i;
+    if (i < count) return i;
+    if (count == room) return -1;
+    label[count++] = l;
+    return i;
+  }
+};
+
+// The labels of one block and their lanes; most blocks have one.
+struct BlockLabels {
+  Distinct<LANES> distinct;
+  uint32_t lanes[LANES];
+
+  GS_INLINE BlockLabels(const int32_t* labels, int64_t image_width, const PixelBlock& block) {
+    for (int r = 0; r < block.height; ++r)
+      for (int c = 0; c < block.width; ++c) {
+        const int before = distinct.count;
+        const int i = distinct.place(labels[static_cast<int64_t>(block.y + r) * image_width + block.x + c]);
+        if (i == before) lanes[i] = 0;
+        lanes[i] |= 1u << (4 * r + c);
+      }
+  }
+};
+
+// Most tiles have few labels: then there is a sum, in four parts, for each splat and label.
+constexpr int FEW_LABELS = 4;
+
+inline bool find_few_labels(const View& view, const TileList& list, const int32_t* labels,
+                            Distinct<FEW_LABELS>& found) {
+  const int stop_x = imin(list.tile_x + view.tile_size, view.camera.width);
+  const int stop_y = imin(list.tile_y + view.tile_size, view.camera.height);
+  for (int y = list.tile_y; y < stop_y; ++y)
+    for (int x = list.tile_x; x < stop_x; ++x)
+      if (found.place(labels[static_cast<int64_t>(y) * view.camera.width + x]) < 0) return false;
+  return true;
+}
+
+inline void vote_for_few_labels(View& view, TileList& list, const int32_t* labels, Distinct<FEW_LABELS>& few,
+                                Scratch& scratch, LabelVote* votes) {
+  const int width = 4 * few.count;
+  float* sums = scratch.features.reserve(list.length * width);
+  std::memset(sums, 0, list.length * width * sizeof(float));
+  for_each_block(view, list, [&](const PixelBlock& block) {
+    const BlockLabels own(labels, view.camera.width, block);
+    int place[LANES];
+    for (int i = 0; i < own.distinct.count; ++i) place[i] = 4 * few.place(own.distinct.label[i]);
+    walk(
+        view, list, block,
+        [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
+          float* s = sums + static_cast<int64_t>(k) * width;
+          if (own.distinct.count == 1) return add_quarters(s + place[0], w);
+          for (int i = 0; i < own.distinct.count; ++i) add_quarters(s + place[i], keep(from_bits(own.lanes[i]), w));
+        },
+        [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); });
+  });
+  for (int64_t k = 0; k < list.filled; ++k)
+    for (int i = 0; i < few.count; ++i) {
+      const float *s = sums + k * width + 4 * i, weight = (s[0] + s[1]) + (s[2] + s[3]);
+      if (!(weight > 0.f)) continue;
+      votes[k].total += weight;
+      votes[k].add(few.label[i], weight);
+    }
+}
+
+inline void vote_for_labels(View& view, TileList& list, const int32_t* labels, LabelVote* votes) {
+  for_each_block(view, list, [&](const PixelBlock& block) {
+    const BlockLabels own(labels, view.camera.width, block);
+    walk(
+        view, list, block,
+        [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
+          if (!any(gt(w, zero()))) return;
+          for (int i = 0; i < own.distinct.count; ++i) {
+            const float s = sum(own.distinct.count == 1 ? w : keep(from_bits(own.lanes[i]), w));
+            if (s > 0.f) {
+              votes[k].total += s;
+              votes[k].add(own.distinct.label[i], s);
+            }
+          }
+        },
+        [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); });
+  });
+}
+
 inline void accumulate_labels(View& view, const int32_t* labels, int32_t* winner, float* winner_weight,
                               float* weight_sum, int threads) {
   constexpr int WORDS = sizeof(LabelVote) / sizeof(float);
@@ -161,37 +261,11 @@ inline void accumulate_labels(View& view, const int32_t* labels, int32_t* winner
     TileList list(view, tile, scratch, false);
     LabelVote* votes = reinterpret_cast<LabelVote*>(scratch.sums.reserve(list.length * WORDS));
     std::memset(static_cast<void*>(votes), 0, list.length * sizeof(LabelVote));
-    for_each_block(view, list, [&](const PixelBlock& block) {
-      // The different labels of the block and their lanes; most blocks have one.
-      int32_t distinct[LANES];
-      uint32_t lanes[LANES];
-      int n = 0;
-      for (int r = 0; r < block.height; ++r)
-        for (int c = 0; c < block.width; ++c) {
-          const int32_t label = labels[static_cast<int64_t>(block.y + r) * view.camera.width + block.x + c];
-          int i = 0;
-          while (i < n && distinct[i] != label) ++i;
-          if (i == n) {
-            distinct[n] = label;
-            lanes[n++] = 0;
-          }
-          lanes[i] |= 1u << (4 * r + c);
-        }
-      walk(
-          view, list, block,
-          [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
-            if (!any(gt(w, zero()))) return;
-            LabelVote& v = votes[k];
-            for (int i = 0; i < n; ++i) {
-              const float s = sum(n == 1 ? w : keep(from_bits(lanes[i]), w));
-              if (s > 0.f) {
-                v.total += s;
-                v.add(distinct[i], s);
-              }
-            }
-          },
-          [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); });
-    });
+    Distinct<FEW_LABELS> few;
+    if (find_few_labels(view, list, labels, few))
+      vote_for_few_labels(view, list, labels, few, scratch, votes);
+    else
+      vote_for_labels(view, list, labels, votes);
     for (int64_t k = 0; k < list.filled; ++k) {
       if (!(votes[k].total > 0.f)) continue;
       const int64_t e = entry_of(view, list.position[k], tile);
