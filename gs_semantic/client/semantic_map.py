@@ -136,7 +136,7 @@ class SemanticMap:
     ``code`` is that number. Needs no rclpy.init: the client has a ROS context of its own.
     """
 
-    def __init__(self, node: str = "/gs_semantic/mapper", timeout_s: float = 10.0) -> None:
+    def __init__(self, node: str = "/gs_semantic/mapper", timeout_s: float = 20.0) -> None:
         self._name = "/" + node.strip("/")
         self._timeout_s = timeout_s
         self._lock = threading.Lock()

@@ -25,7 +25,7 @@ class NodeParameters:
     view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0)
     idle_optimise_s: float = parameter(5.0, "go on optimising so long after the last frame", 0.0, 86400.0)
     frame_queue: int = parameter(1, "frames that may wait for their answer; older ones are dropped", 1, 100)
-    mapping_niceness: int = parameter(5, "mapping gives way to answers on a shared core (Linux nice value)", 0, 19)
+    mapping_niceness: int = parameter(3, "mapping gives way to answers on a shared core (Linux nice value)", 0, 19)
     # output
     status_hz: float = parameter(1.0, "rate of ~/status", 0.1, 100.0)
     objects_hz: float = parameter(2.0, "rate of ~/objects and ~/objects/markers at most", 0.01, 100.0)
