@@ -14,7 +14,7 @@ from sensor_msgs.msg import Image
 from gs_semantic.benchmarks.tasks import Once
 from gs_semantic.client import SemanticMap
 from gs_semantic.data.sequence import RgbdSequence
-from gs_semantic.errors import GsSemanticError
+from gs_semantic.errors import EmptyMapError, GsSemanticError
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.objects.packing import ObjectView
@@ -77,8 +77,11 @@ class Tour(Once):
             images = {name: kept[stamp] for name, kept in self._messages.items()}
             number = round((stamp - self._first_ns) * 1e-9 * self.options.rate_hz) + 1
         if self.wanted and number >= min(self.wanted):
+            try:
+                self.snapshot(number, images)
+            except EmptyMapError:
+                return  # the first frame is still being mapped; the picture is taken at a later answer
             self.wanted = {other for other in self.wanted if other > number}
-            self.snapshot(number, images)
 
     def snapshot(self, number: int, images: dict[str, Image]) -> None:
         """Keep what the topics and the map show of the ``number``-th frame (from 1)."""
