@@ -1,46 +1,58 @@
-"""Reader of recorded RGB-D sequences kept as one folder of images.
+"""Recorded sequences: what every reader offers, and the reader of our own folders of RGB-D images.
 
-Layout::
+Layout of such a folder::
 
     rgb/000000.jpg|png       8-bit colour
-    depth/000000.png         uint16, times depth_scale_to_m gives metres; 0 = none
-    instance/000000.png      object id per pixel, 0 = unlabelled            (optional)
-    semantic/000000.png      class id per pixel, 0 = void                   (optional)
+    depth/000000.png         uint16, times depth_scale_to_m gives metres; 0 = none     (optional)
+    instance/000000.png      object id per pixel, 0 = unlabelled                       (optional)
+    semantic/000000.png      class id per pixel, 0 = void                              (optional)
     traj.txt                 one row-major 4x4 camera-to-world matrix per line, OpenCV axes, metres
     intrinsics.json          width height fx fy cx cy depth_scale_to_m; distortion_k1k2p1p2k3 (optional)
-    labels.json              classes and instances; here or in the parent folder (optional)
+    labels.json              classes and instances; here or in the parent folder       (optional)
 
-Images with lens distortion are undistorted while reading, so that every frame fits its pinhole camera.
+Images with lens distortion are undistorted while reading, so that every frame fits its pinhole camera. The other
+formats are in the modules beside this one; ``gs_semantic.data.formats.open_sequence`` finds out which one it is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from gs_semantic.data.images import COLOUR_SUFFIXES, Lens, read_colour, read_depth, read_ids
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera, Frame, MaskInfo
 from gs_semantic.labels import LabelSet
 
-COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
 RIGID_TOLERANCE = 1e-3  # poses are stored with a few decimals only
 
 
 @dataclass(frozen=True)
 class InstanceRecord:
-    """What labels.json says of one object. ``group``: several objects share the id, so instance scores leave it out."""
+    """What a recording says of one object. ``group``: several objects share the id, so instance scores leave it out."""
 
     name: str
     class_id: int
     group: bool = False
+
+
+@dataclass(frozen=True)
+class SparsePoints:
+    """Points that a reconstruction brings along: xyz float32 (N, 3) in the world frame, rgb uint8 (N, 3)."""
+
+    xyz: np.ndarray
+    rgb: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.xyz)
 
 
 class FrameFilter(Protocol):
@@ -49,13 +61,22 @@ class FrameFilter(Protocol):
     def apply(self, frame: Frame, index: int) -> Frame: ...
 
 
-class RgbdSequence:
-    """A recorded sequence: ``len(sequence)``, ``sequence[i] -> Frame``, iteration.
+class FrameSequence(ABC):
+    """A recorded sequence: ``len(sequence)``, ``sequence[i] -> Frame``, iteration. Frames are read when asked for.
 
-    ``period_ns`` spaces the stamps (frame i has stamp ``start_ns + i * period_ns``). ``noise`` is applied to every
-    frame. ``labels`` and ``instances`` are what labels.json says, ``group_ids`` its ids that join several objects.
+    A reader sets ``poses`` (camera-to-world, float64 (N, 4, 4), OpenCV axes), the ``has_`` flags, and where it knows
+    them ``labels`` and ``instances``; it implements ``_camera`` and ``_read``. ``folder`` is where the recording is.
+
+    period_ns, start_ns: stamps of formats without (frame i: ``start_ns + i * period_ns``). noise: applied to every
+    frame. cache: frames kept in memory. max_width: wider frames are scaled down to it (0: none).
     Raises InvalidInputError, naming the file, for anything that is missing or does not fit.
     """
+
+    format: ClassVar[str]
+    poses: np.ndarray
+    has_depth = False
+    has_instances = False
+    has_semantic = False
 
     def __init__(
         self,
@@ -65,27 +86,15 @@ class RgbdSequence:
         start_ns: int = 0,
         noise: FrameFilter | None = None,
         cache: int = 0,
+        max_width: int = 0,
     ) -> None:
         self.folder = Path(folder)
         self.period_ns = period_ns
         self.start_ns = start_ns
         self.noise = noise
-        if not self.folder.is_dir():
-            raise InvalidInputError(f"{self.folder}: no such folder; expected a sequence with rgb/ and traj.txt")
-        self._intrinsics, self.depth_scale, self._distortion = read_intrinsics(self.folder / "intrinsics.json")
-        self.poses = read_trajectory(self.folder / "traj.txt")
+        self.max_width = max_width
         self.labels, self.instances = LabelSet(), dict[int, InstanceRecord]()
-        for candidate in (self.folder / "labels.json", self.folder.parent / "labels.json"):
-            if candidate.is_file():
-                self.labels, self.instances = read_labels(candidate)
-                break
-        if not (self.folder / "rgb").is_dir():
-            raise InvalidInputError(f"{self.folder / 'rgb'}: no such folder; expected one colour image per frame")
-        self.has_depth = (self.folder / "depth").is_dir()
-        self.has_instances = (self.folder / "instance").is_dir()
-        self.has_semantic = (self.folder / "semantic").is_dir()
-        self._colour_path(len(self.poses) - 1)  # a trajectory longer than the recording is found at once
-        self._load = lru_cache(maxsize=cache)(self._read) if cache else self._read
+        self._load = lru_cache(maxsize=cache)(self._finished) if cache else self._finished
 
     def __len__(self) -> int:
         return len(self.poses)
@@ -102,57 +111,138 @@ class RgbdSequence:
 
     def camera(self, index: int) -> Camera:
         """The recorded camera of a frame, without noise."""
-        return self._intrinsics.at(self.poses[self._checked(index)])
+        return self._limited(self._camera(self._checked(index)))
 
     def semantic(self, index: int) -> np.ndarray | None:
         """True class ids, int32 (H, W), 0 = void; None when the recording has none."""
         if not self.has_semantic:
             return None
-        return self._label_image("semantic", self._checked(index))
+        camera = self.camera(index)
+        return _shrunk(self._semantic(self._checked(index)), (camera.width, camera.height), cv2.INTER_NEAREST)
 
-    # --- reading ----------------------------------------------------------------------------------------------------
+    def stamp_ns(self, index: int) -> int:
+        """When the frame was taken, ns."""
+        return self.start_ns + self._checked(index) * self.period_ns
+
+    def sparse_points(self) -> SparsePoints | None:
+        """The reconstruction's points, None when the format has none."""
+        return None
+
+    # --- what a reader implements -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _camera(self, index: int) -> Camera:
+        """Pinhole camera of a frame at its pose; ``index`` is checked."""
+
+    @abstractmethod
+    def _read(self, index: int) -> Frame:
+        """Frame of that camera as recorded; ``index`` is checked."""
+
+    def _semantic(self, index: int) -> np.ndarray:
+        raise NotImplementedError(f"{type(self).__name__} has no semantic images")
+
+    # --- the same for all -------------------------------------------------------------------------------------------
 
     def _checked(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.folder}: frame {index} is outside 0..{len(self) - 1}")
         return index % len(self)
 
-    def _read(self, index: int) -> Frame:
-        rgb = self._image(self._colour_path(index), "8-bit colour", ("RGB", "L", "P"), "RGB", cv2.INTER_LINEAR)
-        depth = instances = None
-        if self.has_depth:
-            path = self.folder / "depth" / f"{index:06d}.png"
-            raw = self._image(path, "16-bit depth", ("I;16", "I;16B", "I"), None, cv2.INTER_NEAREST)
-            depth = raw.astype(np.float32) * np.float32(self.depth_scale)
-        if self.has_instances:
-            instances = self._label_image("instance", index)
-        masks = self._masks(index, instances) if instances is not None else {}
-        frame = Frame(
-            stamp_ns=self.start_ns + index * self.period_ns,
-            camera=self.camera(index),
-            rgb=rgb,
-            depth=depth,
-            instances=instances,
-            masks=masks,
-        )
+    def _finished(self, index: int) -> Frame:
+        frame = self._read(index)
+        camera = self._limited(frame.camera)
+        if camera is not frame.camera:
+            size = (camera.width, camera.height)
+            instances = None if frame.instances is None else _shrunk(frame.instances, size, cv2.INTER_NEAREST)
+            left = set() if instances is None else set(np.unique(instances).tolist())  # small masks may vanish
+            frame = replace(
+                frame,
+                camera=camera,
+                rgb=_shrunk(frame.rgb, size, cv2.INTER_AREA),
+                depth=None if frame.depth is None else _shrunk(frame.depth, size, cv2.INTER_NEAREST),
+                instances=instances,
+                masks={key: info for key, info in frame.masks.items() if key in left},
+            )
         return self.noise.apply(frame, index) if self.noise else frame
 
-    def _masks(self, index: int, instances: np.ndarray) -> dict[int, MaskInfo]:
-        """Class of every id in the image: that of labels.json, else the most frequent one in the semantic image."""
+    def _limited(self, camera: Camera) -> Camera:
+        if not 0 < self.max_width < camera.width:
+            return camera
+        return camera.resized(self.max_width, max(1, round(camera.height * self.max_width / camera.width)))
+
+    def _masks(self, instances: np.ndarray, semantic: np.ndarray | None) -> dict[int, MaskInfo]:
+        """Class of every id in the image: that of ``self.instances``, else the most frequent one in ``semantic``."""
         ids = np.unique(instances)
         ids = ids[ids > 0].tolist()
         classes = {key: self.instances[key].class_id for key in ids if key in self.instances}
-        if len(classes) < len(ids) and self.has_semantic:
-            semantic = self._label_image("semantic", index)
+        if semantic is not None:
             for key in ids:
                 if key not in classes:
                     classes[key] = int(np.bincount(semantic[instances == key]).argmax())
         return {key: MaskInfo(class_id=classes.get(key, 0)) for key in ids}
 
+
+def _shrunk(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    if pixels.shape[1::-1] == size:
+        return pixels
+    if interpolation == cv2.INTER_NEAREST:  # of any type, which OpenCV does not offer
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+            for new, old in zip(size[::-1], pixels.shape, strict=False)
+        )
+        return np.ascontiguousarray(pixels[rows[:, None], columns])
+    return cv2.resize(pixels, size, interpolation=interpolation)
+
+
+class RgbdSequence(FrameSequence):
+    """A folder as described above. ``labels`` and ``instances`` are what labels.json says."""
+
+    format = "rgbd"
+
+    def __init__(self, folder: str | Path, **options: Any) -> None:
+        super().__init__(folder, **options)
+        if not self.folder.is_dir():
+            raise InvalidInputError(f"{self.folder}: no such folder; expected a sequence with rgb/ and traj.txt")
+        recorded, self.depth_scale, distortion = read_intrinsics(self.folder / "intrinsics.json")
+        self._lens = Lens(recorded, np.zeros(0) if distortion is None else distortion)
+        self.poses = read_trajectory(self.folder / "traj.txt")
+        for candidate in (self.folder / "labels.json", self.folder.parent / "labels.json"):
+            if candidate.is_file():
+                self.labels, self.instances = read_labels(candidate)
+                break
+        if not (self.folder / "rgb").is_dir():
+            raise InvalidInputError(f"{self.folder / 'rgb'}: no such folder; expected one colour image per frame")
+        self.has_depth = (self.folder / "depth").is_dir()
+        self.has_instances = (self.folder / "instance").is_dir()
+        self.has_semantic = (self.folder / "semantic").is_dir()
+        self._colour_path(len(self.poses) - 1)  # a trajectory longer than the recording is found at once
+
+    def _camera(self, index: int) -> Camera:
+        return self._lens.camera.at(self.poses[index])
+
+    def _semantic(self, index: int) -> np.ndarray:
+        return self._label_image("semantic", index)
+
+    def _read(self, index: int) -> Frame:
+        recorded = self._lens.recorded
+        size, source = (recorded.width, recorded.height), "intrinsics.json"
+        rgb = self._lens.undistort(read_colour(self._colour_path(index), size, source))
+        depth = instances = None
+        if self.has_depth:
+            depth = read_depth(self.folder / "depth" / f"{index:06d}.png", self.depth_scale, size, source)
+            depth = self._lens.undistort(depth, labels=True)
+        masks: dict[int, MaskInfo] = {}
+        if self.has_instances:
+            instances = self._label_image("instance", index)
+            known = not self.has_semantic or self.instances.keys() >= set(np.unique(instances).tolist()) - {0}
+            masks = self._masks(instances, None if known else self._semantic(index))
+        return Frame(self.stamp_ns(index), self._camera(index), rgb, depth, instances, masks)
+
     def _label_image(self, kind: str, index: int) -> np.ndarray:
+        recorded = self._lens.recorded
         path = self.folder / kind / f"{index:06d}.png"
-        modes = ("L", "P", "I;16", "I;16B", "I")
-        return self._image(path, f"{kind} ids", modes, None, cv2.INTER_NEAREST).astype(np.int32)
+        ids = read_ids(path, kind, (recorded.width, recorded.height), "intrinsics.json")
+        return self._lens.undistort(ids, labels=True)
 
     def _colour_path(self, index: int) -> Path:
         stem = self.folder / "rgb" / f"{index:06d}"
@@ -162,31 +252,6 @@ class RgbdSequence:
         raise InvalidInputError(
             f"{stem}.jpg: no such file (nor .png); traj.txt has {len(self.poses)} poses, so rgb/ needs as many images"
         )
-
-    def _image(
-        self, path: Path, what: str, modes: tuple[str, ...], convert: str | None, interpolation: int
-    ) -> np.ndarray:
-        camera = self._intrinsics
-        try:
-            with Image.open(path) as image:
-                if image.mode not in modes:
-                    raise InvalidInputError(f"{path}: expected {what} ({' or '.join(modes)}), found mode {image.mode}")
-                if image.size != (camera.width, camera.height):
-                    raise InvalidInputError(
-                        f"{path}: image is {image.size[0]}x{image.size[1]}, "
-                        f"intrinsics.json says {camera.width}x{camera.height}"
-                    )
-                pixels = np.asarray(image.convert(convert) if convert else image)
-        except FileNotFoundError:
-            raise InvalidInputError(f"{path}: no such file; expected {what} for this frame") from None
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged or truncated files
-            raise InvalidInputError(f"{path}: cannot be read as {what}: {error}") from error
-        if self._distortion is not None:
-            maps = cv2.initUndistortRectifyMap(
-                camera.K, self._distortion, None, camera.K, (camera.width, camera.height), cv2.CV_32FC1
-            )
-            pixels = cv2.remap(pixels, maps[0], maps[1], interpolation)
-        return np.ascontiguousarray(pixels)
 
 
 # --- the small files --------------------------------------------------------------------------------------------------
@@ -202,24 +267,33 @@ def read_json(path: Path) -> Any:
         raise InvalidInputError(f"{path}: is not readable JSON: {error}") from error
 
 
+def read_numbers(data: Mapping[str, Any], names: tuple[str, ...], where: str | Path) -> list[float]:
+    """Finite numbers of a JSON object; InvalidInputError naming ``where`` and the field otherwise."""
+    values = []
+    for name in names:
+        try:
+            values.append(float(data[name]))
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise InvalidInputError(f"{where}: field '{name}' is missing or not a number") from None
+    return values
+
+
+def make_camera(values: list[float], where: str | Path) -> Camera:
+    """Camera of width, height, fx, fy, cx, cy; InvalidInputError naming ``where`` for impossible values."""
+    try:
+        return Camera(int(values[0]), int(values[1]), *values[2:6])  # type: ignore[arg-type]
+    except (InvalidInputError, ValueError, OverflowError) as error:
+        raise InvalidInputError(f"{where}: {error}") from error
+
+
 def read_intrinsics(path: Path) -> tuple[Camera, float, np.ndarray | None]:
     """Camera at the origin, metres per depth unit, and lens distortion (k1 k2 p1 p2 k3) or None."""
     data = read_json(path)
-    values: dict[str, float] = {}
-    for key in ("width", "height", "fx", "fy", "cx", "cy"):
-        try:
-            values[key] = float(data[key])
-        except (KeyError, TypeError, ValueError):
-            raise InvalidInputError(f"{path}: field '{key}' is missing or not a number") from None
+    camera = make_camera(read_numbers(data, ("width", "height", "fx", "fy", "cx", "cy"), path), path)
     try:
-        camera = Camera(
-            width=int(values.pop("width")),
-            height=int(values.pop("height")),
-            **values,  # type: ignore[arg-type]
-        )
         scale = float(data.get("depth_scale_to_m", 0.001))
-    except (InvalidInputError, ValueError, OverflowError) as error:
-        raise InvalidInputError(f"{path}: {error}") from error
+    except (TypeError, ValueError):
+        scale = float("nan")
     if not (np.isfinite(scale) and scale > 0):
         raise InvalidInputError(f"{path}: field 'depth_scale_to_m' is {scale}, expected a positive number")
     try:
@@ -231,32 +305,38 @@ def read_intrinsics(path: Path) -> tuple[Camera, float, np.ndarray | None]:
     return camera, scale, distortion if distortion.any() else None
 
 
-def read_trajectory(path: Path) -> np.ndarray:
-    """Camera-to-world poses, float64 (N, 4, 4); every line is checked to be a rigid transform."""
+def checked_pose(values: Any, where: str) -> np.ndarray:
+    """Rigid 4x4 of 16 or 12 numbers, row by row; InvalidInputError beginning with ``where`` otherwise."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        pose: np.ndarray = np.array(values, dtype=np.float64).ravel()
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+    if pose.size not in (12, 16):
+        raise InvalidInputError(f"{where}: expected 16 numbers (a row-major 4x4), found {pose.size}")
+    pose = (np.append(pose, [0, 0, 0, 1]) if pose.size == 12 else pose).reshape(4, 4)
+    if not np.isfinite(pose).all():
+        raise InvalidInputError(f"{where}: the pose contains NaN or infinity")
+    rotation = pose[:3, :3]
+    rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=RIGID_TOLERANCE) and np.linalg.det(rotation) > 0
+    if not rigid or not np.allclose(pose[3], [0, 0, 0, 1], atol=RIGID_TOLERANCE):
+        raise InvalidInputError(f"{where}: the matrix is not a rigid transform (rotation and translation only)")
+    return pose
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file; InvalidInputError naming it when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path}: cannot be read: {error}") from error
+
+
+def read_trajectory(path: Path) -> np.ndarray:
+    """Camera-to-world poses, float64 (N, 4, 4); every line is checked to be a rigid transform."""
     poses = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            pose = np.array([float(word) for word in line.split()])
-        except ValueError as error:
-            raise InvalidInputError(f"{path}: line {number}: {error}") from None
-        if pose.size != 16:
-            raise InvalidInputError(f"{path}: line {number}: expected 16 numbers (a row-major 4x4), found {pose.size}")
-        pose = pose.reshape(4, 4)
-        if not np.isfinite(pose).all():
-            raise InvalidInputError(f"{path}: line {number}: the pose contains NaN or infinity")
-        rotation = pose[:3, :3]
-        rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=RIGID_TOLERANCE) and np.linalg.det(rotation) > 0
-        if not rigid or not np.allclose(pose[3], [0, 0, 0, 1], atol=RIGID_TOLERANCE):
-            raise InvalidInputError(
-                f"{path}: line {number}: the matrix is not a rigid transform (rotation and translation only)"
-            )
-        poses.append(pose)
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            poses.append(checked_pose(line.split(), f"{path}: line {number}"))
     if not poses:
         raise InvalidInputError(f"{path}: contains no pose")
     return np.stack(poses)

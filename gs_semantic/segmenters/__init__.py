@@ -1,0 +1,1 @@
+"""Sources of 2D masks: geometric (RGB-D, without weights) and models of the transformers library."""
