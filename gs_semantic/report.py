@@ -46,12 +46,15 @@ class Report:
             "results": plain(self.results),
         }
 
+    def text(self) -> str:
+        """The JSON file's text."""
+        return json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
+
     def write(self, path: str | Path) -> None:
         """Write the JSON file, whole or not at all; folders above it are made. StorageError names the path."""
-        text = json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
         make_folder(Path(path).parent)
         with atomic_write(path) as file:
-            file.write(text.encode())
+            file.write(self.text().encode())
 
     def print(self, title: str = "", console: Console | None = None) -> None:
         """Print the results as a table of one column."""

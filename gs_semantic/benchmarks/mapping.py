@@ -20,7 +20,7 @@ from gs_semantic.benchmarks import process
 from gs_semantic.benchmarks.live import LiveSystem, Recording
 from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.benchmarks.scoring import WITHHOLD_EVERY, Evaluation, score_views, withheld
-from gs_semantic.data.sequence import RgbdSequence
+from gs_semantic.data.formats import open_sequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.gaussians import GaussianMap
@@ -110,10 +110,10 @@ class MapBench:
     def views(self) -> Evaluation:
         """The views to score at: never given to the map, and without noise."""
         if self.evaluation:
-            return Evaluation.of(RgbdSequence(self.evaluation))
+            return Evaluation.of(open_sequence(self.evaluation))
         if self.skip_every < 2:
             raise InvalidRequestError(f"--skip-every {self.skip_every}: must be 2 or more without --eval")
-        return Evaluation.of(RgbdSequence(self.sequence), self.skip_every)
+        return Evaluation.of(open_sequence(self.sequence), self.skip_every)
 
     def start_arguments(self, rate_hz: float, **more: object) -> dict[str, object]:
         """Start arguments of mapper and replay."""
@@ -126,7 +126,7 @@ class MapBench:
     def quality(self, task: str = "once", rate_hz: float = QUALITY_HZ, **options: object) -> Quality:
         """Play once, freeze, save, score. Other tasks of the client than "once" may do more on the way."""
         views = self.views()
-        indices = [i for i in range(len(RgbdSequence(self.sequence))) if not withheld(i, self.withhold)]
+        indices = [i for i in range(len(open_sequence(self.sequence))) if not withheld(i, self.withhold)]
         advance = self.progress(f"mapping at {rate_hz:g} Hz", len(indices))
         with LiveSystem(self.folder / "quality", self.start_arguments(rate_hz), self.parameters) as live:
             recording = live.record(

@@ -20,7 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from gs_semantic.benchmarks.tasks import Once, Services, Steady, Task
+from gs_semantic.benchmarks.tasks import Once, Services, Steady, Task, Traffic
 from gs_semantic.benchmarks.tour import Tour
 from gs_semantic.client import SemanticMap
 from gs_semantic.errors import GsSemanticError
@@ -57,6 +57,7 @@ class Recorder(Node):
         self.images: dict[str, dict[int, int]] = {name: {} for name in LABEL_IMAGES}
         self.status: list[dict[str, Any]] = []
         self.answers = 0  # stamps of which all label images have come
+        self.bytes_received = 0  # of label images
         self.last_answer_ns = 0
         self.changed = threading.Condition()
         images = qos.sensor_input("reliable")
@@ -74,6 +75,7 @@ class Recorder(Node):
             now = time.monotonic_ns()
             stamp = to_ns(image.header.stamp)
             received[stamp] = now
+            self.bytes_received += len(image.data)
             if all(stamp in times for times in others):
                 with self.changed:
                     self.answers += 1
@@ -110,7 +112,13 @@ class Recorder(Node):
                 times.clear()
 
 
-TASKS: dict[str, type[Task]] = {"once": Once, "steady": Steady, "services": Services, "tour": Tour}
+TASKS: dict[str, type[Task]] = {
+    "once": Once,
+    "steady": Steady,
+    "services": Services,
+    "traffic": Traffic,
+    "tour": Tour,
+}
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from gs_semantic.data.sequence import RgbdSequence
+from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import EmptyMapError, InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.gaussians import Camera, Frame
@@ -100,14 +100,14 @@ class MapOffline:
 
 def map_sequence(
     shown: MapOffline,
-    sequence: RgbdSequence,
+    sequence: FrameSequence,
     indices: Iterable[int],
     damage: Damage | None,
     progress: Callable[[int], object] = lambda index: None,
 ) -> int:
     """Feed frames of a sequence, with damaged masks or (``damage`` None) without any; returns the keyframes taken."""
     if not sequence.has_depth:
-        raise InvalidInputError(f"{sequence.folder}: has no depth folder; mapping needs depth")
+        raise InvalidInputError(f"{sequence.folder}: has no depth; mapping needs depth")
     keyframes = 0
     for index in indices:
         frame = sequence[index]

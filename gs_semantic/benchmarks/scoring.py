@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gs_semantic.data.sequence import RgbdSequence
+from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.evaluation.instances import InstanceScore, RawMaskScore
@@ -48,11 +48,11 @@ def withheld(index: int, every: int) -> bool:
 class Evaluation:
     """The views of a labelled sequence to score at."""
 
-    sequence: RgbdSequence
+    sequence: FrameSequence
     indices: tuple[int, ...]
 
     @classmethod
-    def of(cls, sequence: RgbdSequence, every: int = 0) -> Evaluation:
+    def of(cls, sequence: FrameSequence, every: int = 0) -> Evaluation:
         """All frames of ``sequence``, or those that ``every`` withholds from the map."""
         indices = tuple(i for i in range(len(sequence)) if every == 0 or withheld(i, every))
         if not indices:

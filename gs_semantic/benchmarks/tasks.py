@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gs_semantic.benchmarks.timing import read_publish_log
-from gs_semantic.client import SemanticMap
+from gs_semantic.client import SemanticMap, SplatStream
 from gs_semantic.errors import GsSemanticError
 
 if TYPE_CHECKING:
@@ -129,6 +129,26 @@ class Services(Steady):
             result |= {f"{name}_p50_ms": float(np.percentile(values, 50))}
             result |= {f"{name}_p95_ms": float(np.percentile(values, 95)), f"{name}_calls": len(values)}
         return result
+
+
+class Traffic(Steady):
+    """A steady stream with ~/splats subscribed, too; counts what comes."""
+
+    def run(self) -> dict[str, Any]:
+        self.first_answer()
+        with SplatStream(f"/{self.options.namespace}/mapper") as stream:
+            time.sleep(self.options.settle)
+            self.restart()
+            images, splats = self.recorder.bytes_received, stream.bytes_received
+            for _ in self.seconds():
+                pass
+            self.measured()
+            return {
+                "image_bytes": self.recorder.bytes_received - images,
+                "splat_bytes": stream.bytes_received - splats,
+                "splats": len(stream.splats),
+                "complete": stream.complete,
+            }
 
 
 def timed(call: Callable[[], object]) -> float:

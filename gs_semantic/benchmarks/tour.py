@@ -13,7 +13,7 @@ from sensor_msgs.msg import Image
 
 from gs_semantic.benchmarks.tasks import Once
 from gs_semantic.client import SemanticMap
-from gs_semantic.data.sequence import RgbdSequence
+from gs_semantic.data.formats import open_sequence
 from gs_semantic.errors import EmptyMapError, GsSemanticError
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions, qos
@@ -38,7 +38,7 @@ class Tour(Once):
 
     def __init__(self, recorder: Recorder, planner: SemanticMap, options: argparse.Namespace) -> None:
         super().__init__(recorder, planner, options)
-        self.sequence = RgbdSequence(options.sequence)
+        self.sequence = open_sequence(options.sequence)
         self.indices = [int(word) for word in options.indices.split(",")]
         count = len(self.indices)
         # the last ones of equal parts: early snapshots show little, the last one shows all

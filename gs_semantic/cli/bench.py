@@ -1,4 +1,5 @@
-"""Measure: `map` (quality and rate of the live system), `render` (the rasteriser), `soak` (memory over time)."""
+"""Measure: `map` (quality and rate of the live system), `render` (the rasteriser), `soak` (memory over time),
+`faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,10 @@ EXAMPLES = """examples:
   gs-semantic bench map --sequence sample/house --eval sample/house_eval --masks damaged --json result.json
   gs-semantic bench map --sequence sample/lounge --phase quality
   gs-semantic bench render --gaussians 200000 --mode ids
-  gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json"""
+  gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
+  gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
+  gs-semantic bench faults --json faults.json
+  gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "labels", "backward")  # those of benchmarks.render
 
@@ -36,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_map(add("map", "live mapping over real topics: quality, rate, services"))
     _configure_render(add("render", "frames per second of the rasteriser in a furnished room"))
     _configure_soak(add("soak", "memory of the mapper over a long run"))
+    _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
+    _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
+    _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
 
 
 def _configure_map(sub: argparse.ArgumentParser) -> None:
@@ -63,6 +70,18 @@ def _configure_render(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_budget(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, required=True, help="sequence to loop")
+    sub.add_argument("--minutes", type=float, default=10.0, help="length of the run [10]")
+    sub.add_argument("--rate-hz", type=float, default=10.0, help="rate of the replay [10]")
+    sub.add_argument("--budget-mb", type=float, default=700.0, help="budget.mb of the mapper, MB; 0: none [700]")
+    sub.add_argument("--budget-mbps", type=float, default=20.0, help="budget.mbps of the mapper, Mbit/s; 0: none [20]")
+    options.add_masks(sub)
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs of the run there")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
 def _configure_soak(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, required=True, help="sequence to loop")
     sub.add_argument("--minutes", type=float, default=30.0, help="length of the run [30]")
@@ -73,8 +92,38 @@ def _configure_soak(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_faults(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, help="recording that the camera plays [sample/house]")
+    sub.add_argument("--rate-hz", type=float, default=5.0, help="rate of the camera [5]")
+    sub.add_argument("--only", nargs="+", default=[], metavar="FAULT", help="these faults, instead of all ten")
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs of the run there")
+    options.add_json(sub)
+
+
+def _configure_segmenter(sub: argparse.ArgumentParser) -> None:
+    from gs_semantic.segmenters.registry import KINDS
+
+    sub.add_argument("--sequence", type=Path, required=True, help="labelled sequence with depth")
+    sub.add_argument("--segmenter", choices=tuple(KINDS), default="geometric", help="which one [geometric]")
+    sub.add_argument("--model", default="", help="folder of the weights, or their name in the cache")
+    sub.add_argument("--words", default="", help="things that 'grounded' looks for, separated by commas")
+    sub.add_argument("--skip-every", type=int, default=8, metavar="K", help="withhold each K-th frame from the map [8]")
+    sub.add_argument("--no-map", action="store_true", help="score the masks alone")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the noise [0]")
+    options.add_noise(sub)
+    options.add_json(sub)
+
+
 def run(arguments: argparse.Namespace) -> int:
-    return {"map": run_map, "render": run_render, "soak": run_soak}[arguments.kind](arguments)
+    runs = {
+        "map": run_map,
+        "render": run_render,
+        "soak": run_soak,
+        "budget": run_budget,
+        "faults": run_faults,
+        "segmenter": run_segmenter,
+    }
+    return runs[arguments.kind](arguments)
 
 
 def run_map(arguments: argparse.Namespace) -> int:
@@ -130,6 +179,27 @@ def run_render(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_budget(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.budget import run_budget as measure
+
+    seconds = int(arguments.minutes * 60)
+    with _folder(arguments.keep) as folder, options.progress_bar("measuring", seconds) as advance:
+        results = measure(
+            arguments.sequence,
+            folder,
+            arguments.minutes,
+            arguments.rate_hz,
+            arguments.masks,
+            arguments.seed,
+            arguments.budget_mb,
+            arguments.budget_mbps,
+            options.live_params(arguments),
+            advance,
+        )
+    options.report(arguments, f"{arguments.minutes:g} minutes of {arguments.sequence} within budgets", results)
+    return 0
+
+
 def run_soak(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.soak import run_soak as soak
 
@@ -146,6 +216,40 @@ def run_soak(arguments: argparse.Namespace) -> int:
             advance,
         )
     options.report(arguments, f"{arguments.minutes:g} minutes of {arguments.sequence}", results)
+    return 0
+
+
+def run_faults(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks import faults
+    from gs_semantic.share import share_path
+
+    cases = faults.cases_of(arguments.only)
+    sequence = arguments.sequence or share_path("sample", "house")
+    with (
+        _folder(arguments.keep) as folder,
+        options.progress_bar("drilling", len(cases)) as advance,
+        faults.FaultDrill(sequence, folder, arguments.rate_hz) as drill,
+    ):
+        outcomes = drill.run(cases, advance)
+    if arguments.json != options.STDOUT:
+        for outcome in outcomes:
+            said = outcome.text or "not named"
+            also = f"; also named: {', '.join(outcome.others)}" if outcome.others else ""
+            print(f"{outcome.fault}: {said}{also}")
+    options.report(arguments, "Fault drill", faults.results(outcomes))
+    return 0
+
+
+def run_segmenter(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.segmenter import run_segmenter as measure
+    from gs_semantic.data.formats import open_sequence
+    from gs_semantic.segmenters.registry import create
+
+    sequence = open_sequence(arguments.sequence, noise=options.noise_of(arguments))
+    segmenter = create(arguments.segmenter, model=arguments.model, words=arguments.words.split(","))
+    with options.progress_bar("segmenting", len(sequence)) as advance:
+        results = measure(segmenter, sequence, not arguments.no_map, arguments.skip_every, advance)
+    options.report(arguments, f"{arguments.segmenter} on {arguments.sequence}", results)
     return 0
 
 

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.mapping import RESULT_KEYS, MapBench
     from gs_semantic.cli import pictures
-    from gs_semantic.data.sequence import RgbdSequence
+    from gs_semantic.data.formats import open_sequence
     from gs_semantic.errors import InvalidInputError
     from gs_semantic.report import Report, print_table
     from gs_semantic.share import share_path
@@ -48,9 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.sequence is None:
         arguments.sequence = share_path("sample", "house")
         evaluation = evaluation or share_path("sample", "house_eval")
-    sequence = RgbdSequence(arguments.sequence)
+    sequence = open_sequence(arguments.sequence)
     if not (sequence.has_instances and sequence.has_depth):
-        raise InvalidInputError(f"{arguments.sequence}: the demo needs depth/ and instance/; `map` needs no masks")
+        raise InvalidInputError(f"{arguments.sequence}: the demo needs depth and instance masks; `map` needs no masks")
     output: Path = arguments.output
     with pictures.writing(output), tempfile.TemporaryDirectory(prefix="gs_semantic_demo_") as temporary:
         with options.progress_bars() as progress:

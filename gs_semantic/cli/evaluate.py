@@ -25,10 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.offline import MapOffline
     from gs_semantic.benchmarks.scoring import Evaluation, score_views
-    from gs_semantic.data.sequence import RgbdSequence
+    from gs_semantic.data.formats import open_sequence
     from gs_semantic.evaluation.damage import Damage
 
-    evaluation = Evaluation.of(RgbdSequence(arguments.sequence), arguments.skip_every)
+    evaluation = Evaluation.of(open_sequence(arguments.sequence), arguments.skip_every)
     shown = MapOffline.open(arguments.map)
     damage = options.damage_of(arguments) or Damage()
     with options.progress_bar("scoring", len(evaluation)) as advance:

@@ -15,10 +15,11 @@ EXAMPLES = """examples:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sequence", type=Path, help="folder of the recorded sequence")
+    parser.add_argument("sequence", type=Path, help="recorded sequence, of any format (docs/data.md)")
     parser.add_argument("map", type=Path, help="map folder to write")
     options.add_masks(parser, default="perfect")
     options.add_noise(parser)
+    parser.add_argument("--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]")
     parser.add_argument("--skip-every", type=int, default=0, metavar="K", help="withhold every K-th frame [0: none]")
     parser.add_argument("--refine", type=int, default=0, metavar="N", help="further optimisation steps at the end [0]")
     options.add_params(parser)
@@ -28,9 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.offline import MapOffline, map_sequence
     from gs_semantic.benchmarks.scoring import withheld
-    from gs_semantic.data.sequence import RgbdSequence
+    from gs_semantic.data.formats import open_sequence
 
-    sequence = RgbdSequence(arguments.sequence, noise=options.noise_of(arguments))
+    sequence = open_sequence(arguments.sequence, noise=options.noise_of(arguments), max_width=arguments.max_width)
     shown = MapOffline.create(sequence.labels, arguments.param)
     indices = [i for i in range(len(sequence)) if not withheld(i, arguments.skip_every)]
     started = time.perf_counter()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gs_semantic.data.noise import SensorNoise
     from gs_semantic.evaluation.damage import Damage
 
+STDOUT = Path("-")
 MASKS = ("none", "perfect", "shuffled", "damaged")
 
 
@@ -44,7 +45,14 @@ def add_params(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=STDOUT,
+        metavar="FILE",
+        help="write the results there; without FILE to standard output, and no table",
+    )
 
 
 def damage_of(arguments: argparse.Namespace) -> Damage | None:
@@ -124,6 +132,9 @@ def report(arguments: argparse.Namespace, title: str, results: Mapping[str, Any]
 
     seeds = {"masks": arguments.seed} if hasattr(arguments, "seed") else {}
     outcome = Report(command=arguments.command, results=dict(results), seeds=seeds)
+    if arguments.json == STDOUT:
+        print(outcome.text(), end="")
+        return
     outcome.print(title)
     if arguments.json:
         outcome.write(arguments.json)

@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("map", type=Path, help="map folder")
     parser.add_argument("output", type=Path, help="folder for the images")
-    parser.add_argument("--trajectory", type=Path, help="folder with traj.txt and intrinsics.json")
+    parser.add_argument("--trajectory", type=Path, help="sequence, or folder with traj.txt and intrinsics.json")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="take every K-th pose of the trajectory [1]")
     parser.add_argument(
         "--pose",
@@ -77,7 +77,12 @@ def _cameras(arguments: argparse.Namespace):
     if arguments.every < 1:
         raise InvalidRequestError(f"--every {arguments.every}: must be 1 or more")
     views = []
-    if arguments.trajectory:
+    if arguments.trajectory and not (arguments.trajectory / "intrinsics.json").is_file():
+        from gs_semantic.data.formats import open_sequence
+
+        sequence = open_sequence(arguments.trajectory)
+        views += [sequence.camera(index) for index in range(0, len(sequence), arguments.every)]
+    elif arguments.trajectory:
         camera, _, _ = read_intrinsics(arguments.trajectory / "intrinsics.json")
         views += [camera.at(pose) for pose in read_trajectory(arguments.trajectory / "traj.txt")[:: arguments.every]]
     for x, y, z, *quaternion in arguments.pose:

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from gs_semantic.nodes.arguments import USES, Argument
+from gs_semantic.nodes.arguments import USES, Argument, Use
 
 EXAMPLES = """examples:
   gs-semantic run segment sequence:=sample/house masks:=damaged rate_hz:=10
@@ -51,15 +51,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         )
         sub.set_defaults(use_name=use.name)
-        for argument in use.arguments:
-            sub.add_argument(
-                f"--{argument.name.replace('_', '-')}",
-                dest=argument.name,
-                metavar=argument.name.upper() if not argument.choices else None,
-                choices=argument.choices or None,
-                help=describe(argument),
-            )
-        sub.add_argument("words", nargs="*", action=LaunchStyle, metavar="name:=value", help="the same, as for launch")
+        add_arguments(sub, use)
+
+
+def add_arguments(parser: argparse.ArgumentParser, use: Use) -> None:
+    """The start arguments of a use, as options and as words."""
+    for argument in use.arguments:
+        parser.add_argument(
+            f"--{argument.name.replace('_', '-')}",
+            dest=argument.name,
+            metavar=argument.name.upper() if not argument.choices else None,
+            choices=argument.choices or None,
+            help=describe(argument),
+        )
+    parser.add_argument("words", nargs="*", action=LaunchStyle, metavar="name:=value", help="the same, as for launch")
+
+
+def given_arguments(arguments: argparse.Namespace, use: Use) -> dict[str, str]:
+    """Those that were given."""
+    return {a.name: getattr(arguments, a.name) for a in use.arguments if getattr(arguments, a.name) is not None}
 
 
 def describe(argument: Argument) -> str:
@@ -71,5 +81,4 @@ def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.nodes import launcher
 
     use = USES[arguments.use]
-    given = {a.name: getattr(arguments, a.name) for a in use.arguments if getattr(arguments, a.name) is not None}
-    return launcher.run(use.plan(given))
+    return launcher.run(use.plan(given_arguments(arguments, use)))

@@ -1,4 +1,4 @@
-"""The planner's Python client (needs rclpy)."""
+"""The planner's Python client, and a live copy of the map (needs rclpy)."""
 
 from gs_semantic.client.semantic_map import (
     Gaussians,
@@ -9,5 +9,6 @@ from gs_semantic.client.semantic_map import (
     SemanticMap,
     View,
 )
+from gs_semantic.client.splat_stream import SplatStream
 
-__all__ = ["Gaussians", "ObjectAnswer", "Objects", "PixelAnswer", "RegionAnswer", "SemanticMap", "View"]
+__all__ = ["Gaussians", "ObjectAnswer", "Objects", "PixelAnswer", "RegionAnswer", "SemanticMap", "SplatStream", "View"]

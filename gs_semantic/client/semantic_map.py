@@ -190,13 +190,21 @@ class SemanticMap:
             unpack_objects(reply.object)[0], _gaussians(reply.gaussians), reply.map_revision, reply.header.frame_id
         )
 
-    def query_pixel(self, u: int, v: int, stamp_ns: int = 0, min_confidence: float = 0.0) -> PixelAnswer:
+    def query_pixel(
+        self, u: int, v: int, stamp_ns: int = 0, min_confidence: float = 0.0, camera: str = ""
+    ) -> PixelAnswer:
         """The object at column u, row v of the answered frame with this stamp (0: the newest).
 
-        OutsideImageError, NothingThereError and EmptyMapError say why there is none.
+        ``camera`` is one of the mapper's parameter cameras, empty: any. OutsideImageError, NothingThereError
+        and EmptyMapError say why there is none.
         """
         request = QueryPixel.Request(
-            u=u, v=v, stamp=conversions.to_stamp(stamp_ns), min_confidence=float(min_confidence), include_object=True
+            u=u,
+            v=v,
+            stamp=conversions.to_stamp(stamp_ns),
+            min_confidence=float(min_confidence),
+            include_object=True,
+            camera=camera,
         )
         reply = self._call("query_pixel", QueryPixel, request)
         return PixelAnswer(

@@ -24,6 +24,8 @@ class Frame:
 
     rgb: uint8 (H, W, 3). depth: float32 metres (H, W), 0 or NaN invalid. instances: int32 (H, W), 0 = unlabelled;
     ids need not mean the same in another frame. masks: class and score per id in ``instances`` (missing: unknown).
+    ignored: bool (H, W), pixels that show what does not belong into the map (the robot itself); depth and instances
+    should be 0 there.
     """
 
     stamp_ns: int
@@ -33,10 +35,11 @@ class Frame:
     instances: np.ndarray | None = None
     masks: dict[int, MaskInfo] = field(default_factory=dict)
     frame_id: str = ""
+    ignored: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         size = (self.camera.height, self.camera.width)
-        for name in ("rgb", "depth", "instances"):
+        for name in ("rgb", "depth", "instances", "ignored"):
             image = getattr(self, name)
             if image is not None and image.shape[:2] != size:
                 raise InvalidInputError(

@@ -270,6 +270,15 @@ class GaussianMap:
         # the chunk of the first row that is gone changed, too
         self._rows_changed(torch.cat([holes, torch.tensor([left])]), noted)
 
+    def shrink_to_fit(self) -> None:
+        """Give back the memory of rows that were removed; values and revision stay."""
+        noted, capacity = self._noted, -(-self._count // CHUNK) * CHUNK
+        for store in (self._buffers, self._state):
+            for name in store:
+                store[name] = _copied(store[name], self._count, capacity)  # type: ignore[index]
+        if noted:
+            self._seen = self._signature()
+
     def clone(self, index: torch.Tensor) -> torch.Tensor:
         """Copy rows (all attributes but ``uid``; optimiser state of the copies is reset). Returns the new indices."""
         rows = {name: self[name][index].clone() for name in self._specs if name != "uid"}
@@ -309,6 +318,13 @@ class GaussianMap:
         copy._count, copy._next_uid, copy.revision = self._count, self._next_uid, self.revision
         copy._note(None)
         return copy
+
+
+def _copied(buffer: torch.Tensor, count: int, capacity: int) -> torch.Tensor:
+    """A buffer of ``capacity`` rows with the first ``count`` of another."""
+    out = torch.empty((capacity, *buffer.shape[1:]), dtype=buffer.dtype)
+    out[:count] = buffer[:count]
+    return out
 
 
 def rotation_matrices(quats: torch.Tensor) -> torch.Tensor:

@@ -16,12 +16,13 @@ MAX_RENAMES = 64  # renames remembered before every keyframe is brought up to da
 @dataclass(frozen=True)
 class View:
     """What one optimisation step compares with: a window of a keyframe. rgb float32 (h, w, 3) 0..1; depth float32 (h, w)
-    m, 0 = none; slots int64 (h, w), object of each pixel, 0 = unlabelled."""
+    m, 0 = none; slots int64 (h, w), object of each pixel, 0 = unlabelled; ignored bool (h, w), colour does not count."""
 
     camera: Camera
     rgb: torch.Tensor
     depth: torch.Tensor | None
     slots: torch.Tensor | None
+    ignored: torch.Tensor | None = None
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Keyframe:
     rgb: np.ndarray
     depth_mm: np.ndarray | None
     slots: np.ndarray | None
+    ignored: np.ndarray | None = None  # bool
     renames: int = 0  # how many of the store's renames ``slots`` has seen
 
     def window(self, left: int, top: int, width: int, height: int) -> View:
@@ -44,7 +46,8 @@ class Keyframe:
         part = np.s_[top : top + height, left : left + width]
         depth = None if self.depth_mm is None else torch.from_numpy(self.depth_mm[part] * np.float32(1e-3))
         slots = None if self.slots is None else torch.from_numpy(self.slots[part].astype(np.int64))
-        return View(camera, torch.from_numpy(self.rgb[part] * np.float32(1 / 255)), depth, slots)
+        ignored = None if self.ignored is None else torch.from_numpy(self.ignored[part])
+        return View(camera, torch.from_numpy(self.rgb[part] * np.float32(1 / 255)), depth, slots, ignored)
 
 
 def make_keyframe(index: int, frame: Frame, slots: np.ndarray | None, config: MapperConfig) -> Keyframe:
@@ -52,9 +55,8 @@ def make_keyframe(index: int, frame: Frame, slots: np.ndarray | None, config: Ma
     depth = None
     if frame.depth is not None:
         depth = np.round(np.minimum(usable_depth(frame.depth, config), 65.0) * 1e3).astype(np.uint16)
-    return Keyframe(
-        index, frame.stamp_ns, frame.camera, frame.rgb, depth, None if slots is None else slots.astype(np.uint16)
-    )
+    labels = None if slots is None else slots.astype(np.uint16)
+    return Keyframe(index, frame.stamp_ns, frame.camera, frame.rgb, depth, labels, frame.ignored)
 
 
 def usable_depth(depth: np.ndarray, config: MapperConfig) -> np.ndarray:
@@ -76,7 +78,7 @@ class KeyframeStore:
     def __init__(self, config: MapperConfig) -> None:
         self.config = config
         self.frames: list[Keyframe] = []
-        self._last: tuple[Camera, int] | None = None
+        self._last: dict[str, tuple[Camera, int]] = {}  # by camera frame: several cameras may feed one map
         self._count = 0
         self._renames: list[np.ndarray] = []  # applied to a keyframe when it is drawn: most never are in between
         self._random = np.random.default_rng(config.seed)
@@ -91,9 +93,9 @@ class KeyframeStore:
 
     def wanted(self, frame: Frame) -> bool:
         """Has the camera moved, turned or waited enough since the last keyframe?"""
-        if self._last is None:
+        if frame.frame_id not in self._last:
             return True
-        camera, stamp = self._last
+        camera, stamp = self._last[frame.frame_id]
         distance, angle = moved(camera, frame.camera)
         waited = abs(frame.stamp_ns - stamp) * 1e-9
         return (
@@ -104,7 +106,7 @@ class KeyframeStore:
 
     def note(self, frame: Frame) -> int:
         """Remember that this frame was taken; returns the keyframe's number."""
-        self._last = (frame.camera, frame.stamp_ns)
+        self._last[frame.frame_id] = (frame.camera, frame.stamp_ns)
         self._count += 1
         return self._count - 1
 
@@ -112,7 +114,10 @@ class KeyframeStore:
         keyframe.renames = len(self._renames)
         self.frames.append(keyframe)
         if len(self.frames) > self.config.max_keyframes:
-            self.frames.pop(self._most_redundant())
+            self.drop_most_redundant()
+
+    def drop_most_redundant(self) -> None:
+        self.frames.pop(self._most_redundant())
 
     def rename(self, table: np.ndarray) -> None:
         """Objects were merged or forgotten: slot s is now ``table[s]``."""

@@ -68,7 +68,10 @@ class WindowOptimiser:
         view = self.rasterizer.open(gaussians, target.camera)
         rendering = view.render(features=identity)
         slots = target.slots if identity is not None else None
-        residual = image_gradients(rendering, target.rgb, target.depth, slots, codes, self._loss)
+        wanted = target.rgb
+        if target.ignored is not None:  # as if the map were right there
+            wanted = torch.where(target.ignored[..., None], rendering.rgb, wanted)
+        residual = image_gradients(rendering, wanted, target.depth, slots, codes, self._loss)
         grads = view.backward(
             rendering,
             residual.rgb,

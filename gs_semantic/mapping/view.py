@@ -66,6 +66,11 @@ class MapView:
         return LabelImages(stamp_ns, camera, instance, self.classes[winner], confidence, result.depth.numpy())
 
 
+def forget_copies(gaussians: GaussianMap) -> None:
+    """Free the memory that waits for the next view of a map; those in use stay."""
+    _pools.pop(gaussians, None)
+
+
 def pack_registry(objects: ObjectRegistry) -> PackedObjects:
     """All objects that are not removed, tentative ones too, by rising id."""
     kept: Iterable = (obj for obj in objects if obj.state is not ObjectState.REMOVED)

@@ -10,19 +10,25 @@ arguments that were given, params_file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
+from gs_semantic.segmenters.registry import KINDS
 from gs_semantic.share import share_path
 
 NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
-MAPPER, REPLAY = "mapper", "replay"
+MAPPER, REPLAY, SEGMENTER = "mapper", "replay", "segmenter"
 SENSORS = ("rgbd", "structured_light", "tof")
 MODES = ("realtime", "quality")
+PER_CAMERA = ("color", "depth", "instance")  # first words of the topics that each camera has
+TOPIC = "topic"  # the masks come from somebody else
+# how long the mapper waits for a frame's masks: as long as they usually take, and some
+MASK_WAIT_S = {"geometric": 0.2}
+MODEL_MASK_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Argument:
             if text.lower() in ("false", "0", "no", "off"):
                 return False
             raise InvalidRequestError(f"{self.name}: '{text}' is not true or false")
+        if self.kind is list:
+            return [part.strip() for part in text.split(",") if part.strip()]
         try:
             return self.kind(text)
         except ValueError:
@@ -71,17 +79,31 @@ COMMON = (
     _topic("color_image", "color/image", "Colour image topic (sensor_msgs/Image)."),
     _topic("camera_info", "color/camera_info", "Intrinsics of the colour image (sensor_msgs/CameraInfo)."),
     _topic("depth_image", "depth/image", "Depth image topic, registered to colour: 32FC1 in m or 16UC1 in mm."),
+    _topic("depth_info", "depth/camera_info", "Intrinsics of the depth image; needed if it is not registered to colour."),
     _topic("instance_image", "instance/image", "2D instance masks (mono8 or 16UC1, 0 = unlabelled); may be silent."),
     _topic("instance_info", "instance/info", "Class and score of each mask (gs_semantic/MaskInfo); may be silent."),
     _topic("label_map", "label_map", "Names of the classes (gs_semantic/LabelMap, latched)."),
     _topic("odom", "odom", "Odometry topic, used with pose_source odom."),
     _topic("pose", "pose", "PoseStamped topic, used with pose_source pose."),
     Argument(
+        "cameras",
+        "",
+        "Cameras that feed one map, e.g. front,rear: each has the topics above below its name; empty: one camera.",
+        kind=list,
+        parameters=((MAPPER, "cameras"),),
+    ),
+    Argument(
         "pose_source",
         "tf",
         "Where camera poses come from: TF at the image stamp, Odometry or PoseStamped.",
         ("tf", "odom", "pose"),
         parameters=((MAPPER, "pose_source"), (REPLAY, "pose_source")),
+    ),
+    Argument(
+        "global_frame",
+        "",
+        "Frame of the map; empty: 'map' with TF, else the frame of the pose messages.",
+        parameters=((MAPPER, "global_frame"), (REPLAY, "global_frame")),
     ),
     Argument("params_file", "", "Your own parameter YAML; it wins over every other layer."),
     Argument("log_level", "info", "Log level of the nodes.", ("debug", "info", "warn", "error", "fatal")),
@@ -95,7 +117,17 @@ RECORDING = (
         kind=float,
         parameters=((REPLAY, "rate_hz"),),
     ),
-    _flag("loop", "Play the sequence again and again, with rising stamps.", (REPLAY, "loop")),
+    Argument(
+        "bag",
+        "",
+        "ROS 2 bag (mcap, sqlite3) to play instead of a sequence, on its own topics; inputs that are not named are found "
+        "in it.",
+        parameters=((REPLAY, "bag"),),
+    ),
+    Argument(
+        "bag_speed", "1.0", "Speed of the bag relative to its recording.", kind=float, parameters=((REPLAY, "bag_speed"),)
+    ),
+    _flag("loop", "Play the recording again and again, with rising stamps.", (REPLAY, "loop")),
     Argument(
         "masks",
         "shuffled",
@@ -115,7 +147,7 @@ RECORDING = (
 )
 
 REPLAY_ARGUMENTS = (
-    Argument("sequence", "", "Folder of the recorded sequence to play.", parameters=((REPLAY, "sequence"),)),
+    Argument("sequence", "", "Recorded sequence to play, of any format (docs/data.md).", parameters=((REPLAY, "sequence"),)),
     *RECORDING,
     *COMMON,
 )
@@ -134,11 +166,52 @@ SEGMENT_ARGUMENTS = (
         "auto",
         "Where the map is rendered; auto takes the fastest there is.",
         ("auto", "cpu", "cuda"),
-        parameters=((MAPPER, "device"),),
+        parameters=((MAPPER, "device"), (SEGMENTER, "device")),
     ),
+    Argument(
+        "segmenter",
+        TOPIC,
+        "Where 2D masks come from: the topic instance_image, or a segmenter node (then a replay sends no masks).",
+        (TOPIC, *KINDS),
+        parameters=((SEGMENTER, "segmenter"),),
+    ),
+    Argument(
+        "model",
+        "",
+        "Weights of the segmenter: a folder, or their name in the cache; empty: the usual ones.",
+        parameters=((SEGMENTER, "model"),),
+    ),
+    Argument(
+        "words",
+        "",
+        "Things that the segmenter 'grounded' looks for, separated by commas.",
+        parameters=((SEGMENTER, "words"),),
+    ),
+    _flag("download", "Get weights of the segmenter that are not there from the Hugging Face Hub.", (SEGMENTER, "download")),
     Argument("load_map", "", "Map folder to start from.", parameters=((MAPPER, "load_map"),)),
+    Argument(
+        "autostart",
+        "true",
+        "Configure and activate the mapper at once; false: a lifecycle manager does.",
+        ("true", "false"),
+        bool,
+        ((MAPPER, "autostart"),),
+    ),
     Argument("save_on_exit", "", "Map folder to write when the mapper ends.", parameters=((MAPPER, "save_on_exit"),)),
-    _flag("use_sim_time", "Take the time from /clock.", (MAPPER, "use_sim_time"), (REPLAY, "use_sim_time")),
+    _flag(
+        "use_sim_time",
+        "Take the time from /clock.",
+        (MAPPER, "use_sim_time"),
+        (REPLAY, "use_sim_time"),
+        (SEGMENTER, "use_sim_time"),
+    ),
+    Argument(
+        "doctor",
+        "true",
+        "Look at the robot's topics at the start and say what is wrong with them (not with a recording).",
+        ("true", "false"),
+        bool,
+    ),
     _flag("rviz", "Open RViz with config/segment.rviz."),
     *RECORDING,
     *COMMON,
@@ -185,16 +258,29 @@ class Use:
 
 def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
     """Mapper, and where asked for replay and RViz."""
-    values = _checked(SEGMENT_ARGUMENTS, given)
+    values = _with_bag(_checked(SEGMENT_ARGUMENTS, given))
     files = [
         share_path("config", "base.yaml"),
         share_path("config", "sensor", f"{values['sensor']}.yaml"),
         share_path("config", "mode", f"{values['mode']}.yaml"),
     ]
-    starts = [_node(MAPPER, SEGMENT_ARGUMENTS, values, files)]
-    if values["sequence"]:
+    segmenter = KINDS.get(values["segmenter"])
+    wait = {"mask_wait_s": MASK_WAIT_S.get(segmenter.name, MODEL_MASK_WAIT_S)} if segmenter else {}
+    starts = [_node(MAPPER, SEGMENT_ARGUMENTS, values, files, more=wait)]
+    if segmenter:
+        starts += _segmenters(values, files[:1])
+    if values["sequence"] or values["bag"]:
+        silent: dict[str, Any] = {"masks": "none"} if segmenter else {}
+        if values["bag"]:
+            silent |= _bag_parameters(values, masks=not segmenter)
         # the map outlives its recording: services go on answering when the replay has ended
-        starts.append(_node(REPLAY, SEGMENT_ARGUMENTS, values, files[:1], essential=False))
+        replay = _node(REPLAY, SEGMENT_ARGUMENTS, values, files[:1], essential=False, more=silent)
+        if segmenter and segmenter.has_classes:  # the names that count are those of the segmenter's classes
+            others = tuple(pair for pair in replay.remappings if pair[0] != "label_map")
+            replay = replace(replay, remappings=(*others, ("label_map", "recording/label_map")))
+        starts.append(replay)
+    elif values["doctor"] == "true":
+        starts.append(_preflight(SEGMENT_ARGUMENTS, values))
     if values["rviz"] == "true":
         starts.append(_rviz(values))
     return starts
@@ -203,9 +289,10 @@ def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
 def plan_replay(given: Mapping[str, str]) -> list[NodeStart]:
     """The replay alone."""
     values = _checked(REPLAY_ARGUMENTS, given)
-    if not values["sequence"]:
-        raise InvalidRequestError("sequence: give the folder of a recorded sequence")
-    return [_node(REPLAY, REPLAY_ARGUMENTS, values, [share_path("config", "base.yaml")])]
+    if not (values["sequence"] or values["bag"]):
+        raise InvalidRequestError("sequence: give the folder of a recorded sequence, or bag: a ROS 2 bag")
+    more = _bag_parameters(values) if values["bag"] else None
+    return [_node(REPLAY, REPLAY_ARGUMENTS, values, [share_path("config", "base.yaml")], more=more)]
 
 
 USES = {
@@ -224,30 +311,92 @@ def _checked(arguments: tuple[Argument, ...], given: Mapping[str, str]) -> dict[
     for name, text in values.items():
         if text:
             known[name].value(text)
-    for name in ("sequence", "load_map"):
-        if values.get(name) and not Path(values[name]).is_dir():
-            raise InvalidInputError(f"{name}: there is no folder {values[name]}")
+    if values.get("load_map") and not Path(values["load_map"]).is_dir():
+        raise InvalidInputError(f"load_map: there is no folder {values['load_map']}")
+    for name in ("sequence", "bag"):
+        if values[name] and not Path(values[name]).exists():
+            raise InvalidInputError(f"{name}: there is no folder {values[name]}, nor a file of that name")
+    if values["sequence"] and values["bag"]:
+        raise InvalidRequestError("sequence, bag: only one of them can be played; leave one out")
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise InvalidInputError(f"params_file: there is no file {values['params_file']}")
-    for name in ("sequence", "load_map", "save_on_exit", "params_file"):
+    for name in ("sequence", "bag", "load_map", "save_on_exit", "params_file"):
         if values.get(name):  # the nodes may run in another folder
             values[name] = str(Path(values[name]).expanduser().absolute())
     return values
 
 
+# argument -> field of gs_semantic.data.bag.BagTopics
+BAG_TOPICS = {
+    "color_image": "color",
+    "camera_info": "camera_info",
+    "depth_image": "depth",
+    "depth_info": "depth_info",
+    "instance_image": "instance",
+    "instance_info": "instance_info",
+    "label_map": "label_map",
+    "odom": "odom",
+    "pose": "pose",
+}
+SEGMENTER_TOPICS = ("instance_image", "instance_info", "label_map")  # what a segmenter node publishes
+
+
+def _with_bag(values: dict[str, str]) -> dict[str, str]:
+    """With a bag: the arguments that were left at their defaults become the bag's topics and frames."""
+    if not values["bag"]:
+        return values
+    from gs_semantic.data.bag import find_poses, find_topics
+    from gs_semantic.data.bag_files import Bag
+
+    defaults = {argument.name: argument.default for argument in SEGMENT_ARGUMENTS}
+    with Bag(values["bag"]) as bag:
+        found = find_topics(bag)
+        pose_source, global_frame = find_poses(bag, found)
+    own_masks = KINDS.get(values["segmenter"]) is not None
+    topics = {
+        name: getattr(found, key) for name, key in BAG_TOPICS.items() if not (own_masks and name in SEGMENTER_TOPICS)
+    }
+    for name, text in {**topics, "pose_source": pose_source, "global_frame": global_frame}.items():
+        if text and values[name] == defaults[name]:
+            values[name] = text
+    return values
+
+
+def _bag_parameters(values: Mapping[str, str], masks: bool = True) -> dict[str, Any]:
+    """Parameters of the replay that only a bag needs. ``masks`` false: those of the bag are left out."""
+    parameters: dict[str, Any] = {}
+    if values.get("use_sim_time", "").lower() in ("true", "1", "yes", "on"):  # then the replay makes the time
+        parameters = {"use_sim_time": False, "bag_stamps": "recorded"}
+    if not masks:
+        from gs_semantic.data.bag import find_topics
+        from gs_semantic.data.bag_files import Bag
+
+        with Bag(values["bag"]) as bag:
+            found = find_topics(bag)
+            left = {getattr(found, BAG_TOPICS[name]) for name in SEGMENTER_TOPICS}
+            parameters["bag_topics"] = ",".join(name for name in bag.topics if name not in left)
+    return parameters
+
+
 def _node(
-    node: str, arguments: tuple[Argument, ...], values: Mapping[str, str], files: list[Path], essential: bool = True
+    node: str,
+    arguments: tuple[Argument, ...],
+    values: Mapping[str, str],
+    files: list[Path],
+    essential: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> NodeStart:
-    parameters = {
+    parameters: dict[str, Any] = {
         parameter: argument.value(values[argument.name])
         for argument in arguments
         for owner, parameter in argument.parameters
         if owner == node and values[argument.name]
-    }
+    } | dict(more or {})
     remappings = tuple(
-        (argument.topic, values[argument.name])
+        pair
         for argument in arguments
         if argument.topic and values[argument.name] not in ("", argument.topic)
+        for pair in _renamed(argument.topic, values[argument.name], values.get("cameras", ""))
     )
     layers: list[Path | dict[str, Any]] = [*files, parameters]
     if values["params_file"]:
@@ -261,6 +410,45 @@ def _node(
         remappings,
         values["log_level"],
         essential=essential,
+    )
+
+
+def _renamed(old: str, new: str, cameras: str) -> list[tuple[str, str]]:
+    """Remappings of a topic; of one that each camera has, below every camera's name."""
+    names = _names(cameras)
+    if not names or old.partition("/")[0] not in PER_CAMERA:
+        return [(old, new)]
+    return [(f"{name}/{old}", new if new.startswith("/") else f"{name}/{new}") for name in names]
+
+
+def _names(cameras: str) -> list[str]:
+    return [name.strip() for name in cameras.split(",") if name.strip()]
+
+
+def _segmenters(values: Mapping[str, str], files: list[Path]) -> list[NodeStart]:
+    """One segmenter, or one for each camera."""
+    node = _node(SEGMENTER, SEGMENT_ARGUMENTS, {**values, "cameras": ""}, files)
+    cameras = _names(values.get("cameras", ""))
+    if not cameras:
+        return [node]
+    shared = tuple(pair for pair in node.remappings if pair[0].partition("/")[0] not in PER_CAMERA)
+    own = {a.topic: values[a.name] for a in SEGMENT_ARGUMENTS if a.topic.partition("/")[0] in PER_CAMERA}
+    return [
+        replace(
+            node,
+            name=f"{SEGMENTER}_{camera}",
+            remappings=(*shared, *((old, _renamed(old, new or old, camera)[0][1]) for old, new in own.items())),
+        )
+        for camera in cameras
+    ]
+
+
+def _preflight(arguments: tuple[Argument, ...], values: Mapping[str, str]) -> NodeStart:
+    """The doctor, with the same arguments."""
+    words = (f"{a.name}={values[a.name]}" for a in arguments if values[a.name] != a.default)
+    namespace = values["namespace"].strip("/")
+    return NodeStart(
+        "gs_semantic", "preflight", "doctor", namespace, log_level=values["log_level"], arguments=(*words,), essential=False
     )
 
 
@@ -308,4 +496,6 @@ def _yaml_scalar(value: Any) -> str:
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml_scalar, value))}]"
     return repr(value)

@@ -1,13 +1,14 @@
 """The one bridge between ROS messages and arrays.
 
-Reading: arrays are views of the message where its layout allows, and every error names topic and field. Writing: byte
-fields get an ``array.array('B')``; anything else would be copied element by element by the generated setters.
+Reading: arrays are views of the message where its layout allows, and every error names topic and field (images.py,
+calibration.py).
+Writing: byte fields get an ``array.array('B')``; anything else would be copied element by element by the generated
+setters.
 """
 
 from __future__ import annotations
 
 import array
-from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -21,25 +22,15 @@ from gs_semantic.gaussians import Camera, MaskInfo
 from gs_semantic.labels import LabelSet
 from gs_semantic.msg import LabelMap
 from gs_semantic.msg import MaskInfo as MaskInfoMsg
+from gs_semantic.nodes import faults
+from gs_semantic.nodes.calibration import read_camera as read_camera  # noqa: PLC0414 - used through this module
+from gs_semantic.nodes.calibration import read_lens as read_lens  # noqa: PLC0414
+from gs_semantic.nodes.images import LAYOUTS as LAYOUTS  # noqa: PLC0414
+from gs_semantic.nodes.images import read_colour as read_colour  # noqa: PLC0414
+from gs_semantic.nodes.images import read_depth as read_depth  # noqa: PLC0414
+from gs_semantic.nodes.images import read_image as read_image  # noqa: PLC0414
+from gs_semantic.nodes.images import read_instances as read_instances  # noqa: PLC0414
 from gs_semantic.nodes.transforms import checked_transform
-
-# encoding -> (sample type, channels)
-LAYOUTS: dict[str, tuple[type[np.generic], int]] = {
-    "rgb8": (np.uint8, 3),
-    "bgr8": (np.uint8, 3),
-    "rgba8": (np.uint8, 4),
-    "bgra8": (np.uint8, 4),
-    "mono8": (np.uint8, 1),
-    "8UC1": (np.uint8, 1),
-    "mono16": (np.uint16, 1),
-    "16UC1": (np.uint16, 1),
-    "32SC1": (np.int32, 1),
-    "32FC1": (np.float32, 1),
-}
-COLOUR = ("rgb8", "bgr8", "rgba8", "bgra8", "mono8")
-DEPTH = ("32FC1", "16UC1", "mono16")
-INSTANCE = ("mono8", "8UC1", "16UC1", "mono16", "32SC1")
-
 
 # --- time -------------------------------------------------------------------------------------------------------------
 
@@ -69,59 +60,6 @@ def to_bytes_field(data: bytes | bytearray | memoryview | np.ndarray) -> array.a
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-
-
-def read_image(msg: Image, topic: str, encodings: Sequence[str]) -> np.ndarray:
-    """Pixels (H, W) or (H, W, C) of an image in one of ``encodings``, in native byte order; a read-only view if possible."""
-    if msg.encoding not in encodings:
-        raise InvalidInputError(
-            f"{topic}: encoding '{msg.encoding}' is not supported here; send one of {', '.join(encodings)}"
-        )
-    kind, channels = LAYOUTS[msg.encoding]
-    dtype = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
-    row = msg.width * channels * dtype.itemsize
-    if msg.width == 0 or msg.height == 0:
-        raise InvalidInputError(f"{topic}: width x height is {msg.width}x{msg.height}, the image is empty")
-    if msg.step < row or msg.step % dtype.itemsize:
-        raise InvalidInputError(
-            f"{topic}: step is {msg.step} bytes, a row of {msg.width} {msg.encoding} pixels has {row}"
-        )
-    if len(msg.data) != msg.step * msg.height:
-        raise InvalidInputError(
-            f"{topic}: data has {len(msg.data)} bytes, step x height is {msg.step} x {msg.height} = {msg.step * msg.height}"
-        )
-    samples: np.ndarray = np.frombuffer(msg.data, dtype).reshape(msg.height, msg.step // dtype.itemsize)
-    samples = samples[:, : msg.width * channels]
-    if channels > 1:
-        samples = samples.reshape(msg.height, msg.width, channels)
-    samples = samples.astype(kind) if not dtype.isnative else samples
-    samples.flags.writeable = False
-    return samples
-
-
-def read_colour(msg: Image, topic: str) -> np.ndarray:
-    """uint8 (H, W, 3), red first."""
-    pixels = read_image(msg, topic, COLOUR)
-    if pixels.ndim == 2:
-        return np.repeat(pixels[:, :, None], 3, axis=2)
-    order = {"bgr8": [2, 1, 0], "bgra8": [2, 1, 0], "rgba8": [0, 1, 2]}.get(msg.encoding)
-    return np.ascontiguousarray(pixels) if order is None else np.take(pixels, order, axis=2)
-
-
-def read_depth(msg: Image, topic: str) -> np.ndarray:
-    """float32 metres (H, W): 32FC1 is metres, 16UC1 and mono16 are millimetres (REP 118)."""
-    pixels = read_image(msg, topic, DEPTH)
-    if pixels.dtype == np.float32:
-        return np.ascontiguousarray(pixels)
-    return np.multiply(pixels, np.float32(0.001), dtype=np.float32)
-
-
-def read_instances(msg: Image, topic: str) -> np.ndarray:
-    """int32 (H, W) mask ids, 0 = unlabelled."""
-    pixels = read_image(msg, topic, INSTANCE).astype(np.int32)
-    if msg.encoding == "32SC1" and pixels.min() < 0:
-        raise InvalidInputError(f"{topic}: data holds negative mask ids; ids start at 1, 0 is unlabelled")
-    return pixels
 
 
 def write_image(pixels: np.ndarray, encoding: str, header: Header) -> Image:
@@ -155,17 +93,6 @@ def write_classes(classes: np.ndarray, encoding: str, header: Header) -> Image:
 
 
 # --- camera and pose --------------------------------------------------------------------------------------------------
-
-
-def read_camera(msg: CameraInfo, topic: str, T_world_camera: np.ndarray | None = None) -> Camera:
-    """Pinhole camera of the field ``k``; the images are expected to be rectified."""
-    if msg.width == 0 or msg.height == 0:
-        raise InvalidInputError(f"{topic}: width x height is {msg.width}x{msg.height}; is the camera calibrated?")
-    fx, fy, cx, cy = (float(msg.k[i]) for i in (0, 4, 2, 5))
-    if not (np.isfinite([fx, fy, cx, cy]).all() and fx > 0 and fy > 0):
-        raise InvalidInputError(f"{topic}: k has fx={fx} fy={fy} cx={cx} cy={cy}; is the camera calibrated?")
-    pose = np.eye(4) if T_world_camera is None else T_world_camera
-    return Camera(msg.width, msg.height, fx, fy, cx, cy, pose)
 
 
 def write_camera(camera: Camera, header: Header) -> CameraInfo:
@@ -216,7 +143,8 @@ def write_transform(matrix: np.ndarray) -> Transform:
 
 def read_label_map(msg: LabelMap, topic: str) -> LabelSet:
     if len(msg.class_ids) != len(msg.names):
-        raise InvalidInputError(f"{topic}: class_ids has {len(msg.class_ids)} entries, names has {len(msg.names)}")
+        reason = f"class_ids has {len(msg.class_ids)} entries, names has {len(msg.names)}"
+        raise InvalidInputError(faults.LABELS_UNREADABLE.text(source=topic, reason=reason))
     return LabelSet({0: "void"} | {int(key): str(name) for key, name in zip(msg.class_ids, msg.names, strict=True)})
 
 
@@ -235,10 +163,11 @@ def read_masks(msg: MaskInfoMsg, topic: str) -> dict[int, MaskInfo]:
     """Class and score by mask id."""
     sizes = {"ids": len(msg.ids), "class_ids": len(msg.class_ids), "scores": len(msg.scores)}
     if len(set(sizes.values())) != 1:
-        raise InvalidInputError(f"{topic}: " + ", ".join(f"{k} has {v} entries" for k, v in sizes.items()))
+        reason = ", ".join(f"{k} has {v} entries" for k, v in sizes.items())
+        raise InvalidInputError(faults.MASK_INFO.text(topic=topic, reason=reason))
     scores = np.asarray(msg.scores, np.float32)
     if not np.isfinite(scores).all():
-        raise InvalidInputError(f"{topic}: scores contains NaN or infinity")
+        raise InvalidInputError(faults.MASK_INFO.text(topic=topic, reason="scores contains NaN or infinity"))
     rows = zip(msg.ids, msg.class_ids, scores.tolist(), strict=True)
     return {int(key): MaskInfo(int(class_id), float(score)) for key, class_id, score in rows}
 

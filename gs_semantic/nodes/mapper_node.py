@@ -3,6 +3,8 @@
 Four threads. The executor's takes messages and hands them over. ``answering`` draws label images and answers questions,
 from a view of the map that nobody changes. ``mapping`` alone reads and changes the map, and makes a new view now and
 then. The disk's reads and writes map folders.
+
+The node is a lifecycle node. Configured, it has a map and answers questions; active, it listens.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from std_msgs.msg import Header
 
 from gs_semantic.errors import (
@@ -35,15 +37,20 @@ from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.view import MapView, pack_registry
 from gs_semantic.msg import LabelMap, Status
-from gs_semantic.nodes import conversions
+from gs_semantic.nodes import conversions, faults
+from gs_semantic.nodes.diagnostics import Diagnostics
+from gs_semantic.nodes.governor import Governor
 from gs_semantic.nodes.inputs import LABELS, Inputs
-from gs_semantic.nodes.mapper_parameters import NodeParameters
-from gs_semantic.nodes.outputs import Answerer, MapPublisher, StatusPublisher
-from gs_semantic.nodes.parameters import declare
+from gs_semantic.nodes.lifecycle import ManagedNode
+from gs_semantic.nodes.mapper_parameters import LIVE_MAPPING, NodeParameters, check
+from gs_semantic.nodes.outputs import Answerer, MapPublisher, StatusPublisher, Wire
+from gs_semantic.nodes.parameters import LiveChanges, declare
 from gs_semantic.nodes.process import SpinThread, StopSignal
 from gs_semantic.nodes.services import Services
+from gs_semantic.nodes.splat_output import SplatPublisher
 from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.nodes.synchronizer import Match
+from gs_semantic.nodes.transforms import JumpWatch
 from gs_semantic.nodes.worker import Worker
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
@@ -52,7 +59,19 @@ T = TypeVar("T")
 
 MAPPING_QUEUE = 8  # frames that may wait for a slice of mapping to end
 LOG_PERIOD_S = 5.0  # the same trouble is logged once in this time
-STATES = {Status.STATE_WAITING: "waiting", Status.STATE_MAPPING: "mapping", Status.STATE_PAUSED: "paused"}
+STATES = {
+    Status.STATE_WAITING: "waiting",
+    Status.STATE_MAPPING: "mapping",
+    Status.STATE_PAUSED: "paused",
+    Status.STATE_UNCONFIGURED: "unconfigured",
+    Status.STATE_INACTIVE: "inactive",
+    Status.STATE_FINALIZED: "finalized",
+}
+LIFECYCLE_STATES = {
+    "unconfigured": Status.STATE_UNCONFIGURED,
+    "inactive": Status.STATE_INACTIVE,
+    "finalized": Status.STATE_FINALIZED,
+}
 
 
 @dataclass(frozen=True)
@@ -63,33 +82,80 @@ class Saved:
     objects: list[MapObject]
 
 
-class MapperNode(Node):
-    """See the module; ``run`` works until it is told to stop."""
+class MapperNode(ManagedNode):
+    """See the module; ``run`` works until it is told to stop.
+
+    What ``configure`` makes exists until ``cleanup``: the attributes below, services and publishers of the map.
+    """
+
+    configured = False
+    mapper: Mapper
+    view: MapView
+    rasterizer: CpuRasterizer  # of the answering thread; it keeps the view packed
+    inputs: Inputs
+    answering: Worker[Match]
+    mapping: Worker[Frame]
+    answerers: dict[str, Answerer]  # by name of the camera
+    map_services: Services
+    governor: Governor
 
     def __init__(self, **options: object) -> None:
         super().__init__("mapper", **options)
         self.parameters = declare(self, NodeParameters)
-        config = declare(self, MapperConfig)
-        if self.parameters.device == "cuda":
-            raise MissingExtraError.for_module("gsplat", "cuda", "parameter device = cuda")
+        self.config = declare(self, MapperConfig, LIVE_MAPPING)
+        check(self.parameters, self.config)
+        LiveChanges(
+            self,
+            targets=lambda: (self.parameters, self.config),
+            live=LIVE_MAPPING,
+            may_change_all=lambda: not self.configured,
+            check=check,
+            changed=self._parameters_changed,
+        )
         self.statistics = Statistics()
-        self.mapper = self._make_mapper(config)
-        self.rasterizer = CpuRasterizer()  # of the answering thread; it keeps the view packed
-        self.last_camera: Camera | None = None
-        self._last_frame: Frame | None = None  # answered
-        self._last_frame_time = 0.0
-        self._mapped_stamp_ns = 0
-        self._answers: deque[LabelImages] = deque(maxlen=self.parameters.answers_kept)
         self._paused = False
         self._told: dict[str, float] = {}
+        self._status = StatusPublisher(self)
+        # on the steady clock: a simulator that stands still must not stop us from saying so
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.diagnostics = Diagnostics(self)
+        self.create_timer(1 / self.parameters.status_hz, self._publish_status, clock=self._steady)
+        self.create_timer(1 / self.parameters.diagnostics_hz, self.diagnostics.publish, clock=self._steady)
+        if self.parameters.autostart:
+            try:
+                self.start()
+            except BaseException:
+                self.destroy_node()
+                raise
+
+    # --- transitions --------------------------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Load the map, open the services."""
+        if self.parameters.device == "cuda":
+            raise MissingExtraError.for_module("gsplat", "cuda", "parameter device = cuda")
+        self.mapper = self._make_mapper(replace(self.config))  # budgets may lower its limits
+        self.rasterizer = CpuRasterizer()
+        self.last_camera: Camera | None = None
+        self._newest: dict[str, Frame] = {}  # the newest frame of each camera
+        self._last_frame_time = 0.0
+        self._mapped_stamp_ns = 0
+        self._answers: deque[tuple[str, LabelImages]] = deque(maxlen=self.parameters.answers_kept)
+        self._paused = False
+        self._jumps = JumpWatch()
         self._disk = ThreadPoolExecutor(1, "disk")
-        self.answering: Worker[Match] = Worker("answering", self._answer, queue=self.parameters.frame_queue)
-        self.mapping: Worker[Frame] = Worker(
+        self.answering = Worker(
+            "answering", self._answer, queue=self.parameters.frame_queue * max(1, len(self.parameters.cameras))
+        )
+        self.mapping = Worker(
             "mapping", self._map, self._slice, queue=MAPPING_QUEUE, niceness=self.parameters.mapping_niceness
         )
-        self.answerer = Answerer(self)
-        self._map_publisher = MapPublisher(self, self.parameters)
-        self._status = StatusPublisher(self)
+        cameras = [name.strip("/") for name in self.parameters.cameras] or [""]
+        self.governor = Governor(self.parameters, self.config, self.statistics)
+        wires = {name: Wire(name, self.governor.bandwidth, self.statistics) for name in ("answers", "map")}
+        self.answerers = {name: Answerer(self, wires["answers"], name) for name in cameras}
+        self._map_publisher = MapPublisher(self, self.parameters, wires["map"])
+        self._splats = SplatPublisher(self, self.parameters, wires["map"])
         self.inputs = Inputs(self, self.parameters, self.statistics, self._take_frame, self._take_labels, self.report)
         self._objects_key = 0
         self._packed = pack_registry(self.mapper.objects)
@@ -98,7 +164,57 @@ class MapperNode(Node):
         self._refresh_view()
         self.map_services = Services(self)
         self._map_publisher.labels(self.mapper.objects.labels, self._map_header())
-        self.create_timer(1 / self.parameters.status_hz, self._publish_status)
+        self.configured = True
+        self.answering.start()
+        self.mapping.start()
+
+    def activate(self) -> None:
+        """Listen to the sensors."""
+        self.inputs.subscribe()
+
+    def deactivate(self) -> None:
+        """Listen no more. What has come is mapped to its end; questions are answered as before."""
+        self.inputs.unsubscribe()
+
+    def cleanup(self) -> None:
+        """Save the map if a folder is set, and free it; when it cannot be saved, it stays."""
+        self.inputs.unsubscribe()
+        self._save_on_exit()
+        self._free()
+
+    def shutdown(self, state: str) -> None:
+        """Stop, and save the map if a folder is set."""
+        if not self.configured:
+            return
+        self.inputs.unsubscribe()
+        try:
+            self._save_on_exit()
+        finally:
+            self._free()
+
+    def _free(self) -> None:
+        """Undo ``configure``."""
+        if not self.configured:
+            return
+        self.configured = False
+        self.answering.stop()
+        self.mapping.stop()
+        self._disk.shutdown(wait=True)
+        self.inputs.close()
+        for part in (self.map_services, self._map_publisher, self._splats):
+            part.close(self)
+        for answerer in self.answerers.values():
+            answerer.close(self)
+        self._answers.clear()
+        self._newest.clear()
+        self.last_camera = None
+        del self.mapper, self.view, self.rasterizer, self.inputs, self._packed
+        del self.answering, self.mapping, self.answerers, self._map_publisher, self.map_services
+        del self.governor, self._splats
+
+    def destroy_node(self) -> None:
+        self._free()
+        super().destroy_node()
 
     def _make_mapper(self, config: MapperConfig) -> Mapper:
         rasterizer = CpuRasterizer()
@@ -108,27 +224,33 @@ class MapperNode(Node):
         self.get_logger().info(f"loaded {len(gaussians)} Gaussians and {len(objects)} objects")
         return Mapper(config, rasterizer, gaussians, objects)
 
+    def _save_on_exit(self) -> None:
+        if self.parameters.save_on_exit:
+            path = Path(self.parameters.save_on_exit).expanduser().absolute()
+            saved = self.save(path)
+            self.get_logger().info(f"saved {len(saved.gaussians)} Gaussians to {path}")
+
     # --- running ----------------------------------------------------------------------------------------------------
 
     def run(self, stop: StopSignal) -> None:
-        """Work until asked to stop; then save the map when a folder is set."""
+        """Work until asked to stop; then shut down, which saves the map when a folder is set."""
         executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(self)
-        self.answering.start()
-        self.mapping.start()
         try:
             with SpinThread(executor):
-                self.get_logger().info("ready")
+                self.get_logger().info("ready" if self.configured else "waits to be configured")
                 stop.event.wait()
         finally:
-            self.answering.stop()
-            self.mapping.stop()
-            self._disk.shutdown(wait=True)
-        if self.parameters.save_on_exit:
-            path = Path(self.parameters.save_on_exit).expanduser().absolute()
-            self.mapper.gaussians.frame_id = self.frame_id
-            save_map(path, self.mapper.gaussians, self.mapper.objects)
-            self.get_logger().info(f"saved {len(self.mapper.gaussians)} Gaussians to {path}")
+            self.end()
+
+    def _parameters_changed(self, names: set[str]) -> None:
+        """Live changes have been written into ``parameters`` and ``config``; hand them on."""
+        if not self.configured:
+            return
+        for name in names & LIVE_MAPPING:
+            setattr(self.mapper.config, name, getattr(self.config, name))
+        self.governor.bandwidth.limit_mbps = self.parameters.budget_mbps
+        self.inputs.retime()
 
     # --- in the executor's thread -------------------------------------------------------------------------------------
 
@@ -162,12 +284,19 @@ class MapperNode(Node):
         self._disk.submit(task)
 
     def _publish_status(self) -> None:
-        s, counts, mapper = self.statistics, self.inputs.synchronizer.counts, self.mapper
+        if not self.configured:
+            state = LIFECYCLE_STATES.get(self.lifecycle_state, Status.STATE_UNCONFIGURED)
+            header = conversions.make_header(self._now_ns(), "")
+            self._status.publish(
+                Status(header=header, state=state, state_text=STATES[state], rss_mb=self.statistics.rss_mb())
+            )
+            return
+        s, inputs, mapper = self.statistics, self.inputs, self.mapper
         objects = self.view.objects.records
         tentative = int((objects["state"] == ObjectState.TENTATIVE).sum())
-        received = counts.received[self.inputs.synchronizer.leading]
         state = Status.STATE_MAPPING if s.frames_mapped else Status.STATE_WAITING
         state = Status.STATE_PAUSED if self._paused else state
+        state = LIFECYCLE_STATES.get(self.lifecycle_state, state)
         stages = s.take_stages()
         self._status.publish(
             Status(
@@ -179,13 +308,13 @@ class MapperNode(Node):
                 gaussians=len(mapper.gaussians),
                 objects=len(objects) - tentative,
                 objects_tentative=tentative,
-                frames_received=received,
+                frames_received=inputs.received,
                 frames_answered=s.frames_answered,
                 frames_mapped=s.frames_mapped,
-                frames_dropped=counts.dropped + self.answering.replaced,
-                sync_matched=counts.matched,
-                sync_unmatched=sum(counts.unmatched.values()),
-                sync_without_masks=counts.without_optional,
+                frames_dropped=inputs.dropped + self.answering.replaced,
+                sync_matched=inputs.matched,
+                sync_unmatched=inputs.unmatched,
+                sync_without_masks=inputs.without_masks,
                 pose_missing=s.pose_missing,
                 invalid_inputs=s.invalid_inputs,
                 keyframes=s.keyframes,
@@ -199,12 +328,14 @@ class MapperNode(Node):
                 latency_p50_ms=s.answers.percentile(50),
                 latency_p95_ms=s.answers.percentile(95),
                 rss_mb=s.rss_mb(),
+                sent_mbps=s.sent_mbps(),
+                given_up=self.governor.given_up,
                 stage_names=list(stages),
                 stage_ms=list(stages.values()),
                 last_error_code=s.failure.code,
                 last_error=s.failure.text,
                 last_error_stamp=conversions.to_stamp(s.failure.time_ns),
-                warnings=[*self.inputs.synchronizer.explain(), *s.warnings()],
+                warnings=list(dict.fromkeys([*inputs.explain(), *self.diagnostics.faults, *s.warnings()])),
             )
         )
 
@@ -221,17 +352,21 @@ class MapperNode(Node):
             self.report("frame", error)
             return
         converted = time.perf_counter()
-        self.last_camera, self._last_frame = frame.camera, frame
-        self.mapping.submit(frame)
+        self.last_camera = frame.camera
+        if not self._jumped(frame, self.inputs.camera_of(match).name):
+            self.mapping.submit(frame)
         self.statistics.time_stage("convert", (converted - start) * 1e3)
-        if not self.answerer.wanted:
+        name = self.inputs.camera_of(match).name
+        self._newest[name] = frame
+        answerer = self.answerers[name]
+        if not (answerer.wanted and self.governor.may_answer()):
             return
         view = self.view
         try:
             answer = view.render_labels(self.rasterizer, frame.camera, frame.stamp_ns)
             rendered = time.perf_counter()
-            self._answers.append(answer)
-            self.answerer.publish(answer, frame, view)
+            self._answers.append((name, answer))
+            answerer.publish(answer, frame, view)
         except Exception as error:  # noqa: BLE001 - one frame must not end the node
             self.report("answer", error)
             self.get_logger().error(f"frame at {match.stamp_ns / 1e9:.6f} s: {error!r}")
@@ -240,17 +375,36 @@ class MapperNode(Node):
         self.statistics.time_stage("publish", (time.perf_counter() - rendered) * 1e3)
         self.statistics.answered((time.monotonic_ns() - match.arrived_ns) / 1e6)
 
-    def answer_at(self, stamp_ns: int) -> LabelImages:
-        """The answer with a stamp; with 0 the newest, drawn now when nobody listened. InvalidRequestError if unknown."""
+    def _jumped(self, frame: Frame, camera: str) -> bool:
+        """Has the camera a pose that cannot be? Such a frame is answered, but not mapped."""
+        position = frame.camera.T_world_camera[:3, 3]
+        jump = self._jumps.jump(camera, frame.stamp_ns, position, self.parameters.pose_jump_m)
+        if jump is None:
+            return False
+        what = f"{self.inputs.poses.source}: camera '{frame.frame_id}' at {frame.stamp_ns / 1e9:.3f} s"
+        self.report("jump", InvalidInputError(faults.POSE_JUMP.text(what=what, metres=jump[0], seconds=jump[1])))
+        return True
+
+    def answer_at(self, stamp_ns: int, camera: str = "") -> LabelImages:
+        """The answer of a camera (empty: of any) with a stamp; with 0 the newest, drawn now when nobody listened.
+
+        InvalidRequestError when there is none.
+        """
+        camera = camera.strip("/")
+        if camera and camera not in self.answerers:
+            raise InvalidRequestError(f"camera '{camera}' is none of those in the parameter cameras")
+        kept = [answer for name, answer in self._answers if camera in ("", name)]
         if stamp_ns == 0:
-            if self._last_frame is None:
+            frames = [(frame.stamp_ns, name) for name, frame in self._newest.items() if camera in ("", name)]
+            if not frames:
                 raise InvalidRequestError("stamp is 0, and no frame has come yet; use render_view with a camera")
-            if self._answers and self._answers[-1].stamp_ns == self._last_frame.stamp_ns:
-                return self._answers[-1]
-            answer = self.view.render_labels(self.rasterizer, self._last_frame.camera, self._last_frame.stamp_ns)
-            self._answers.append(answer)
+            newest_ns, name = max(frames)
+            for known, answer in self._answers:
+                if (known, answer.stamp_ns) == (name, newest_ns):
+                    return answer
+            answer = self.view.render_labels(self.rasterizer, self._newest[name].camera, newest_ns)
+            self._answers.append((name, answer))
             return answer
-        kept = list(self._answers)
         for answer in kept:
             if answer.stamp_ns == stamp_ns:
                 return answer
@@ -270,13 +424,30 @@ class MapperNode(Node):
 
     def _slice(self) -> bool:
         """One slice of mapping, and map topics that are due."""
+        self.governor.splats_waiting = self._splats.waiting
+        answering = any(answerer.wanted for answerer in self.answerers.values())
+        self.governor.tick(self.mapper, answering, self._answers_to_come_mb)
         self._map_publisher.update(self.view, self.mapper.objects, self._objects_key, self._map_header())
+        self._splats.update(self.view, self._map_header())
         fresh = time.monotonic() - self._last_frame_time < self.parameters.idle_optimise_s
         if self._paused or not (self.mapper.pending or (fresh and self.mapper.can_optimise)):
             if self._view_is_old:
                 self._refresh_view()
             return False
-        return self._step(None)
+        start = time.monotonic()
+        worked = self._step(None)
+        if rest := self.governor.rest_s(time.monotonic() - start):
+            time.sleep(rest)
+        return worked
+
+    @property
+    def _answers_to_come_mb(self) -> float:
+        """Memory that answers will take until as many are kept as ``answers_kept`` says."""
+        if not self._answers:
+            return 0.0
+        images = self._answers[-1][1]
+        size = sum(image.nbytes for image in (images.instance, images.semantic, images.confidence, images.depth))
+        return (self.parameters.answers_kept - len(self._answers)) * size / 1e6
 
     def _step(self, frame: Frame | None) -> bool:
         """False when it failed."""
@@ -336,6 +507,10 @@ class MapperNode(Node):
         self._paused = True
         self._refresh_view()
 
+    def send_splats(self) -> None:
+        """Send the whole map on ~/splats again."""
+        self._splats.send_all()
+
     def resume(self) -> None:
         self._paused = False
 
@@ -345,8 +520,9 @@ class MapperNode(Node):
         self._forget()
 
     def _forget(self) -> None:
+        self._jumps.clear()
         self._answers.clear()
-        self._last_frame = None
+        self._newest.clear()
         self._mapped_stamp_ns = 0
         self.statistics.reset()
         self._objects_changed = True
@@ -368,7 +544,7 @@ class MapperNode(Node):
     def load(self, path: Path) -> tuple[GaussianMap, ObjectRegistry]:
         """Replace the map; the present one stays when the folder cannot be read."""
         gaussians, objects = load_map(path)
-        frame = self.inputs.map_frame
+        frame = self.inputs.poses.map_frame
         if frame and gaussians.frame_id != frame:
             raise MapFrameMismatchError(
                 f"{path}: the map is in frame '{gaussians.frame_id}', this node maps in '{frame}'; set global_frame"
@@ -402,7 +578,7 @@ class MapperNode(Node):
     @property
     def frame_id(self) -> str:
         """Frame of the map."""
-        return self.inputs.map_frame or self.mapper.gaussians.frame_id
+        return self.inputs.poses.map_frame or self.mapper.gaussians.frame_id
 
     def _map_header(self) -> Header:
         return conversions.make_header(self._mapped_stamp_ns, self.frame_id)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from geometry_msgs.msg import Point, Quaternion, Vector3
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -21,8 +22,10 @@ from gs_semantic.mapping.events import LabelImages
 from gs_semantic.mapping.view import MapView
 from gs_semantic.msg import InstanceInfo, LabelMap, ObjectList, ObjectMasks, Status
 from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.budgets import Bandwidth
 from gs_semantic.nodes.conversions import POINT
 from gs_semantic.nodes.mapper_parameters import NodeParameters
+from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.objects.packing import matrix_to_quaternion, pack_masks
 from gs_semantic.objects.registry import MapObject, ObjectRegistry
 
@@ -56,24 +59,50 @@ def instance_info(slots: np.ndarray, view: MapView, header: Header) -> InstanceI
     )
 
 
-class Answerer:
-    """Publishes label images for one input frame."""
+class Wire:
+    """Publishes bulk data of one class of traffic, and counts it: once per subscriber, as if all were elsewhere."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, name: str, bandwidth: Bandwidth, statistics: Statistics) -> None:
+        self._name, self._bandwidth, self._statistics = name, bandwidth, statistics
+
+    @property
+    def allowance(self) -> float:
+        """Bytes that may be sent now; not positive: wait."""
+        return self._bandwidth.allowance(self._name)
+
+    def publish(self, publisher: Publisher, msg: Any) -> None:
+        size = len(msg.data) * publisher.get_subscription_count()
+        publisher.publish(msg)
+        self._bandwidth.spend(self._name, size)
+        self._statistics.sent(size)
+
+
+class Answerer:
+    """Publishes label images for the frames of one camera, below its name where there are several."""
+
+    def __init__(self, node: Node, wire: Wire, camera: str = "") -> None:
+        prefix = f"~/{camera}/" if camera else "~/"
+
         def images(name: str) -> Publisher:
-            return node.create_publisher(Image, f"~/{name}", qos.IMAGE_OUTPUT)
+            return node.create_publisher(Image, prefix + name, qos.IMAGE_OUTPUT)
 
         self._semantic, self._colour = images("semantic/image"), images("semantic/image_color")
         self._confidence, self._instance = images("semantic/confidence"), images("instance/image")
-        self._info = node.create_publisher(InstanceInfo, "~/instance/info", qos.IMAGE_OUTPUT)
-        self._masks = node.create_publisher(ObjectMasks, "~/object_masks", qos.IMAGE_OUTPUT)
-        self._points = node.create_publisher(PointCloud2, "~/semantic/points", qos.CLOUD_OUTPUT)
+        self._info = node.create_publisher(InstanceInfo, prefix + "instance/info", qos.IMAGE_OUTPUT)
+        self._masks = node.create_publisher(ObjectMasks, prefix + "object_masks", qos.IMAGE_OUTPUT)
+        self._points = node.create_publisher(PointCloud2, prefix + "semantic/points", qos.CLOUD_OUTPUT)
+        self._camera = node.create_publisher(CameraInfo, prefix + "semantic/camera_info", qos.IMAGE_OUTPUT)
+        self._wire = wire
         self._all = (
-            *(self._semantic, self._colour, self._confidence, self._instance),
+            *(self._semantic, self._colour, self._confidence, self._instance, self._camera),
             *(self._info, self._masks, self._points),
         )
         self._palette = palette(256)
         self._rays: tuple[tuple[float, ...], np.ndarray, np.ndarray] | None = None
+
+    def close(self, node: Node) -> None:
+        for publisher in self._all:
+            node.destroy_publisher(publisher)
 
     @property
     def wanted(self) -> bool:
@@ -82,21 +111,26 @@ class Answerer:
 
     def publish(self, answer: LabelImages, frame: Frame, view: MapView) -> None:
         header = conversions.make_header(answer.stamp_ns, frame.frame_id)
+        if listened_to(self._camera):
+            self._camera.publish(conversions.write_camera(answer.camera, header))
         if listened_to(self._semantic):
             encoding = conversions.semantic_encoding(view.labels)
-            self._semantic.publish(conversions.write_classes(answer.semantic, encoding, header))
+            self._wire.publish(self._semantic, conversions.write_classes(answer.semantic, encoding, header))
         if listened_to(self._instance) or listened_to(self._info):
             values, slots = instance_values(answer.instance)
-            self._instance.publish(conversions.write_image(values, "16UC1", header))
+            self._wire.publish(self._instance, conversions.write_image(values, "16UC1", header))
             self._info.publish(instance_info(slots, view, header))
         if listened_to(self._confidence):
-            self._confidence.publish(conversions.write_image(answer.confidence, "mono8", header))
+            self._wire.publish(self._confidence, conversions.write_image(answer.confidence, "mono8", header))
         if listened_to(self._colour):
-            self._colour.publish(conversions.write_image(self.class_colours(answer.semantic), "rgb8", header))
+            self._wire.publish(
+                self._colour, conversions.write_image(self.class_colours(answer.semantic), "rgb8", header)
+            )
         if listened_to(self._masks):
             height, width = answer.instance.shape
             data = pack_masks(answer.instance, answer.confidence, view.ids, view.classes)
-            self._masks.publish(
+            self._wire.publish(
+                self._masks,
                 ObjectMasks(
                     header=header,
                     map_revision=view.revision,
@@ -104,10 +138,10 @@ class Answerer:
                     height=height,
                     count=int.from_bytes(data[8:12], "little"),
                     data=conversions.to_bytes_field(data),
-                )
+                ),
             )
         if listened_to(self._points):
-            self._points.publish(conversions.write_cloud(self._cloud(answer, frame), header))
+            self._wire.publish(self._points, conversions.write_cloud(self._cloud(answer, frame), header))
 
     def class_colours(self, semantic: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3)."""
@@ -136,19 +170,20 @@ class Answerer:
 class MapPublisher:
     """Publishes the map itself: objects, markers, cloud, label names; latched, on change, at bounded rates."""
 
-    def __init__(self, node: Node, parameters: NodeParameters) -> None:
+    def __init__(self, node: Node, parameters: NodeParameters, wire: Wire) -> None:
+        self._wire = wire
         self._points = node.create_publisher(PointCloud2, "~/map/points", qos.LATCHED)
         self._objects = node.create_publisher(ObjectList, "~/objects", qos.LATCHED)
         self._markers = node.create_publisher(MarkerArray, "~/objects/markers", qos.LATCHED)
         self._labels = node.create_publisher(LabelMap, "~/label_map", qos.LATCHED)
-        self._points_max = parameters.map_points_max
-        self._due = {
-            self._points: _Due(1 / parameters.map_points_hz),
-            self._objects: _Due(1 / parameters.objects_hz),
-            self._markers: _Due(1 / parameters.objects_hz),
-        }
+        self._parameters = parameters
+        self._due = {self._points: _Due(), self._objects: _Due(), self._markers: _Due()}
         self._shown: set[int] = set()  # slots that have a marker
         self._palette = palette(OBJECT_COLOURS)
+
+    def close(self, node: Node) -> None:
+        for publisher in (self._points, self._objects, self._markers, self._labels):
+            node.destroy_publisher(publisher)
 
     def labels(self, labels: LabelSet, header: Header) -> None:
         colours = palette(max(labels.names, default=0) + 1)
@@ -156,19 +191,22 @@ class MapPublisher:
 
     def update(self, view: MapView, objects: ObjectRegistry, key: int, header: Header) -> None:
         """Publish what has changed and is due. ``key`` changes when the objects do."""
-        if listened_to(self._objects) and self._due[self._objects].take(key):
-            self._objects.publish(
+        objects_s, points_s = 1 / self._parameters.objects_hz, 1 / self._parameters.map_points_hz
+        if listened_to(self._objects) and self._due[self._objects].take(key, objects_s):
+            self._wire.publish(
+                self._objects,
                 ObjectList(
                     header=header,
                     map_revision=view.revision,
                     count=len(view.objects),
                     data=conversions.to_bytes_field(view.objects.to_bytes()),
-                )
+                ),
             )
-        if listened_to(self._markers) and self._due[self._markers].take(key):
+        if listened_to(self._markers) and self._due[self._markers].take(key, objects_s):
             self._markers.publish(self.markers(objects.present(), objects, header))
-        if listened_to(self._points) and self._due[self._points].take(view.revision):
-            self._points.publish(conversions.write_cloud(self.cloud(view), header))
+        wanted = listened_to(self._points) and self._wire.allowance > 0
+        if wanted and self._due[self._points].take(view.revision, points_s):
+            self._wire.publish(self._points, conversions.write_cloud(self.cloud(view), header))
 
     def markers(self, present: Iterable[MapObject], objects: ObjectRegistry, header: Header) -> MarkerArray:
         """A box and a name per object, updated in place; DELETE for objects that have vanished."""
@@ -202,7 +240,7 @@ class MapPublisher:
     def cloud(self, view: MapView) -> np.ndarray:
         """Centres of the Gaussians (N,) as records; an even selection when there are more than the limit."""
         gaussians = view.gaussians
-        rows = np.arange(0, len(gaussians), max(1, -(-len(gaussians) // self._points_max)))
+        rows = np.arange(0, len(gaussians), max(1, -(-len(gaussians) // self._parameters.map_points_max)))
         index = torch.from_numpy(rows)
         points = np.zeros(len(rows), POINT)
         means = gaussians.means[index].numpy()
@@ -227,14 +265,14 @@ class StatusPublisher:
 class _Due:
     """True when something has changed and the last time is long enough ago."""
 
-    def __init__(self, period_s: float) -> None:
-        self._period_s, self._next, self._key = period_s, 0.0, -1
+    def __init__(self) -> None:
+        self._last, self._key = float("-inf"), -1
 
-    def take(self, key: int) -> bool:
+    def take(self, key: int, period_s: float) -> bool:
         now = time.monotonic()
-        if key == self._key or now < self._next:
+        if key == self._key or now - self._last < period_s:
             return False
-        self._key, self._next = key, now + self._period_s
+        self._key, self._last = key, now
         return True
 
 

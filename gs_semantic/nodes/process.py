@@ -9,6 +9,7 @@ import importlib
 import signal
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Protocol
 
 from gs_semantic.errors import GsSemanticError
@@ -74,23 +75,30 @@ def run_process(module: str, node_class: str) -> int:
 
 
 class SpinThread:
-    """Runs an executor in a thread while the ``with`` block lasts."""
+    """Runs an executor in a thread while the ``with`` block lasts; an error in a callback is logged, and it goes on."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self._ending = False
         self._thread = threading.Thread(target=self._spin, name="executor", daemon=True)
 
     def _spin(self) -> None:
         from rclpy.executors import ExternalShutdownException, ShutdownException
+        from rclpy.logging import get_logger
 
-        try:
-            self._executor.spin()
-        except (ExternalShutdownException, ShutdownException):
-            return
+        while not self._ending:
+            try:
+                self._executor.spin()
+                return
+            except (ExternalShutdownException, ShutdownException):
+                return
+            except Exception:  # noqa: BLE001 - one callback must not end the node
+                get_logger("executor").error(f"a callback failed:\n{traceback.format_exc()}")
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
+        self._ending = True
         self._executor.shutdown()
         self._thread.join(timeout=5)

@@ -1,6 +1,7 @@
-"""Plays a recorded sequence as a camera: colour, depth, camera_info, masks with their classes, and the pose.
+"""Plays a recorded sequence as a camera: colour, depth, camera_info, masks with their classes, and the pose; or a
+ROS 2 bag on the topics it was recorded from.
 
-Ends by itself after the last frame, unless it loops.
+Starts when everything it sends is listened to, and ends by itself after the last frame, unless it loops.
 """
 
 from __future__ import annotations
@@ -17,28 +18,41 @@ from geometry_msgs.msg import PoseStamped, TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
 
+from gs_semantic.data.bag import find_topics
+from gs_semantic.data.bag_files import Bag
+from gs_semantic.data.formats import open_sequence
 from gs_semantic.data.noise import SensorNoise
-from gs_semantic.data.sequence import RgbdSequence
-from gs_semantic.errors import InvalidRequestError
+from gs_semantic.data.sequence import FrameSequence
+from gs_semantic.data.trajectory import camera_on_body
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.files import atomic_write
 from gs_semantic.labels import palette
 from gs_semantic.msg import LabelMap
 from gs_semantic.msg import MaskInfo as MaskInfoMsg
-from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes import conversions, faults, qos
+from gs_semantic.nodes.bag_player import BagPlayer
 from gs_semantic.nodes.parameters import declare, parameter
 from gs_semantic.nodes.process import SpinThread, StopSignal
 from gs_semantic.nodes.transforms import inverse
 
+TELL_AFTER_S = 3.0  # say what is waited for
 DAMAGE_OF = {"perfect": "none", "shuffled": "shuffled", "damaged": "damaged"}
 
 
 @dataclass
 class ReplayParameters:
-    sequence: str = parameter("", "folder of the recorded sequence")
+    sequence: str = parameter("", "recorded sequence of any format (docs/data.md)")
+    bag: str = parameter("", "ROS 2 bag to play on its own topics instead of a sequence")
+    bag_topics: str = parameter("", "bag: topics to play, separated by commas; empty: all")
+    bag_speed: float = parameter(1.0, "bag: speed relative to the recording", 0.01, 100.0)
+    bag_stamps: str = parameter(
+        "now", "bag: stamps moved to the present, or as recorded with /clock", choices=("now", "recorded")
+    )
     rate_hz: float = parameter(5.0, "frames per second", 0.01, 1000.0)
     loop: bool = parameter(False, "play again and again, with rising stamps")
     start_frame: int = parameter(0, "first frame", 0, 10_000_000)
@@ -55,8 +69,8 @@ class ReplayParameters:
     global_frame: str = parameter("map", "frame of the poses")
     body_frame: str = parameter("base_link", "robot frame that TF and Odometry move")
     camera_frame: str = parameter("camera_color_optical_frame", "optical frame of all images")
-    wait_for_subscriber_s: float = parameter(30.0, "wait so long for a subscriber of the colour image", 0.0, 3600.0)
-    start_delay_s: float = parameter(0.5, "pause between the first subscriber and the first frame", 0.0, 60.0)
+    wait_for_subscriber_s: float = parameter(30.0, "wait so long for subscribers of all that is sent", 0.0, 3600.0)
+    start_delay_s: float = parameter(0.5, "pause between the last of these subscribers and the first frame", 0.0, 60.0)
     linger_s: float = parameter(1.0, "stay so long after the last frame, so that it arrives", 0.0, 60.0)
     cache_mb: int = parameter(600, "memory for frames that are ready to be sent", 0, 100_000)
     publish_log: str = parameter("", "file for 'stamp_ns,monotonic_ns' of every frame, written at the end")
@@ -113,8 +127,36 @@ class ReplayNode(Node):
     def __init__(self, **options: object) -> None:
         super().__init__("replay", **options)
         self.parameters = p = declare(self, ReplayParameters)
-        if not p.sequence:
-            raise InvalidRequestError("parameter sequence: give the folder of a recorded sequence")
+        self.published: list[tuple[int, int]] = []  # (stamp, monotonic time of the publish call), ns
+        self._needed: list[Publisher] = []  # each wants a subscriber before playing begins
+        self._player: BagPlayer | None = None
+        if bool(p.sequence) == bool(p.bag):
+            raise InvalidRequestError(
+                "parameter sequence: give the folder of a recorded sequence, or a bag as parameter bag"
+            )
+        if p.bag:
+            self._open_bag()
+        else:
+            self._open_sequence()
+
+    def _open_bag(self) -> None:
+        p = self.parameters
+        self._bag = Bag(p.bag)
+        for sentence in self._bag.damage:
+            self._warn(sentence)
+        chosen = [name.strip() for name in p.bag_topics.split(",") if name.strip()]
+        self._player = player = BagPlayer(self, self._bag, chosen, clock=p.bag_stamps == "recorded")
+        try:
+            topics = find_topics(self._bag)
+        except InvalidInputError as error:  # no camera: there may be other uses
+            self._warn(str(error))
+            return
+        self._colour_topic = topics.color
+        names = [topics.color, topics.camera_info, topics.depth, topics.instance]
+        self._needed = [publisher for name in names if (publisher := player.publisher(name)) is not None]
+
+    def _open_sequence(self) -> None:
+        p = self.parameters
         default = SensorNoise()
         noise = SensorNoise(
             depth_sigma=default.depth_sigma * p.depth_noise,
@@ -123,21 +165,21 @@ class ReplayNode(Node):
             pose_deg=default.pose_deg * p.pose_noise,
             seed=p.seed,
         )
-        self.sequence = RgbdSequence(p.sequence, noise=noise if p.depth_noise or p.pose_noise else None)
+        self.sequence: FrameSequence = open_sequence(p.sequence, noise=noise if p.depth_noise or p.pose_noise else None)
         self.indices = frames_to_play(len(self.sequence), p.start_frame, p.stop_frame, p.skip_every)
         self._damage = None if p.masks == "none" else Damage(DAMAGE_OF[p.masks], p.seed)  # type: ignore[arg-type]
         self._cache = FrameCache(self._prepare, p.cache_mb * 1_000_000)
-        self._body_camera = _optical_to_body() if p.pose_source != "pose" else np.eye(4)
+        self._body_camera = camera_on_body() if p.pose_source != "pose" else np.eye(4)
         self._make_publishers()
-        self.published: list[tuple[int, int]] = []  # (stamp, monotonic time of the publish call), ns
 
     def _make_publishers(self) -> None:
         p = self.parameters
         self._colour = self.create_publisher(Image, "color/image", qos.SENSOR_OUTPUT)
         self._info = self.create_publisher(CameraInfo, "color/camera_info", qos.SENSOR_OUTPUT)
         self._depth = self.create_publisher(Image, "depth/image", qos.SENSOR_OUTPUT)
-        self._instance = self.create_publisher(Image, "instance/image", qos.SENSOR_OUTPUT)
-        self._masks = self.create_publisher(MaskInfoMsg, "instance/info", qos.SENSOR_OUTPUT)
+        if self._damage is not None:  # else these topics are a segmenter's
+            self._instance = self.create_publisher(Image, "instance/image", qos.SENSOR_OUTPUT)
+            self._masks = self.create_publisher(MaskInfoMsg, "instance/info", qos.SENSOR_OUTPUT)
         self._labels = self.create_publisher(LabelMap, "label_map", qos.LATCHED)
         labels = self.sequence.labels
         header = conversions.make_header(self._now_ns(), p.camera_frame)
@@ -151,6 +193,10 @@ class ReplayNode(Node):
         if p.pose_source != "pose":  # the camera's place on the robot
             self._static = self.create_publisher(TFMessage, "/tf_static", qos.STATIC_TF)
             self._static.publish(self._transform(p.body_frame, p.camera_frame, self._body_camera, self._now_ns()))
+        moving = {"tf": "_tf", "odom": "_odom", "pose": "_pose"}[p.pose_source]
+        self._needed = [self._colour, self._info, getattr(self, moving)]
+        self._needed += [self._depth] if self.sequence.has_depth else []
+        self._needed += [self._instance] if self.sequence.has_instances and self._damage is not None else []
 
     # --- frames -----------------------------------------------------------------------------------------------------
 
@@ -182,8 +228,7 @@ class ReplayNode(Node):
         stamp = conversions.to_stamp(stamp_ns)
         for publisher, message in (
             (self._info, ready.info),
-            (self._masks, ready.masks),
-            (self._instance, ready.instance),
+            *(((self._masks, ready.masks), (self._instance, ready.instance)) if self._damage is not None else ()),
             (self._depth, ready.depth),
             (self._colour, ready.colour),
         ):
@@ -222,14 +267,30 @@ class ReplayNode(Node):
             self.close()
 
     def play(self, stop: StopSignal) -> None:
-        """Send all frames; returns at the end of the sequence or when asked to stop."""
+        """Send everything; returns at the end of the recording or when asked to stop."""
         p = self.parameters
-        self._cache.expect(self.indices[0])
-        if not self._subscribed(stop):
-            self.get_logger().warning(
-                f"{self._colour.topic_name}: no subscriber after {p.wait_for_subscriber_s:g} s; playing all the same"
-            )
+        if self._player is None:
+            self._cache.expect(self.indices[0])
+        self._wait_for_subscribers(stop)
         stop.event.wait(p.start_delay_s)
+        if self._player is None:
+            self._play_frames(stop)
+        elif not stop:
+            self.get_logger().info(
+                f"playing {p.bag} at {p.bag_speed:g} times its speed: {', '.join(self._player.topics)}"
+            )
+            self._player.play(stop, p.bag_speed, p.loop, self._note)
+            for sentence in self._bag.damage:
+                self._warn(sentence)
+        stop.event.wait(p.linger_s)
+
+    def _note(self, topic: str, stamp_ns: int) -> None:
+        """The publish log of a bag is that of its colour images."""
+        if self._needed and topic == self._colour_topic:
+            self.published.append((stamp_ns, time.monotonic_ns()))
+
+    def _play_frames(self, stop: StopSignal) -> None:
+        p = self.parameters
         self.get_logger().info(f"playing {len(self.indices)} frames of {p.sequence} at {p.rate_hz:g} Hz")
         period_ns = round(1e9 / p.rate_hz)
         first_stamp, first_time = self._now_ns(), time.monotonic_ns()
@@ -243,19 +304,32 @@ class ReplayNode(Node):
             if stop:
                 return
             self.send(ready, first_stamp + number * period_ns)
-        stop.event.wait(p.linger_s)
 
-    def _subscribed(self, stop: StopSignal) -> bool:
-        deadline = time.monotonic() + self.parameters.wait_for_subscriber_s
-        while not stop and time.monotonic() < deadline:
-            if self._colour.get_subscription_count():
-                return True
+    def _wait_for_subscribers(self, stop: StopSignal) -> None:
+        """Until somebody listens to each of the inputs of a mapper, or the patience is at its end."""
+        began, told = time.monotonic(), False
+        while not stop and (missing := [p.topic_name for p in self._needed if not p.get_subscription_count()]):
+            waited = time.monotonic() - began
+            if waited >= self.parameters.wait_for_subscriber_s:
+                self._warn(faults.NO_SUBSCRIBER.text(topic=", ".join(missing), seconds=waited))
+                return
+            if waited >= TELL_AFTER_S and not told:
+                told = True
+                self._tell(f"waiting for a subscriber of {', '.join(missing)}")
             stop.event.wait(0.05)
-        return bool(stop)
+
+    def _tell(self, text: str) -> None:
+        self.get_logger().info(text)
+
+    def _warn(self, text: str) -> None:
+        self.get_logger().warning(text)
 
     def close(self) -> None:
         """Write the publish log."""
-        self._cache.close()
+        if self._player is None:
+            self._cache.close()
+        else:
+            self._bag.close()
         if self.parameters.publish_log:
             lines = "".join(f"{stamp},{when}\n" for stamp, when in self.published)
             with atomic_write(Path(self.parameters.publish_log)) as file:
@@ -283,11 +357,3 @@ def _pairs(indices: list[int], loop: bool) -> Iterator[tuple[int, int | None]]:
         yield from zip(indices, [*indices[1:], indices[0] if loop else None], strict=True)
         if not loop:
             return
-
-
-def _optical_to_body() -> np.ndarray:
-    """T_body_camera of a camera that looks ahead: body x forward, y left, z up (REP 103); 1 m above the body."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
-    matrix[2, 3] = 1.0
-    return matrix

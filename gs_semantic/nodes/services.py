@@ -76,6 +76,7 @@ class Services:
 
     def __init__(self, node: MapperNode) -> None:
         self._node = node
+        self._made: list[DeferredService] = []
         at_once, by_answerer, by_mapper, on_disk = self._now, node.answering.call, node.mapping.call, node.disk
         for name, kind, answer, where in (
             ("list_objects", ListObjects, self._list_objects, at_once),
@@ -86,6 +87,7 @@ class Services:
             ("pause", Control, self._control(node.pause), by_mapper),
             ("resume", Control, self._control(node.resume), by_mapper),
             ("reset", Control, self._control(node.reset), by_mapper),
+            ("send_splats", Control, self._control(node.send_splats), by_mapper),
             ("save_map", SaveMap, self._save_map, on_disk),
             ("load_map", LoadMap, self._load_map, on_disk),
         ):
@@ -105,7 +107,13 @@ class Services:
         def handle(request: Any, reply: Callable[[Any], None]) -> None:
             where(lambda: reply(self._answered(name, kind, answer, request)))
 
-        DeferredService(self._node, kind, f"~/{name}", handle)
+        self._made.append(DeferredService(self._node, kind, f"~/{name}", handle))
+
+    def close(self, node: Node) -> None:
+        """Remove all services; nothing may be waiting for an answer."""
+        for made in self._made:
+            node.destroy_service(made.service)
+        self._made.clear()
 
     def _answered(self, name: str, kind: type[Any], answer: Callable[[Any, Any], None], request: Any) -> Any:
         """The reply; any failure becomes code and text."""
@@ -163,7 +171,7 @@ class Services:
 
     def _query_pixel(self, request: QueryPixel.Request, response: QueryPixel.Response) -> None:
         view = self._filled_view(response)
-        answer = self._node.answer_at(conversions.to_ns(request.stamp))
+        answer = self._node.answer_at(conversions.to_ns(request.stamp), request.camera)
         height, width = answer.instance.shape
         if not (0 <= request.u < width and 0 <= request.v < height):
             raise OutsideImageError(f"pixel u={request.u}, v={request.v} is outside of the {width}x{height} image")
@@ -214,10 +222,11 @@ class Services:
             rigid = checked_transform(center, quaternion if quaternion.any() else np.array([0, 0, 0, 1.0]), "orientation")
         except InvalidInputError as error:
             raise InvalidRequestError(str(error)) from error
-        map_frame = self._node.inputs.map_frame
+        poses = self._node.inputs.poses
+        map_frame = poses.map_frame
         if request.frame_id and request.frame_id != map_frame:
             try:
-                rigid = self._node.inputs.transform(map_frame, request.frame_id, view.stamp_ns) @ rigid
+                rigid = poses.transform(map_frame, request.frame_id, view.stamp_ns) @ rigid
             except TransformError as error:
                 raise InvalidRequestError(f"frame_id '{request.frame_id}': {error}") from error
         to_region = inverse(rigid).astype(np.float32)
@@ -258,7 +267,7 @@ class Services:
                 encoding = conversions.semantic_encoding(view.labels)
                 response.semantic = conversions.write_classes(labels.semantic, encoding, header)
             if "semantic_color" in flags:
-                coloured = node.answerer.class_colours(labels.semantic)
+                coloured = next(iter(node.answerers.values())).class_colours(labels.semantic)
                 response.semantic_color = conversions.write_image(coloured, "rgb8", header)
             if "confidence" in flags:
                 response.confidence = conversions.write_image(labels.confidence, "mono8", header)

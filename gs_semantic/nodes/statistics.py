@@ -37,6 +37,10 @@ class Window:
         self._trim()
         return len(self._entries) / max(min(self._seconds, time.monotonic() - self._start), 1e-3)
 
+    def sum_per_s(self) -> float:
+        self._trim()
+        return sum(value for _, value in self._entries) / max(min(self._seconds, time.monotonic() - self._start), 1e-3)
+
     def percentile(self, percent: float) -> float:
         self._trim()
         return float(np.percentile([value for _, value in self._entries], percent)) if self._entries else 0.0
@@ -65,6 +69,7 @@ class Statistics:
     inputs: Window = field(default_factory=Window)
     answers: Window = field(default_factory=Window)
     integrated: Window = field(default_factory=Window)
+    bytes_sent: Window = field(default_factory=Window)  # label images, clouds, splats; once per subscriber
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -76,6 +81,14 @@ class Statistics:
         with self._lock:
             self.frames_answered += 1
             self.answers.add(latency_ms)
+
+    def sent(self, size: int) -> None:
+        with self._lock:
+            self.bytes_sent.add(size)
+
+    def sent_mbps(self) -> float:
+        with self._lock:
+            return self.bytes_sent.sum_per_s() * 8e-6
 
     def received(self) -> None:
         with self._lock:

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gs_semantic.nodes import faults
+from gs_semantic.nodes.stamps import CLOCK_JUMP_NS
+
 QUEUE = 10  # items kept per stream
+DROPS_BEFORE_APART = 2  # in a row, while the stream goes on: its stamps do not fit; a single message may be lost
 MISSES_BEFORE_GIVING_UP = 5  # leading items without an optional partner after which it is no longer waited for
 
 
@@ -35,6 +39,7 @@ class Match:
     stamp_ns: int
     items: dict[str, Any]
     arrived_ns: int  # when the leading item came, on the caller's clock
+    source: str = ""  # name of the leading stream
 
 
 @dataclass
@@ -42,6 +47,15 @@ class _Waiting:
     stamp_ns: int
     item: Any
     arrived_ns: int
+
+
+@dataclass
+class _Apart:
+    """Drops in a row for want of a stream that goes on."""
+
+    drops: int = 0
+    received: int = 0  # of the stream, at the last drop
+    difference_ns: int = 0  # of the stamp nearest to the dropped one
 
 
 class _Stream:
@@ -52,6 +66,8 @@ class _Stream:
         self.items: list[Any] = []
 
     def add(self, stamp_ns: int, item: Any) -> None:
+        if self.is_before(stamp_ns):
+            self.clear()
         at = bisect.bisect_left(self.stamps, stamp_ns)
         if at < len(self.stamps) and self.stamps[at] == stamp_ns:
             self.items[at] = item
@@ -72,6 +88,14 @@ class _Stream:
         near = [i for i in (at - 1, at) if 0 <= i < len(self.stamps)]
         best = min(near, key=lambda i: abs(self.stamps[i] - stamp_ns))
         return self.items[best] if abs(self.stamps[best] - stamp_ns) <= slop_ns else None
+
+    def difference(self, stamp_ns: int) -> int:
+        """Of the nearest stamp to this one; there must be one."""
+        return min((stamp - stamp_ns for stamp in self.stamps), key=abs)
+
+    def is_before(self, stamp_ns: int) -> bool:
+        """Are its items of a time before the clock jumped back to this stamp?"""
+        return bool(self.stamps) and self.stamps[-1] > stamp_ns + CLOCK_JUMP_NS
 
     def clear(self) -> None:
         self.stamps.clear()
@@ -106,6 +130,7 @@ class Synchronizer:
         self._waiting: deque[_Waiting] = deque()
         self._streams = {name: _Stream() for name in (*required, *optional)}
         self._misses = dict.fromkeys(optional, 0)
+        self._apart: dict[str, _Apart] = {name: _Apart() for name in required}
         self._last_stamp = -1
 
     def clear(self) -> None:
@@ -113,6 +138,15 @@ class Synchronizer:
         self._waiting.clear()
         for stream in self._streams.values():
             stream.clear()
+        self._last_stamp = -1
+        self.newest.clear()
+
+    def restart(self, stamp_ns: int) -> None:
+        """The clock has jumped back to this stamp: forget what is of the time before; partners may have come already."""
+        self._waiting.clear()
+        for stream in self._streams.values():
+            if stream.is_before(stamp_ns):
+                stream.clear()
         self._last_stamp = -1
         self.newest.clear()
 
@@ -128,15 +162,17 @@ class Synchronizer:
         if name == self.leading:
             if stamp_ns <= self._last_stamp:
                 self.counts.disordered += 1
-                self.last_drop = (
-                    f"{name}: stamp {stamp_ns / 1e9:.6f} s is not newer than the one before ({self._last_stamp / 1e9:.6f} s)"
-                )
+                stamps = {"stamp": stamp_ns / 1e9, "before": self._last_stamp / 1e9}
+                self.last_drop = faults.STAMP_NOT_NEWER.text(topic=name, **stamps)
                 return []
             self._last_stamp = stamp_ns
             self._waiting.append(_Waiting(stamp_ns, item, now_ns))
-            if len(self._waiting) > QUEUE:
-                oldest = self._waiting.popleft()
-                self._drop(oldest, *self._missing(oldest))
+            if len(self._waiting) >= QUEUE:
+                missing, reason = self._missing(self._waiting[0])
+                if not missing:  # only something optional is late; one more, and its other partners would be forgotten
+                    return [self._match(self._waiting.popleft()), *self.poll(now_ns)]
+                if len(self._waiting) > QUEUE:
+                    self._drop(self._waiting.popleft(), missing, reason)
         else:
             self._streams[name].add(stamp_ns, item)
             if name in self._misses and self._misses[name] >= MISSES_BEFORE_GIVING_UP:
@@ -166,14 +202,7 @@ class Synchronizer:
         received = self.counts.received
         silent = [name for name in (self.leading, *self.required) if not received[name]]
         out = [f"{name}: no message has come" for name in silent]
-        if not silent and not self.counts.matched and self.counts.dropped:
-            for name in self.required:
-                apart = (self.newest.get(name, 0) - self.newest.get(self.leading, 0)) / 1e6
-                if self.counts.unmatched.get(name):
-                    limit = f"within {self.slop_ns / 1e6:g} ms" if self.slop_ns else "equal"
-                    out.append(
-                        f"{name}: no stamp is {limit} to one of {self.leading}; the newest are {apart:+.1f} ms apart"
-                    )
+        out += [self._why_unmatched(name, 0) for name in self.required if self._apart[name].drops >= DROPS_BEFORE_APART]
         return out
 
     # --- one leading item -------------------------------------------------------------------------------------------
@@ -195,9 +224,18 @@ class Synchronizer:
         """Name of what is missing ('' when nothing is) and the reason."""
         for name in self.required:
             if self._streams[name].find(waiting.stamp_ns, self.slop_ns, False) is None:
-                return name, f"{name}: no message with the stamp of {self.leading}, {waiting.stamp_ns / 1e9:.6f} s"
+                return name, self._why_unmatched(name, waiting.stamp_ns)
         reason = self._gate(waiting.stamp_ns, waiting.item)
         return (reason.partition(":")[0], reason) if reason else ("", "")
+
+    def _why_unmatched(self, name: str, stamp_ns: int) -> str:
+        """Stamps that do not fit when it happens in a row, else a message that did not come."""
+        apart = self._apart[name]
+        if apart.drops < DROPS_BEFORE_APART:
+            return faults.UNMATCHED.text(topic=name, colour_topic=self.leading, stamp=stamp_ns / 1e9)
+        limit = f"within {self.slop_ns / 1e6:g} ms" if self.slop_ns else "equal"
+        details = {"topic": name, "colour_topic": self.leading, "limit": limit}
+        return faults.STAMPS_APART.text(milliseconds=apart.difference_ns / 1e6, **details)
 
     def _match(self, waiting: _Waiting) -> Match:
         items = {self.leading: waiting.item}
@@ -207,11 +245,19 @@ class Synchronizer:
                 items[name] = found
             if name in self._misses:
                 self._misses[name] = 0 if found is not None else self._misses[name] + 1
+        for apart in self._apart.values():
+            apart.drops = 0
         self.counts.matched += 1
         self.counts.without_optional += any(name not in items for name in self.optional)
-        return Match(waiting.stamp_ns, items, waiting.arrived_ns)
+        return Match(waiting.stamp_ns, items, waiting.arrived_ns, self.leading)
 
     def _drop(self, waiting: _Waiting, missing: str, reason: str = "") -> None:
         missing = missing or self.leading
         self.counts.unmatched[missing] = self.counts.unmatched.get(missing, 0) + 1
         self.last_drop = reason or f"{missing}: the queue is full"
+        if (apart := self._apart.get(missing)) is None:
+            return
+        received, stream = self.counts.received[missing], self._streams[missing]
+        apart.drops = apart.drops + 1 if received > apart.received and stream.stamps else 0
+        apart.received = received
+        apart.difference_ns = stream.difference(waiting.stamp_ns) if stream.stamps else 0

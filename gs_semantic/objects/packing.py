@@ -88,12 +88,13 @@ _PLAIN = (
 FLAG_LOCKED, FLAG_HAS_BOX, FLAG_HAS_CENTROID = 1, 2, 4
 
 
-def _pack(magic: bytes, records: np.ndarray, tail: bytes = b"") -> bytes:
+def pack_block(magic: bytes, records: np.ndarray, tail: bytes = b"") -> bytes:
+    """Header, records and tail."""
     head = HEADER.pack(magic, VERSION, records.dtype.itemsize, len(records), len(tail), 0)
     return head + records.tobytes() + tail
 
 
-def _unpack(magic: bytes, dtype: np.dtype, data: object, what: str) -> tuple[np.ndarray, memoryview]:
+def unpack_block(magic: bytes, dtype: np.dtype, data: object, what: str) -> tuple[np.ndarray, memoryview]:
     """Records and tail of a block, both views of ``data``."""
     view = memoryview(data).cast("B")  # type: ignore[arg-type]
     if len(view) < HEADER.size:
@@ -161,7 +162,7 @@ class PackedObjects:
 
     def to_bytes(self, index: np.ndarray | None = None) -> bytes:
         """The whole block, or that of some rows (integers or a boolean mask)."""
-        return _pack(MAGIC_OBJECTS, self.records if index is None else self.records[index], self.strings)
+        return pack_block(MAGIC_OBJECTS, self.records if index is None else self.records[index], self.strings)
 
 
 def pack_objects(objects: Iterable[MapObject], registry: ObjectRegistry) -> PackedObjects:
@@ -208,7 +209,7 @@ def pack_objects(objects: Iterable[MapObject], registry: ObjectRegistry) -> Pack
 
 def unpack_objects(data: object) -> list[ObjectView]:
     """Objects of a packed block (bytes, array or memoryview). InvalidInputError on a block that is not whole."""
-    records, tail = _unpack(MAGIC_OBJECTS, OBJECT, data, "objects")
+    records, tail = unpack_block(MAGIC_OBJECTS, OBJECT, data, "objects")
     strings = bytes(tail)
 
     def text(offset: int, length: int) -> str:
@@ -259,12 +260,12 @@ def pack_gaussians(gaussians: GaussianMap, rows: torch.Tensor) -> bytes:
         records["scale"] = gaussians.log_scales[rows].exp().numpy()
         records["opacity"] = gaussians.opacity_logits[rows].sigmoid().numpy()
         records["rgb"] = sh_to_rgb(gaussians.sh[rows, 0]).clamp(0, 1).numpy()
-    return _pack(MAGIC_GAUSSIANS, records)
+    return pack_block(MAGIC_GAUSSIANS, records)
 
 
 def unpack_gaussians(data: object) -> np.ndarray:
     """Structured array (M,) of dtype ``GAUSSIAN``'s fields, a view of ``data``."""
-    return _unpack(MAGIC_GAUSSIANS, GAUSSIAN, data, "Gaussians")[0]
+    return unpack_block(MAGIC_GAUSSIANS, GAUSSIAN, data, "Gaussians")[0]
 
 
 # --- masks ----------------------------------------------------------------------------------------------------------
@@ -305,12 +306,12 @@ def pack_masks(instance: np.ndarray, confidence: np.ndarray, ids: np.ndarray, cl
         records.append((ids[slot], slot, classes[slot], mean, 0, columns.start, rows.start, *size, pixels, offset))
         chunks.append(bits)
         offset += len(bits)
-    return _pack(MAGIC_MASKS, np.array(records, MASK), b"".join(chunks))
+    return pack_block(MAGIC_MASKS, np.array(records, MASK), b"".join(chunks))
 
 
 def unpack_masks(data: object) -> list[MaskView]:
     """Masks of a packed block."""
-    records, tail = _unpack(MAGIC_MASKS, MASK, data, "masks")
+    records, tail = unpack_block(MAGIC_MASKS, MASK, data, "masks")
     out = []
     for r in records:
         width, height, offset = int(r["width"]), int(r["height"]), int(r["offset"])

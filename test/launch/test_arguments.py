@@ -149,7 +149,7 @@ def words_of(node: NodeStart) -> str:
 def test_layers_of_parameters_come_in_order(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("/**:\n  ros__parameters:\n    depth_max_m: 3.0\n")
-    (mapper,) = plan_segment({"sensor": "tof", "mode": "quality", "params_file": str(own)})
+    mapper = plan_segment({"sensor": "tof", "mode": "quality", "params_file": str(own)})[0]
     layers = [layer.name if isinstance(layer, Path) else "arguments" for layer in mapper.parameters]
     assert layers == ["base.yaml", "tof.yaml", "quality.yaml", "arguments", "own.yaml"]
     words = mapper.ros_arguments()
@@ -174,6 +174,26 @@ def test_values_reach_the_nodes_typed():
     assert mapper.essential and not replay.essential
 
 
+def test_several_cameras_are_a_list_and_their_topics_lie_below_their_names():
+    given = {"cameras": "front, rear", "color_image": "color/image_raw", "odom": "/odom", "doctor": "false"}
+    [mapper] = plan_segment(given)
+    assert "-p cameras:=['front', 'rear']" in words_of(mapper)
+    assert "-r front/color/image:=front/color/image_raw" in words_of(mapper)
+    assert "-r rear/color/image:=rear/color/image_raw" in words_of(mapper)
+    assert "-r odom:=/odom" in words_of(mapper)
+    [mapper] = plan_segment({"color_image": "color/image_raw", "doctor": "false"})
+    assert "-r color/image:=color/image_raw" in words_of(mapper) and "cameras" not in words_of(mapper)
+
+
+def test_the_doctor_looks_at_a_robot_but_not_at_a_recording():
+    mapper, doctor = plan_segment({"color_image": "/camera/image", "pose_source": "odom"})
+    assert (doctor.executable, doctor.name, doctor.essential) == ("preflight", "doctor", False)
+    assert set(doctor.arguments) == {"color_image=/camera/image", "pose_source=odom"}
+    assert [node.name for node in plan_segment({"doctor": "false"})] == [mapper.name]
+    sequence = str(share_path("sample", "house"))
+    assert "doctor" not in [node.name for node in plan_segment({"sequence": sequence})]
+
+
 def test_quotes_in_text_survive():
     node = NodeStart("gs_semantic", "mapper", "mapper", "", ({"save_on_exit": "it's here"},))
     word = next(word for word in node.ros_arguments() if word.startswith("save_on_exit:="))
@@ -190,6 +210,8 @@ def test_quotes_in_text_survive():
         ({"loop": "maybe"}, InvalidRequestError, "loop: 'maybe' is not one of"),
         ({"colour": "x"}, InvalidRequestError, "colour: no such argument"),
         ({"sequence": "not/there"}, InvalidInputError, "sequence: there is no folder not/there"),
+        ({"bag": "not/there"}, InvalidInputError, "bag: there is no folder not/there, nor a file of that name"),
+        ({"bag": ".", "sequence": "."}, InvalidRequestError, "sequence, bag: only one of them can be played"),
         ({"load_map": "not/there"}, InvalidInputError, "load_map: there is no folder not/there"),
         ({"params_file": "not/there.yaml"}, InvalidInputError, "params_file: there is no file not/there.yaml"),
     ],
@@ -202,6 +224,46 @@ def test_wrong_values_are_named(given, error, text):
 def test_replay_needs_a_sequence():
     with pytest.raises(InvalidRequestError, match="sequence: give the folder"):
         plan_replay({})
+
+
+@pytest.fixture
+def robot_bag(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "test" / "data"))
+    from bags import write_bag
+
+    write_bag(tmp_path / "bag", poses="odom")
+    return str(tmp_path / "bag")
+
+
+def test_inputs_that_are_not_named_are_found_in_the_bag(robot_bag):
+    mapper, replay = plan_segment({"bag": robot_bag, "camera_info": "/mine/camera_info", "bag_speed": "2"})
+    topics = dict(mapper.remappings)
+    assert topics["color/image"] == "/camera/color/image_raw" and topics["odom"] == "/odom"
+    assert topics["depth/image"] == "/camera/aligned_depth_to_color/image_raw"
+    assert topics["color/camera_info"] == "/mine/camera_info"  # what was given counts
+    assert "instance/image" not in topics
+    assert "pose_source:='odom'" in words_of(mapper)
+    assert f"bag:='{robot_bag}'" in words_of(replay) and "bag_speed:=2.0" in words_of(replay)
+
+
+def test_a_bag_makes_the_time_where_time_is_simulated(robot_bag):
+    mapper, replay = plan_segment({"bag": robot_bag, "use_sim_time": "true"})
+    assert "use_sim_time:=true" in words_of(mapper) and "use_sim_time:=false" in words_of(replay)
+    assert "bag_stamps:='recorded'" in words_of(replay)
+    (alone,) = plan_replay({"bag": robot_bag})
+    assert f"bag:='{robot_bag}'" in words_of(alone) and "bag_stamps" not in words_of(alone)
+
+
+def test_a_segmenter_takes_the_place_of_the_masks_of_a_bag(tmp_path):
+    from gs_semantic.data.bag_writer import write_sequence
+    from gs_semantic.data.formats import open_sequence
+    from gs_semantic.evaluation.damage import Damage
+
+    write_sequence(open_sequence(share_path("sample", "house")), tmp_path / "bag", damage=Damage(), indices=[0])
+    mapper, segmenter, replay = plan_segment({"bag": str(tmp_path / "bag"), "segmenter": "geometric"})
+    assert "instance/image" not in dict(mapper.remappings) and segmenter.name == "segmenter"
+    played = re.search(r"bag_topics:='([^']*)'", words_of(replay)).group(1).split(",")
+    assert "/gs_semantic/color/image" in played and not any("instance" in name for name in played)
 
 
 def test_relative_folders_become_absolute(monkeypatch, tmp_path):

@@ -15,10 +15,12 @@ import yaml
 
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.nodes.arguments import MAPPER, REPLAY, USES, plan_replay
+from gs_semantic.nodes.arguments import MAPPER, REPLAY, SEGMENTER, TOPIC, USES, plan_replay
 from gs_semantic.nodes.launcher import PACKAGE_ROOT, NodeProcesses
 from gs_semantic.nodes.mapper_parameters import NodeParameters
+from gs_semantic.nodes.parameters import default_of
 from gs_semantic.nodes.replay_node import ReplayParameters
+from gs_semantic.nodes.segmenter_node import SegmenterParameters
 from gs_semantic.share import share_path
 
 SLEEPER = """
@@ -133,7 +135,11 @@ def test_a_signal_to_the_command_line_ends_the_nodes(use, number, delay_s, tmp_p
 
 def parameters_of(node: str) -> dict[str, Field]:
     """All parameters of a node by name."""
-    kinds = {MAPPER: (NodeParameters, MapperConfig), REPLAY: (ReplayParameters,)}[node]
+    kinds = {
+        MAPPER: (NodeParameters, MapperConfig),
+        REPLAY: (ReplayParameters,),
+        SEGMENTER: (SegmenterParameters,),
+    }[node]
     return {spec.name: spec for kind in kinds for spec in fields(kind)}
 
 
@@ -144,8 +150,9 @@ def test_arguments_set_parameters_that_the_nodes_have(use):
             if parameter == "use_sim_time":
                 continue  # every ROS node has it
             spec = parameters_of(node)[parameter]
-            expected = argument.value(argument.default) if argument.default else ""
-            assert expected == spec.default, f"{argument.name}: default differs from that of {node}"
+            if argument.default in ("", TOPIC):
+                continue  # not given; no such node is started
+            assert argument.value(argument.default) == default_of(spec), f"{argument.name}: default differs from that of {node}"
             if argument.choices and argument.kind is str:
                 assert set(argument.choices) == set(spec.metadata["choices"]), argument.name
 
@@ -164,3 +171,23 @@ def test_plan_of_replay_runs_our_module():
 
     (node,) = plan_replay({"sequence": str(share_path("sample", "house"))})
     assert command_of(node)[:3] == [sys.executable, "-m", "gs_semantic.nodes.replay"]
+
+
+IMPATIENT = """
+import sys
+from gs_semantic.nodes import preflight
+preflight.PATIENCE_S, preflight.LOOK_S = 0.0, 2.0
+sys.exit(preflight.main())
+"""
+
+
+def test_the_preflight_names_what_is_missing_and_does_not_fail(ros_domain_id):
+    words = ("color_image=/camera/image", "pose_source=odom", "--ros-args", "-r", "__node:=doctor")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *words], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/camera/image: nobody publishes it" in done.stderr
+    assert "color_image:=TOPIC" in done.stderr
+    assert "/gs_semantic/odom: nobody publishes it" in done.stderr
+    assert "[no_publisher]" in done.stderr

@@ -47,6 +47,11 @@ def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 MASKS = {11: MaskInfo(3, 0.9), 22: MaskInfo(7, 0.8)}
 
 
+def topic_of(camera: str, name: str) -> str:
+    """An input of one of several cameras."""
+    return f"{camera}/{name}" if camera and name[0] != "/" else name
+
+
 class StopEvent:
     """What ``MapperNode.run`` needs of a StopSignal."""
 
@@ -60,7 +65,7 @@ class StopEvent:
 class Rig:
     """Sends frames of ``scene`` and keeps what the mapper publishes by topic."""
 
-    def __init__(self, listen: tuple[str, ...] = ("semantic/image",), **parameters: Any) -> None:
+    def __init__(self, listen: tuple[str, ...] = ("semantic/image",), connect: bool = True, **parameters: Any) -> None:
         values = {
             "confirm_observations": 1,
             "keyframe_translation_m": 0.0,
@@ -74,7 +79,11 @@ class Rig:
         self.context = Context()
         rclpy.init(context=self.context)
         overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.mapper = MapperNode(context=self.context, namespace=NAMESPACE, parameter_overrides=overrides)
+        try:
+            self.mapper = MapperNode(context=self.context, namespace=NAMESPACE, parameter_overrides=overrides)
+        except Exception:
+            rclpy.try_shutdown(context=self.context)
+            raise
         self.stop = StopEvent()
         self._runner = threading.Thread(target=self.mapper.run, args=(self.stop,), daemon=True)
         self._runner.start()
@@ -88,7 +97,12 @@ class Rig:
             "instance/info": MaskInfoMsg,
             "color/camera_info": CameraInfo,
         }
-        self.publishers = {name: self.node.create_publisher(kind, name, qos.SENSOR_OUTPUT) for name, kind in out.items()}
+        self.cameras = values.get("cameras") or [""]
+        self.publishers = {
+            topic_of(camera, name): self.node.create_publisher(kind, topic_of(camera, name), qos.SENSOR_OUTPUT)
+            for camera in self.cameras
+            for name, kind in out.items()
+        }
         self.publishers["label_map"] = self.node.create_publisher(LabelMap, "label_map", qos.LATCHED)
         self.publishers["/tf"] = self.node.create_publisher(TFMessage, "/tf", qos.POSE)
         self.listen("status", Status, qos.STATUS)
@@ -101,11 +115,16 @@ class Rig:
         self.number = 0
         header = conversions.make_header(0, "camera")
         self.publishers["label_map"].publish(conversions.write_label_map(LABELS, palette(8), header))
-        # everybody has found everybody, so that no message is lost for that reason
-        for name in out if self.mapper.parameters.use_depth else set(out) - {"depth/image"}:
-            self.until(lambda name=name: self.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
-        self.until(lambda: self.publishers["/tf"].get_subscription_count() == 1, "subscriber of /tf")
+        if connect and values.get("autostart", True):
+            self.connected()
         self.until(lambda: len(self.received["status"]) > 0, "first status")
+
+    def connected(self) -> None:
+        """Wait until everybody has found everybody, so that no message is lost for that reason."""
+        inputs = {"color/image", "depth/image", "instance/image", "instance/info", "color/camera_info", "/tf"}
+        inputs -= set() if self.mapper.parameters.use_depth else {"depth/image"}
+        for name in (topic_of(camera, name) for camera in self.cameras for name in inputs):
+            self.until(lambda name=name: self.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
 
     def _spin(self) -> None:
         try:
@@ -164,7 +183,7 @@ class Rig:
 
     def publish(self, messages: dict[str, Any]) -> None:
         """Colour goes last."""
-        for name in sorted(messages, key=lambda name: name == "color/image"):
+        for name in sorted(messages, key=lambda name: name.endswith("color/image")):
             self.publishers[name].publish(messages[name])
 
     def send(self, **changes: bool) -> int:

@@ -24,9 +24,9 @@ from gs_semantic.nodes.conversions import to_bytes_field
 
 def test_unknown_encoding(rig: Rig) -> None:
     messages = rig.messages(rig.next_stamp())
-    messages["color/image"].encoding = "yuv422"
+    messages["color/image"].encoding = "rgb9"
     rig.publish(messages)
-    rig.told("/rig/color/image", "encoding 'yuv422'", "rgb8")
+    rig.told("/rig/color/image", "encoding 'rgb9'", "rgb8")
     rig.still_works()
 
 

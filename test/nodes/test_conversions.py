@@ -76,7 +76,7 @@ def test_negative_instances_are_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"encoding": "bayer_rggb8"}, "/cam: encoding 'bayer_rggb8'.*rgb8"),
+        ({"encoding": "rgb9"}, "/cam: encoding 'rgb9'.*rgb8"),
         ({"step": 8}, "/cam: step is 8 bytes, a row of 3 rgb8 pixels has 9"),
         ({"height": 3}, "/cam: data has 18 bytes.*9 x 3 = 27"),
         ({"width": 0}, "/cam: width x height is 0x2"),
@@ -144,6 +144,62 @@ def test_camera_that_is_not_calibrated(change: dict, words: str) -> None:
         setattr(msg, name, value)
     with pytest.raises(InvalidInputError, match=f"/info: .*{words}"):
         c.read_camera(msg, "/info")
+
+
+CALIBRATED = Camera(640, 480, 500.0, 500.0, 320.0, 240.0)
+
+
+def test_lens_without_distortion() -> None:
+    lens = c.read_lens(c.write_camera(CALIBRATED, HEADER), "t")
+    assert not lens.distorts and lens.camera.fx == 500
+
+
+@pytest.mark.parametrize(
+    ("model", "d", "fisheye"),
+    [
+        ("plumb_bob", [0.2, -0.3, 0.001, 0.002, 0.1], False),
+        ("rational_polynomial", [0.25, 0.1, 0.001, 0.0, 0.02, 0.05, 0.02, 0.01], False),
+        ("equidistant", [0.05, -0.02, 0.003, 0.0], True),
+        ("fisheye", [0.05, -0.02, 0.003, 0.0], True),
+    ],
+)
+def test_lens_with_distortion(model: str, d: list[float], fisheye: bool) -> None:
+    msg = c.write_camera(CALIBRATED, HEADER)
+    msg.distortion_model, msg.d = model, d
+    lens = c.read_lens(msg, "t")
+    assert lens.distorts and lens.fisheye == fisheye and lens.coefficients.tolist() == d
+
+
+def test_rectified_images_have_the_intrinsics_of_p() -> None:
+    msg = c.write_camera(CALIBRATED, HEADER)
+    msg.distortion_model, msg.d = "plumb_bob", [0.2, -0.3, 0.001, 0.002, 0.1]
+    msg.p = [450.0, 0, 310, 0, 0, 451, 250, 0, 0, 0, 1, 0]
+    lens = c.read_lens(msg, "t", rectified=True)
+    assert not lens.distorts
+    assert (lens.camera.fx, lens.camera.fy, lens.camera.cx, lens.camera.cy) == (450, 451, 310, 250)
+    msg.p = np.zeros(12)  # drivers that leave it out
+    assert c.read_lens(msg, "t", rectified=True).camera.fx == 500
+
+
+def test_cropped_and_binned_images() -> None:
+    """A point is seen at the pixel that cropping and averaging 2x2 pixels lead to."""
+    msg = c.write_camera(CALIBRATED, HEADER)
+    msg.roi.x_offset, msg.roi.y_offset, msg.roi.width, msg.roi.height = 100, 60, 400, 300
+    msg.binning_x = msg.binning_y = 2
+    camera = c.read_camera(msg, "t")
+    assert (camera.width, camera.height) == (200, 150)
+    u = 500.0 * 0.1 + 320.0  # of the full image, of a point with x / z = 0.1
+    assert camera.fx * 0.1 + camera.cx == pytest.approx((u - 100 + 0.5) / 2 - 0.5)
+
+
+@pytest.mark.parametrize(("model", "count"), [("squid", 5), ("plumb_bob", 3), ("equidistant", 5), ("", 4)])
+def test_unknown_distortion(model: str, count: int) -> None:
+    msg = c.write_camera(CALIBRATED, HEADER)
+    msg.distortion_model, msg.d = model, [0.1] * count
+    with pytest.raises(InvalidInputError, match=rf"/info: distortion_model '{model}' with {count} coefficients"):
+        c.read_lens(msg, "/info")
+    msg.d = [0.0] * count  # no distortion: whatever it is called
+    assert not c.read_lens(msg, "/info").distorts
 
 
 def test_pose_round_trip() -> None:

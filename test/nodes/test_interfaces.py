@@ -14,13 +14,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from gs_semantic.errors import ErrorCode
-from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.nodes import qos
 from gs_semantic.nodes.mapper_node import MapperNode
-from gs_semantic.nodes.mapper_parameters import NodeParameters
-from gs_semantic.nodes.parameters import table
-from gs_semantic.nodes.replay_node import ReplayNode, ReplayParameters
-from gs_semantic.objects import packing
+from gs_semantic.nodes.replay_node import ReplayNode
+from gs_semantic.objects import packing, splats
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "interfaces.md").read_text(encoding="utf-8")
@@ -92,7 +89,9 @@ def test_topics_of_the_replay(make_node: Callable[..., Any]) -> None:
 
 def test_services_of_the_mapper(make_node: Callable[..., Any]) -> None:
     node = make_node(MapperNode)
-    parameters = re.compile(r".*/(describe|get|list|set)_parameter.*|.*/get_type_description")
+    parameters = re.compile(
+        r".*/(describe|get|list|set)_parameter.*|.*/get_type_description|.*/(change_state|get_state|get_\w+_(states|transitions|graph))"
+    )
     found = {}
     for name, kinds in node.get_service_names_and_types_by_node("mapper", "/ns"):
         if not parameters.match(name):
@@ -104,7 +103,8 @@ def test_names_seen_by_others(make_node: Callable[..., Any], make_rig: Callable[
     """The same through ROS's graph, from another node: nothing absolute but /tf."""
     rig = make_rig()
     seen = dict(rig.node.get_publisher_names_and_types_by_node("mapper", "/rig"))
-    seen.pop("/rosout"), seen.pop("/parameter_events")
+    for of_every_node in ("/rosout", "/parameter_events", "/rig/mapper/transition_event"):
+        seen.pop(of_every_node)
     expected = documented("## mapper: topics it publishes")
     assert {name.replace("/rig/mapper/", "~/"): kinds[0] for name, kinds in seen.items()} == {
         name: kind for name, (kind, _) in expected.items()
@@ -114,33 +114,17 @@ def test_names_seen_by_others(make_node: Callable[..., Any], make_rig: Callable[
         assert qos.describe(info.qos_profile).split(", ")[:2] == quality.split(", ")[:2]
 
 
-@pytest.mark.parametrize("kind", [NodeParameters, MapperConfig, ReplayParameters])
-def test_parameters(kind: type) -> None:
-    lines = PAGE.splitlines()
-    missing = [row for row in table(kind) if row not in lines]
-    assert not missing, "run tools/update_interfaces.py; rows not in docs/interfaces.md:\n" + "\n".join(missing)
-
-
-def test_no_parameter_is_documented_that_does_not_exist() -> None:
-    known = {line for kind in (NodeParameters, MapperConfig, ReplayParameters) for line in table(kind)}
-    listed = [
-        line
-        for section in ("mapper: parameters", "replay: parameters")
-        for line in PAGE.split(f"## {section}\n", 1)[1].split("\n## ", 1)[0].splitlines()
-        if line.startswith("| `")
-    ]
-    assert [line for line in listed if line not in known] == []
-
-
 def test_parameters_are_described_in_the_node(make_node: Callable[..., Any]) -> None:
     node = make_node(MapperNode)
     descriptor = node.describe_parameter("sync_slop_s")
-    assert descriptor.description and descriptor.read_only
+    assert "[s]" in descriptor.description and "at any time" in descriptor.additional_constraints
+    assert "configured" in node.describe_parameter("pose_source").additional_constraints
     assert (descriptor.floating_point_range[0].from_value, descriptor.floating_point_range[0].to_value) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("heading, dtype", [
-    ("### Packed objects", packing.OBJECT), ("### Packed Gaussians", packing.GAUSSIAN), ("### Packed masks", packing.MASK)
+    ("### Packed objects", packing.OBJECT), ("### Packed Gaussians", packing.GAUSSIAN), ("### Packed masks", packing.MASK),
+    ("### Packed splats", splats.SPLAT),
 ])  # fmt: skip
 def test_layouts(heading: str, dtype: Any) -> None:
     names = {"u": "uint", "i": "int", "f": "float"}

@@ -109,7 +109,7 @@ def test_points_of_the_map_are_latched_and_bounded(make_rig: Callable[..., Rig])
 def test_nothing_is_rendered_without_a_subscriber(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(*())  # the rig listens to semantic/image by default
     rig.node.destroy_subscription(next(s for s in rig.node.subscriptions if s.topic_name.endswith("semantic/image")))
-    rig.until(lambda: not rig.mapper.answerer.wanted, "end of the subscription")
+    rig.until(lambda: not rig.mapper.answerers[""].wanted, "end of the subscription")
     for count in (1, 2, 3):
         rig.send()  # one by one: the queue keeps the latest only
         rig.until(lambda count=count: rig.mapper.statistics.frames_mapped == count, f"frame {count}")

@@ -110,7 +110,7 @@ def test_query_pixel_without_anybody_listening(make_rig: Callable[..., Rig]) -> 
     rig = make_rig()
     rig.map_scene()
     rig.node.destroy_subscription(next(s for s in rig.node.subscriptions if s.topic_name.endswith("semantic/image")))
-    rig.until(lambda: not rig.mapper.answerer.wanted, "end of the subscription")
+    rig.until(lambda: not rig.mapper.answerers[""].wanted, "end of the subscription")
     mapped = rig.mapper.statistics.frames_mapped
     stamp = rig.send()
     rig.until(lambda: rig.mapper.statistics.frames_mapped > mapped, "the frame")

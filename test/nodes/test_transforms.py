@@ -110,12 +110,13 @@ def test_clear_keeps_static_frames(buffer: TransformBuffer) -> None:
         buffer.lookup("map", "camera", 150 * MS)
 
 
-def test_loop_of_frames_ends() -> None:
+def test_loop_of_frames() -> None:
     tree = TransformBuffer()
     tree.insert("a", "b", 0, pose(x=1), static=True)
-    tree.insert("b", "a", 0, pose(x=1), static=True)
-    with pytest.raises(TransformError, match="frame 'c' is unknown"):
-        tree.lookup("c", "b", 0)
+    tree.insert("b", "c", 0, pose(x=1), static=True)
+    with pytest.raises(InvalidInputError, match="'a' in 'c' would close a loop of frames: a -> c -> b -> a"):
+        tree.insert("c", "a", 0, pose(x=1), static=True)
+    np.testing.assert_allclose(tree.lookup("a", "c", 0)[:3, 3], [2, 0, 0])  # the tree is as it was
 
 
 @pytest.mark.parametrize(
@@ -128,20 +129,30 @@ def test_numbers_that_are_no_pose(translation: tuple, quaternion: tuple, words: 
 
 
 def test_the_same_as_tf2() -> None:
-    """Where tf2_ros is installed (a robot), both give the same numbers."""
-    tf2_ros = pytest.importorskip("tf2_ros")
-    from geometry_msgs.msg import TransformStamped
-    from rclpy.time import Time
+    """Where tf2_ros is installed (a robot), both buffers give the same numbers and the same errors."""
+    pytest.importorskip("tf2_ros")
+    from gs_semantic.nodes.tf2_buffer import Tf2Buffer
 
-    from gs_semantic.nodes.conversions import make_header, read_transform, write_transform
-
-    ours, theirs = TransformBuffer(), tf2_ros.Buffer()
-    for i in range(5):
-        matrix = pose(x=i, y=-i, yaw_deg=30 * i)
-        ours.insert("odom", "base", i * 100 * MS, matrix)
-        header = make_header(i * 100 * MS, "odom")
-        transform = TransformStamped(header=header, child_frame_id="base", transform=write_transform(matrix))
-        theirs.set_transform(transform, "test")
-    for stamp in (50 * MS, 133 * MS, 400 * MS):
-        found = theirs.lookup_transform("odom", "base", Time(nanoseconds=stamp)).transform
-        np.testing.assert_allclose(ours.lookup("odom", "base", stamp), read_transform(found, "tf2"), atol=1e-9)
+    start, buffers = 1000 * MS, (TransformBuffer(), Tf2Buffer(10.0))
+    for buffer in buffers:
+        for i in range(5):
+            buffer.insert("odom", "base", start + i * 100 * MS, pose(x=i, y=-i, yaw_deg=30 * i))
+            buffer.insert("map", "odom", start + i * 150 * MS, pose(x=1, yaw_deg=-7 * i))
+        buffer.insert("base", "camera", 0, pose(x=0.3, yaw_deg=90), static=True)
+    ours, theirs = buffers
+    assert ours.newest_ns == theirs.newest_ns == start + 600 * MS
+    for stamp in (start + 50 * MS, start + 133 * MS, start + 400 * MS):
+        for target, source in (("odom", "base"), ("map", "camera"), ("camera", "map"), ("base", "camera")):
+            expected = ours.lookup(target, source, stamp)
+            np.testing.assert_allclose(theirs.lookup(target, source, stamp), expected, atol=1e-6)
+    for target, source, stamp in (("map", "camera", 1500 * MS), ("map", "camera", 995 * MS), ("map", "nowhere", start)):
+        told = []
+        for buffer in buffers:
+            with pytest.raises(TransformError) as error:
+                buffer.lookup(target, source, stamp)
+            told.append((type(error.value), str(error.value)))
+        assert told[0] == told[1]
+    for buffer in buffers:
+        buffer.clear()
+        assert buffer.newest_ns == -1
+        np.testing.assert_allclose(buffer.lookup("base", "camera", 0), pose(x=0.3, yaw_deg=90), atol=1e-6)
