@@ -24,6 +24,7 @@ class MapperConfig:
     keyframe_interval_s: float = _p(2.0, "a keyframe at the latest after this time", 0.0, 3600.0)
     keyframe_queue: int = _p(2, "keyframes that may wait for integration; older waiting ones are dropped", 1, 100)
     max_keyframes: int = _p(160, "keyframes kept for optimisation; the most redundant is dropped", 2, 10000)
+    refine_poses: bool = _p(True, "realign keyframes with one another when the given poses are found to be noisy")
     # seeding
     max_gaussians: int = _p(600_000, "upper bound of the number of Gaussians", 1000, 20_000_000)
     seed_min_size_m: float = _p(0.012, "seeds are not spaced closer than this", 0.001, 1.0)

@@ -73,11 +73,12 @@ def moved(a: Camera, b: Camera) -> tuple[float, float]:
 class KeyframeStore:
     """The keyframes kept for optimisation, at most ``config.max_keyframes``; beyond, the most redundant one goes."""
 
-    def __init__(self, config: MapperConfig) -> None:
+    def __init__(self, config: MapperConfig, first: int = 0) -> None:
+        """Keyframes are numbered from ``first``."""
         self.config = config
         self.frames: list[Keyframe] = []
         self._last: tuple[Camera, int] | None = None
-        self._count = 0
+        self._first = self._count = first
         self._renames: list[np.ndarray] = []  # applied to a keyframe when it is drawn: most never are in between
         self._random = np.random.default_rng(config.seed)
 
@@ -86,8 +87,8 @@ class KeyframeStore:
 
     @property
     def count(self) -> int:
-        """Keyframes ever taken."""
-        return self._count
+        """Keyframes taken since the start."""
+        return self._count - self._first
 
     def wanted(self, frame: Frame) -> bool:
         """Has the camera moved, turned or waited enough since the last keyframe?"""
@@ -113,6 +114,13 @@ class KeyframeStore:
         self.frames.append(keyframe)
         if len(self.frames) > self.config.max_keyframes:
             self.frames.pop(self._most_redundant())
+
+    def move(self, moves: dict[int, np.ndarray]) -> None:
+        """Move keyframes by rigid motions (4x4, world)."""
+        for keyframe in self.frames:
+            motion = moves.get(keyframe.index)
+            if motion is not None:
+                keyframe.camera = keyframe.camera.at(motion @ keyframe.camera.T_world_camera)
 
     def rename(self, table: np.ndarray) -> None:
         """Objects were merged or forgotten: slot s is now ``table[s]``."""

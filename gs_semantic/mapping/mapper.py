@@ -6,20 +6,23 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, Frame, GaussianMap, MaskInfo
+from gs_semantic.gaussians.anchors import move_with_keyframes
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.association import Associator, Evidence, OverlapAssociator
 from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.mapping.depth_noise import smooth_depth
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.keyframes import KeyframeStore, make_keyframe, usable_depth
 from gs_semantic.mapping.lifting import add_votes, grow_labels, register_votes, relabel_votes
 from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
+from gs_semantic.mapping.pose_refinement import PoseRefiner
 from gs_semantic.mapping.seeding import Seeds, make_seeds
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
@@ -75,7 +78,10 @@ class Mapper:
         self.gaussians, self.objects = gaussians, objects
         register_votes(gaussians)
         self.optimiser = WindowOptimiser(gaussians, self.rasterizer, self.config)
-        self.keyframes = KeyframeStore(self.config)
+        owner = gaussians["keyframe"]
+        first = int(owner.max()) + 1 if len(owner) else 0  # keyframes of an earlier run are not ours to move
+        self.keyframes = KeyframeStore(self.config, first)
+        self.poses = PoseRefiner(first)
         self.associator: Associator = self._make_associator()
         self._queue: deque[_Waiting] = deque()
         self._work: Iterator[None] | None = None
@@ -185,6 +191,12 @@ class Mapper:
         if depth is None:
             self._events.warnings.append("frame without depth: labels and colours are used, nothing is seeded")
         else:
+            depth = smooth_depth(depth)
+            frame = replace(frame, depth=depth)
+            if self.config.refine_poses:
+                with self._timed("align"):
+                    frame = self._refine_pose(frame, depth)
+                yield
             with self._timed("seed"):
                 self._seed(index, frame, depth, labels)
             yield
@@ -204,6 +216,22 @@ class Mapper:
         self._step = 0  # the first step after a keyframe is one with identity
         if self.config.steps_per_keyframe == 0:
             self._finish_keyframe()
+
+    def _refine_pose(self, frame: Frame, depth: np.ndarray) -> Frame:
+        """The frame where it belongs; older keyframes move with what they made."""
+        known_noisy = self.poses.noisy
+        refined = self.poses.add(frame.camera, frame.rgb, depth, self.keyframes.frames)
+        if self.poses.noisy and not known_noisy:
+            metres, radians = self.poses.noise
+            self._events.warnings.append(
+                f"the given poses disagree with the images by about {metres * 1e3:.0f} mm and "
+                f"{np.degrees(radians):.2f} deg: keyframes are realigned (refine_poses)"
+            )
+        if refined.moves:
+            self.keyframes.move(refined.moves)
+            rows = move_with_keyframes(self.gaussians, refined.moves)
+            self._dirty |= {int(slot) for slot in np.unique(self.gaussians["object"].numpy()[rows]) if slot}
+        return replace(frame, camera=frame.camera.at(refined.T_world_camera))
 
     def _masks(self, frame: Frame) -> tuple[np.ndarray, list[MaskInfo]]:
         """Dense mask numbers 1..M in an int32 image (0 = unlabelled), and what is known of each."""
