@@ -13,6 +13,10 @@
 //    The walk collects the moments of s (1, x, y, x^2, xy, y^2) about the tile's centre, and shifts them once per tile.
 // 3. Projection backwards, 16 Gaussians at a time: dL/dS = -Q V Q for Q = S^-1, then the chain through
 //    S = U U^T + eps2d I, U = J W R diag(s).
+// 4. Camera pose. For the world-to-camera transform T' = exp(xi) T with the twist xi = (omega, v), a mean m in the camera
+//    frame moves by omega x m + v, W by [omega]_x W, and the camera's centre in the world by -W^T v. With g the gradient
+//    with respect to m and M = dL/dW W^T
+//        dL/d omega = sum m x g + (M_21 - M_12, M_02 - M_20, M_10 - M_01),  dL/dv = sum g + W dL/d(viewing direction).
 #pragma once
 
 #include "pack.h"
@@ -230,7 +234,7 @@ GS_INLINE void store_rows(float* out, int width, int count, const Vec* columns) 
     for (int k = 0; k < width; ++k) out[i * width + k] = t[k][i];
 }
 
-// Gradient of the colour: into the coefficients, and through the viewing direction into the mean.
+// Gradient of the colour: into the coefficients, and through the viewing direction into the mean (null: not asked for).
 inline void shade_backward(const View& view, const Parameters& p, const CameraCentre& centre, int64_t position,
                            const float* g_color, float* g_sh, float* g_mean) {
   const int64_t row = view.row[position];
@@ -252,7 +256,7 @@ inline void shade_backward(const View& view, const Parameters& p, const CameraCe
     for (int i = 0; i < 3; ++i) g_d[i] += weight * gradient[k][i];
   }
   const float along = g_d[0] * d[0] + g_d[1] * d[1] + g_d[2] * d[2];
-  for (int i = 0; i < 3; ++i) g_mean[i] += (g_d[i] - along * d[i]) / distance;
+  for (int i = 0; i < 3; ++i) g_mean[i] = (g_d[i] - along * d[i]) / distance;
 }
 
 inline void project_backward(View& view, const Parameters& p, const Gradients& out, int threads) {
@@ -263,9 +267,14 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
   const float extent2 = settings.extent_sigma * settings.extent_sigma,
               log2_alpha_min = __builtin_log2f(settings.alpha_min);
   const float *R = cam.R, *t = cam.t;
+  // The means need what comes through the viewing direction, and so does the pose.
+  const bool from_direction = p.sh_count > 1 && (out.means || out.pose);
+  double* pose_partials = out.pose ? view.pose_partials.reserve(view.blocks * 6) : nullptr;
 
   parallel(threads, view.blocks, [&](int64_t block, int) {
     const int64_t count = view.base[block + 1] - view.base[block];
+    Vec pose[6];
+    for (int k = 0; k < 6; ++k) pose[k] = zero();
     for (int64_t first = 0; first < count; first += LANES) {
       const int lanes = count - first < LANES ? static_cast<int>(count - first) : LANES;
       const int64_t visible = view.base[block] + first, position = block * BLOCK + first;
@@ -343,10 +352,29 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
       g_Y = g_Y - slope_y;
       g_Z = g_Z + fma(slope_x, tx, slope_y * ty);
 
+      alignas(64) float through_direction[3][LANES] = {};
+      for (int i = 0; i < lanes; ++i) {
+        float g_mean[3] = {};
+        shade_backward(view, p, centre, position + i, g_color[i],
+                       out.sh ? out.sh + (visible + i) * p.sh_count * 3 : nullptr, from_direction ? g_mean : nullptr);
+        for (int k = 0; k < 3; ++k) through_direction[k][i] = g_mean[k];
+      }
       if (out.means) {
         Vec g_mean[3];
-        for (int k = 0; k < 3; ++k) g_mean[k] = fma(set(R[k]), g_X, fma(set(R[3 + k]), g_Y, set(R[6 + k]) * g_Z));
+        for (int k = 0; k < 3; ++k)
+          g_mean[k] = fma(set(R[k]), g_X, fma(set(R[3 + k]), g_Y, fma(set(R[6 + k]), g_Z, load(through_direction[k]))));
         store_rows(out.means + 3 * visible, 3, lanes, g_mean);
+      }
+      if (out.pose) {
+        const Mask valid = from_bits(0xffffu >> (LANES - lanes));
+        Vec d[3];
+        for (int k = 0; k < 3; ++k) d[k] = load(through_direction[k]);
+        const Vec m01 = j00 * dot(gu, R + 3), m02 = j00 * dot(gu, R + 6), m10 = j11 * dot(gv, R), m12 = j11 * g_j12,
+                  m20 = fma(j02, g_j00, j12 * dot(gv, R)), m21 = fma(j02, dot(gu, R + 3), j12 * g_j11);
+        const Vec twist[6] = {fma(Y, g_Z, m21 - fma(Z, g_Y, m12)), fma(Z, g_X, m02 - fma(X, g_Z, m20)),
+                              fma(X, g_Y, m10 - fma(Y, g_X, m01)), g_X + dot(d, R),
+                              g_Y + dot(d, R + 3),                 g_Z + dot(d, R + 6)};
+        for (int k = 0; k < 6; ++k) pose[k] = pose[k] + keep(valid, twist[k]);
       }
       if (out.log_scales) store_rows(out.log_scales + 3 * visible, 3, lanes, g_log_scale);
       if (out.quats) {
@@ -375,12 +403,16 @@ inline void project_backward(View& view, const Parameters& p, const Gradients& o
         const Vec radius = vsqrt(vmax(reach2 * vmax(A, C) / fma(A, C, -(B * B)), zero()));
         store_rows(out.radii + visible, 1, lanes, &radius);
       }
-      for (int i = 0; i < lanes; ++i)
-        shade_backward(view, p, centre, position + i, g_color[i],
-                       out.sh ? out.sh + (visible + i) * p.sh_count * 3 : nullptr,
-                       out.means ? out.means + 3 * (visible + i) : nullptr);
     }
+    if (pose_partials)
+      for (int k = 0; k < 6; ++k) pose_partials[block * 6 + k] = sum(pose[k]);
   });
+  if (out.pose)
+    for (int k = 0; k < 6; ++k) {
+      double total = 0.0;
+      for (int64_t block = 0; block < view.blocks; ++block) total += pose_partials[block * 6 + k];
+      out.pose[k] = static_cast<float>(total);
+    }
 }
 
 inline void backward(View& view, const Parameters& p, const float* features, int channels, const float* background,
