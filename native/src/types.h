@@ -65,7 +65,7 @@ struct Scratch {
   Buffer<uint32_t> row, position;
   Buffer<uint32_t> sort_a, sort_b;
   Buffer<uint64_t> sort_wide_a, sort_wide_b;
-  Buffer<float> sums;
+  Buffer<float> sums, records;
   Buffer<uint8_t> drawn;
 };
 
