@@ -16,7 +16,7 @@ import torch
 import gs_semantic
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 LIBRARY = "libgs_semantic_native.so"
 BUILD_COMMAND = "cmake -S native -B build/native -G Ninja && cmake --build build/native"
 
@@ -74,6 +74,7 @@ class GradientsStruct(ctypes.Structure):
             "features",
             "means2d_norm",
             "radii",
+            "pose",
         )
     ]
 

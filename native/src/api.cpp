@@ -88,7 +88,7 @@ int32_t image_pass(View* view, int threads, Pass&& pass) {
 
 }  // namespace
 
-int32_t gs_abi_version() { return 2; }
+int32_t gs_abi_version() { return 3; }
 
 const char* gs_isa() { return kernels() ? kernels()->name : nullptr; }
 

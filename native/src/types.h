@@ -97,11 +97,13 @@ struct View {
   Scratch* scratch = nullptr;    // one per thread
   int scratch_count = 0;
   Buffer<float> splat_gradients;  // by visible index: 16 sums of a backward pass
+  Buffer<double> pose_partials;   // by block: 6 sums of a backward pass
   double times_ms[3] = {};        // project, bin, the last pass
 };
 
 struct Gradients {  // rows aligned with the visible splats; any may be null
   float *means, *quats, *log_scales, *opacity_logits, *sh, *features, *means2d_norm, *radii;
+  float* pose;  // (6,), of the camera
 };
 
 struct ImageGradients {  // of the returned images; any may be null

@@ -33,7 +33,8 @@ def draw_all(rasterizer, gaussians, camera=CAMERA):
     image = torch.rand(camera.height, camera.width, 3, generator=generator)
     view = rasterizer.open(gaussians, camera)
     rendering = view.render(features)
-    grads = view.backward(rendering, image, image[..., 0], image[..., 1], rendering.features * 0 + 1, features=features)
+    image_grads = (image, image[..., 0], image[..., 1], rendering.features * 0 + 1)
+    grads = view.backward(rendering, *image_grads, features=features, pose=True)
     results = [rendering, view.render_ids(ids), view.accumulate(image), view.accumulate_labels(labels), grads]
     return [value for result in results for value in vars(result).values()] + [view.visible]
 
