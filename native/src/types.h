@@ -60,7 +60,7 @@ struct Color {
 
 // Buffers of one thread, reused from tile to tile.
 struct Scratch {
-  Buffer<float> fields, records, features;
+  Buffer<float> fields, records, features, walked;
   Buffer<uint16_t> masks, bucket;
   Buffer<uint32_t> row, position, bucket_end;
   Buffer<uint64_t> sort_a, sort_b;
