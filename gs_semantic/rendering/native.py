@@ -140,6 +140,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         ],
     ),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
+    "gs_add_votes": (_i32, [_int_p, _int_p, _int_p, _int_p, _int_p, _int_p, _i64, _i32]),
     "gs_adam_step": (_i32, [ctypes.POINTER(AdamTensorStruct), _i32, _int_p, _i64, _f32, _f32, _f32, _i32]),
 }
 
@@ -321,3 +322,38 @@ def sparse_adam(
     """
     tensor = AdamTensor(param, grad, exp_avg, exp_avg_sq, steps, lr, advance)
     adam_step([tensor], rows, beta1, beta2, eps, threads=threads)
+
+
+def add_votes(
+    objects: torch.Tensor,
+    weights: torch.Tensor,
+    leaders: torch.Tensor,
+    rows: torch.Tensor,
+    voted: torch.Tensor,
+    given: torch.Tensor,
+    *,
+    threads: int | None = None,
+) -> None:
+    """One vote for each of the distinct ``rows`` (int64) of the tables objects int32, weights float32 (N, 4), in place.
+
+    voted int32 and given float32, one per row: the object and how much it counts. leaders int32 (N,) are updated.
+    """
+    size = len(objects)
+    for name, table, shape, dtype in (
+        ("objects", objects, (None, 4), torch.int32),
+        ("weights", weights, (size, 4), torch.float32),
+        ("leaders", leaders, (size,), torch.int32),
+    ):
+        checked(name, table, shape, dtype)
+        if not table.is_contiguous():
+            raise InvalidRequestError(f"{name}: must be contiguous, as it is changed in place")
+    rows = checked("rows", rows, (None,), torch.int64)
+    voted = checked("voted", voted, (len(rows),), torch.int32)
+    given = checked("given", given, (len(rows),), torch.float32)
+    if len(rows) == 0:
+        return
+    low, high = (int(limit) for limit in torch.aminmax(rows))
+    if low < 0 or high >= size:
+        raise InvalidRequestError(f"rows: {low}..{high} is outside 0..{size - 1}")
+    tables = (objects.data_ptr(), weights.data_ptr(), leaders.data_ptr())
+    call("gs_add_votes", *tables, rows.data_ptr(), voted.data_ptr(), given.data_ptr(), len(rows), threads or 0)

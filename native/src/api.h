@@ -56,3 +56,7 @@ GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);
 // Adam on the given rows of each tensor, one tensor after the other; every row is named once.
 GS_API int32_t gs_adam_step(const gs::AdamTensor*, int32_t tensor_count, const int64_t* rows, int64_t count,
                             float beta1, float beta2, float eps, int32_t threads);
+
+// votes.cpp: one vote (object, weight) for each of the rows of the tables objects, weights (N, 4) and leaders (N).
+GS_API int32_t gs_add_votes(int32_t* objects, float* weights, int32_t* leaders, const int64_t* rows,
+                            const int32_t* voted, const float* given, int64_t count, int32_t threads);
