@@ -91,7 +91,12 @@ struct TileSums {
 
   // Leaves them as the partials of the tile's entries.
   void flush(View& view, const TileList& list, int64_t tile) const {
+    constexpr int64_t AHEAD = 16;
     for (int64_t k = 0; k < list.filled; ++k) {
+      if (k + AHEAD < list.filled) {
+        __builtin_prefetch(view.rects.data + list.position[k + AHEAD]);
+        __builtin_prefetch(view.first.data + list.position[k + AHEAD]);
+      }
       if (!drawn[k]) continue;
       const int64_t e = entry_of(view, list.position[k], tile);
       for (int i = 0; i < width; i += LANES) store(view.partials.data + e * width + i, load(sums + k * width + i));
@@ -132,6 +137,7 @@ struct SplatGroup {
   Vec raw[10], log2_opacity;  // means, quats, log_scales as they are
   Vec mean[3], quat[4], log_scale[3], logit, dc[3];
   Vec means2d_norm, radius;
+  Vec feature[LANES];         // rows: the second 16 floats of a splat's partials, if there are any
   alignas(64) float sh_rest[LANES][3 * MAX_SH - 3];  // where the map has more than one coefficient
 };
 
@@ -155,11 +161,11 @@ inline void shade_backward(const Parameters& p, const CameraCentre& centre, int6
 }
 
 // Adds up the partials of the last pass over the tiles (and, if `accumulated`, what earlier ones left in
-// view.splat_gradients), and takes them through the projection. features(visible, row, seen, values) gets the second 16
-// floats of every splat's partials, group(SplatGroup) everything else; both in parallel. `pose`: (6,) or null.
-template <int WIDTH, class Features, class Group>
-void project_backward(View& view, const Parameters& p, bool accumulated, float* pose_out, int threads,
-                      Features&& features, Group&& group) {
+// view.splat_gradients), and takes them through the projection. take(SplatGroup) gets the result, from several threads;
+// soon(row) hears of its rows in advance. pose_out: (6,) or null.
+template <int WIDTH, class Soon, class Take>
+void project_backward(View& view, const Parameters& p, bool accumulated, float* pose_out, int threads, Soon&& soon,
+                      Take&& take) {
   const Camera& cam = view.camera;
   const Settings& settings = view.settings;
   const ViewLimits limits = view_limits(cam);
@@ -180,6 +186,13 @@ void project_backward(View& view, const Parameters& p, bool accumulated, float* 
       s.position = block * BLOCK + first;
       s.seen = 0;
 
+      for (int64_t i = s.position + 2 * LANES; i < s.position + 3 * LANES && i < block * BLOCK + count; ++i) {
+        const int64_t row = view.row[i];
+        __builtin_prefetch(p.means + 3 * row);
+        __builtin_prefetch(p.quats + 4 * row);
+        __builtin_prefetch(p.log_scales + 3 * row);
+        soon(row);
+      }
       alignas(64) float raw[10][LANES], splat[5][LANES];
       Vec g[LANES];
       uint32_t limited[3] = {};
@@ -200,7 +213,7 @@ void project_backward(View& view, const Parameters& p, bool accumulated, float* 
         const bool seen = sum_partials<WIDTH>(view, s.position + i, total);
         s.seen |= static_cast<uint32_t>(seen) << i;
         g[i] = accumulated ? total[0] + load(view.splat_gradients.data + (s.visible + i) * LANES) : total[0];
-        if (WIDTH > LANES) features(s.visible + i, row, seen, total[WIDTH / LANES - 1]);
+        if (WIDTH > LANES) s.feature[i] = total[WIDTH / LANES - 1];
       }
       transpose16(g);
       for (int k = 0; k < 10; ++k) s.raw[k] = load(raw[k]);
@@ -304,7 +317,7 @@ void project_backward(View& view, const Parameters& p, bool accumulated, float* 
       s.means2d_norm = vsqrt(fma(gx, gx, gy * gy));
       const Vec reach2 = vmin((s.log2_opacity - set(log2_alpha_min)) * set(2.f * LN2), set(extent2));
       s.radius = vsqrt(vmax(reach2 * vmax(A, C) / fma(A, C, -(B * B)), zero()));
-      group(s);
+      take(s);
     }
     if (pose_partials)
       for (int k = 0; k < 6; ++k) pose_partials[block * 6 + k] = sum(pose[k]);
@@ -353,20 +366,25 @@ void backward_pass(View& view, const Parameters& p, const BackwardPass& pass, bo
     TileList list(view, tile, scratch, true);
     backward_tile<color, channels>(view, list, pass, tile, scratch);
   });
-  auto store_features = [&](int64_t visible, int64_t, bool, Vec values) __attribute__((always_inline)) {
+  auto store_features = [&](int64_t visible, Vec values) __attribute__((always_inline)) {
     alignas(64) float t[LANES];
     store(t, values);
     std::memcpy(feature_gradients + visible * pass.stride, t, channels * sizeof(float));
   };
   if (last)
-    return project_backward<WIDTH>(view, p, accumulated, out.pose, threads, store_features,
-                                   [&](const SplatGroup& s) { store_gradients(out, p.sh_count, s); });
-  for_each_visible(view, threads, [&](int64_t position, int64_t visible, int64_t row) {
+    return project_backward<WIDTH>(
+        view, p, accumulated, out.pose, threads, [](int64_t) {},
+        [&](const SplatGroup& s) {
+          store_gradients(out, p.sh_count, s);
+          if (channels)
+            for (int i = 0; i < s.lanes; ++i) store_features(s.visible + i, s.feature[i]);
+        });
+  for_each_visible(view, threads, [&](int64_t position, int64_t visible, int64_t) {
     Vec total[WIDTH / LANES];
-    const bool seen = sum_partials<WIDTH>(view, position, total);
+    sum_partials<WIDTH>(view, position, total);
     float* sums = view.splat_gradients.data + visible * LANES;
     store(sums, accumulated ? load(sums) + total[0] : total[0]);
-    if (channels) store_features(visible, row, seen, total[WIDTH / LANES - 1]);
+    if (channels) store_features(visible, total[WIDTH / LANES - 1]);
   });
 }
 
