@@ -215,6 +215,17 @@ class RasterView:
         )
         return result if result.features is None else replace(result, features=result.features[:, :channels])
 
+    def step(
+        self,
+        loss: native.WindowLossStruct,
+        state: native.AdamStateStruct | None,
+        pose: torch.Tensor | None,
+        error: ctypes.c_double,
+    ) -> None:
+        """One optimisation step (see rendering/step.py, which fills the structures)."""
+        arguments = (loss, state, native.pointer(pose), error, self._threads)
+        native.call("gs_view_step", self._handle.pointer, self._parameters.struct, *arguments)
+
     @property
     def _threads(self) -> int:
         return self._rasterizer.threads or 0

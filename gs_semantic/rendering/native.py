@@ -97,6 +97,27 @@ class ResidualStruct(ctypes.Structure):
     ]
 
 
+class WindowLossStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("rgb", "depth", "features", "codes", "slots")),
+        ("code_count", _i64),
+        *((name, _i32) for name in ("channels", "features_move_geometry")),
+        *(
+            (name, _f32)
+            for name in ("colour_scale", "depth_scale", "near", "near_per_m2", "depth_weight", "feature_weight")
+        ),
+    ]
+
+
+class AdamStateStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
+        *((name, _float_p) for name in ("features", "feature_moments", "changed")),
+        *((f"lr_{name}", _f32) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "features")),
+        *((name, _f32) for name in ("beta1", "beta2", "eps")),
+    ]
+
+
 class AdamTensorStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("param", "grad", "exp_avg", "exp_avg_sq", "steps")),
@@ -137,6 +158,13 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         [
             *(_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct)),
             *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(GradientsStruct), _i32),
+        ],
+    ),
+    "gs_view_step": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), ctypes.POINTER(WindowLossStruct)),
+            *(ctypes.POINTER(AdamStateStruct), _float_p, ctypes.POINTER(ctypes.c_double), _i32),
         ],
     ),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),

@@ -211,6 +211,17 @@ int32_t gs_view_backward(View* view, const Parameters* p, const float* features,
   });
 }
 
+int32_t gs_view_step(View* view, const Parameters* p, const WindowLoss* loss, const AdamState* state, float* pose,
+                     double* error, int32_t threads) {
+  if (p->count != view->rows || (loss->features && (loss->channels < 1 || loss->channels > 16))) return GS_BAD_ARGUMENT;
+  int64_t strangers = 0;
+  const int32_t result = image_pass(view, threads, [&](const Kernels& k) {
+    k.shade(*view, *p, threads);
+    strangers = k.step(*view, *p, *loss, state, pose, error, threads);
+  });
+  return result == GS_OK && strangers ? GS_BAD_ARGUMENT : result;
+}
+
 int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {
   return guarded([&](const Kernels& k) { return k.residual(*residual, error, threads) ? GS_BAD_ARGUMENT : GS_OK; });
 }

@@ -50,6 +50,11 @@ GS_API int32_t gs_view_backward(gs::View*, const gs::Parameters*, const float* f
                                 const float* background, const gs::Images* images, const gs::ImageGradients*,
                                 int32_t features_move_geometry, const gs::Gradients*, int32_t threads);
 
+// One optimisation step of what a view sees. state null: nothing moves; pose (6,) or null: gradient of the loss with
+// respect to the camera, as in gs::Gradients. `error` gets the sum of the absolute colour errors.
+GS_API int32_t gs_view_step(gs::View*, const gs::Parameters*, const gs::WindowLoss*, const gs::AdamState*, float* pose,
+                            double* error, int32_t threads);
+
 // Gradients of the loss of an optimisation step; `error` gets the sum of the absolute colour errors.
 GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);
 

@@ -19,6 +19,8 @@ struct Kernels {
                             int threads);
   void (*backward)(View&, const Parameters&, const float* features, int channels, const float* background,
                    const Images&, const ImageGradients&, bool features_move_geometry, const Gradients&, int threads);
+  int64_t (*step)(View&, const Parameters&, const WindowLoss&, const AdamState*, float* pose, double* error,
+                  int threads);
   int64_t (*residual)(const Residual&, double* error, int threads);
   void (*adam)(const AdamTensor*, int tensor_count, const int64_t* rows, int64_t count, float beta1, float beta2,
                float eps, int threads);

@@ -125,6 +125,27 @@ struct Residual {
   float colour_scale, depth_scale, near, near_per_m2, depth_weight, feature_weight;  // scales are 1 / knee
 };
 
+// What an optimisation step compares a view with (see kernels/step.h); the fields as in Residual.
+struct WindowLoss {
+  const float *rgb, *depth;  // (pixels, 3), (pixels,) or null
+  const float* features;     // (N, channels) of the map, or null; at most 16 channels
+  const float* codes;        // (code_count, channels)
+  const int64_t* slots;      // (pixels,)
+  int64_t code_count;
+  int32_t channels, features_move_geometry;
+  float colour_scale, depth_scale, near, near_per_m2, depth_weight, feature_weight;
+};
+
+// Parameters that a step moves, and their optimiser state.
+struct AdamState {
+  float *means, *quats, *log_scales, *opacity_logits, *sh;  // as in Parameters
+  float* rows;                                              // (N, 32 + 6 (sh_count - 1)), see kernels/step.h
+  float *features, *feature_moments;                        // (N, channels), (N, 2, channels)
+  uint8_t* changed;                                         // (chunks of CHUNK rows): set where a row moved
+  float lr_means, lr_quats, lr_log_scales, lr_opacity_logits, lr_sh, lr_features;
+  float beta1, beta2, eps;
+};
+
 // One tensor of an Adam step (see gs_adam_step).
 struct AdamTensor {
   float* param;       // (N, width)

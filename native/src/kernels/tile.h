@@ -155,10 +155,7 @@ class TileList {
 
   GS_INLINE void copy_features(int64_t i) {
     const float* from = source_ + static_cast<int64_t>(row[i]) * source_stride_;
-    if (channels_ == PASS)
-      store(features + i * PASS, load(from));
-    else
-      std::memcpy(features + i * PASS, from, channels_ * sizeof(float));
+    store(features + i * PASS, channels_ == PASS ? load(from) : load_first(from, channels_));
   }
 
   View& view_;

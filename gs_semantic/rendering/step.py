@@ -1,0 +1,151 @@
+"""One optimisation step of what a view sees, in one native pass: no images, no gradients, no lists of rows in between."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.gaussians import GaussianMap
+from gs_semantic.gaussians.changes import CHUNK
+from gs_semantic.rendering import native
+from gs_semantic.rendering.cpu import RasterView
+from gs_semantic.rendering.residual import LossSettings
+
+MAX_FEATURES = 16
+ATTRIBUTES = ("means", "quats", "log_scales", "opacity_logits", "sh")
+
+
+@dataclass(frozen=True)
+class StepTarget:
+    """What the view should look like. rgb float32 (H,W,3); depth float32 (H,W) m, 0 = none, or None.
+
+    With features: slots int64 (H,W), 0 = none, and codes float32 (S,C), the features that a slot's pixels should show.
+    """
+
+    rgb: torch.Tensor
+    depth: torch.Tensor | None = None
+    slots: torch.Tensor | None = None
+    codes: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepRates:
+    """Learning rates of Adam, and its constants."""
+
+    means: float
+    quats: float
+    log_scales: float
+    opacity_logits: float
+    sh: float
+    features: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-15
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Mean absolute colour error before the step; pose (6,): gradient as in ``VisibleGradients``, where asked for."""
+
+    colour_error: float
+    pose: torch.Tensor | None
+
+
+def register_adam(gaussians: GaussianMap, features: str | None = None) -> None:
+    """Give a map the optimiser state that ``optimise`` needs: one row per Gaussian for geometry and colour together.
+
+    A row: first moments of mean, quat, log_scale, opacity logit and first SH coefficient, steps taken, steps taken by the
+    features; second moments in the same order after 16 floats; then both moments of the further SH coefficients.
+    """
+    coefficients = gaussians.specs["sh"].shape[0]
+    gaussians.register_state("means", "adam", (32 + 6 * (coefficients - 1),))
+    if features is not None:
+        channels = gaussians.specs[features].shape[0]
+        if channels > MAX_FEATURES:
+            raise InvalidRequestError(f"{features}: has {channels} channels, one step takes {MAX_FEATURES} at most")
+        gaussians.register_state(features, "adam", (2, channels))
+
+
+def optimise(
+    view: RasterView,
+    gaussians: GaussianMap,
+    target: StepTarget,
+    loss: LossSettings,
+    rates: StepRates,
+    *,
+    features: str | None = None,
+    features_move_geometry: bool = True,
+    pose: bool = False,
+) -> StepResult:
+    """Compare the view of a map with its target and move what it drew by Adam; the map is touched, the view is used up.
+
+    The loss is that of ``image_gradients``, summed over pixels; ``features`` names an attribute of up to 16 channels that
+    takes part where the target has slots. Raises InvalidRequestError, moving nothing, for a slot without a code.
+    """
+    changed = np.zeros(-(-len(gaussians) // CHUNK), np.uint8)
+    state = native.AdamStateStruct(changed=changed.ctypes.data)
+    moved = [gaussians[name] for name in ATTRIBUTES]
+    for name, tensor in zip(ATTRIBUTES, moved, strict=True):
+        setattr(state, name, tensor.data_ptr())
+        setattr(state, f"lr_{name}", getattr(rates, name))
+    state.rows = gaussians.state("means", "adam").data_ptr()
+    if features is not None:
+        moved.append(gaussians[features])
+        state.features, state.lr_features = moved[-1].data_ptr(), rates.features
+        state.feature_moments = gaussians.state(features, "adam").data_ptr()
+    state.beta1, state.beta2, state.eps = rates.beta1, rates.beta2, rates.eps
+    values = None if features is None else gaussians[features]
+    result = _run(view, target, loss, values, features_move_geometry, state, pose)
+    for tensor in moved:
+        torch.autograd.graph.increment_version(tensor)
+    gaussians.touch(torch.from_numpy(np.nonzero(changed)[0] * CHUNK))
+    return result
+
+
+def pose_gradient(view: RasterView, target: StepTarget, loss: LossSettings) -> StepResult:
+    """The gradient of the loss with respect to the camera alone; nothing moves."""
+    return _run(view, target, loss, None, True, None, True)
+
+
+def _run(
+    view: RasterView,
+    target: StepTarget,
+    loss: LossSettings,
+    features: torch.Tensor | None,
+    features_move_geometry: bool,
+    state: native.AdamStateStruct | None,
+    pose: bool,
+) -> StepResult:
+    height, width = view.camera.height, view.camera.width
+    struct = native.WindowLossStruct(
+        colour_scale=1 / loss.colour_knee,
+        depth_scale=1 / loss.depth_knee_m,
+        near=loss.depth_near_m,
+        near_per_m2=loss.depth_near_per_m2,
+        depth_weight=loss.depth_weight,
+        feature_weight=loss.feature_weight,
+        features_move_geometry=int(features_move_geometry),
+    )
+    used = {"rgb": native.checked("target rgb", target.rgb, (height, width, 3))}
+    if target.depth is not None:
+        used["depth"] = native.checked("target depth", target.depth, (height, width))
+    codes = 0
+    if features is not None and target.slots is not None and target.codes is not None:
+        used["features"] = native.checked("features", features, (None, None))
+        used["slots"] = native.checked("slots", target.slots, (height, width), torch.int64)
+        struct.channels, codes = features.shape[1], len(target.codes)
+        used["codes"] = native.checked("codes", target.codes, (codes, struct.channels))
+        struct.code_count = codes
+    for name, tensor in used.items():
+        setattr(struct, name, tensor.data_ptr())
+    twist = torch.empty(6) if pose else None
+    total = ctypes.c_double()
+    try:
+        view.step(struct, state, twist, total)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"slots: some are outside 0..{codes - 1}, the rows of codes") from error
+    return StepResult(total.value / max(1, 3 * height * width), twist)
