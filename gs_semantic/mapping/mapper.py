@@ -281,7 +281,8 @@ class Mapper:
                 hit[doomed + 1] = True
                 replaced = hit[top] & measured
                 wanted |= replaced
-                votes = (top - 1, gaussians["vote_object"].numpy().copy(), gaussians["vote_weight"].numpy().copy())
+                parent = np.where(replaced, top - 1, -1)  # what newly appears in front of a surface is none of its kind
+                votes = (parent, gaussians["vote_object"].numpy().copy(), gaussians["vote_weight"].numpy().copy())
                 gaussians.remove(torch.from_numpy(doomed))
         room = config.max_gaussians - len(gaussians)
         if not wanted.any() or room <= 0:
@@ -298,8 +299,8 @@ class Mapper:
     def _add(self, index: int, seeds: Seeds, votes: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> None:
         rows: dict[str, np.ndarray] = {**seeds.rows, "keyframe": np.full(len(seeds), index, np.int32)}
         if votes is not None:
-            top, vote_object, vote_weight = votes
-            parent = top[np.floor(seeds.pixel[:, 1]).astype(int), np.floor(seeds.pixel[:, 0]).astype(int)]
+            parents, vote_object, vote_weight = votes
+            parent = parents[np.floor(seeds.pixel[:, 1]).astype(int), np.floor(seeds.pixel[:, 0]).astype(int)]
             inherited = parent >= 0
             rows["vote_object"] = np.where(inherited[:, None], vote_object[parent], 0)
             # half: the parent mixed what the children tell apart
