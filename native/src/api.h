@@ -56,3 +56,11 @@ GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);
 // Adam on the given rows of each tensor, one tensor after the other; every row is named once.
 GS_API int32_t gs_adam_step(const gs::AdamTensor*, int32_t tensor_count, const int64_t* rows, int64_t count,
                             float beta1, float beta2, float eps, int32_t threads);
+
+// Descriptors uint32 (height, width) of an image uint8 (height, width), whose pixels are compared `step` apart.
+GS_API int32_t gs_census(const uint8_t* image, int32_t width, int32_t height, int32_t step, int32_t threshold,
+                         uint32_t* descriptors, int32_t threads);
+GS_API gs::SweepScratch* gs_sweep_create();
+GS_API void gs_sweep_destroy(gs::SweepScratch*);
+// Depth of an image from posed sources; the scratch keeps its memory from call to call.
+GS_API int32_t gs_sweep_run(gs::SweepScratch*, const gs::Sweep*, int32_t threads);
