@@ -21,6 +21,7 @@ from gs_semantic.mapping.keyframes import KeyframeStore, make_keyframe, usable_d
 from gs_semantic.mapping.lifting import add_votes, grow_labels, register_votes, relabel_votes
 from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
 from gs_semantic.mapping.seeding import Seeds, make_seeds
+from gs_semantic.mapping.stereo import Matched, StereoDepth
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
@@ -77,6 +78,7 @@ class Mapper:
         self.optimiser = WindowOptimiser(gaussians, self.rasterizer, self.config)
         self.keyframes = KeyframeStore(self.config)
         self.associator: Associator = self._make_associator()
+        self.stereo = StereoDepth(self.config, self.rasterizer.threads)
         self._queue: deque[_Waiting] = deque()
         self._work: Iterator[None] | None = None
         self._events = Events()
@@ -126,6 +128,9 @@ class Mapper:
         """Do all pending work."""
         while self.pending:
             self.step(None)
+        if self.stereo.waiting:
+            self._work = self._integrate_matched(self.stereo.flush())
+            self.finish()
 
     def _enqueue(self, frame: Frame) -> None:
         if len(self._queue) >= self.config.keyframe_queue:
@@ -137,7 +142,10 @@ class Mapper:
     def _advance(self) -> None:
         if self._work is None and self._planned is None and self._queue:
             waiting = self._queue.popleft()
-            self._work = self._integrate(waiting.index, waiting.frame)
+            if waiting.frame.depth is None and self.config.match:
+                self._work = self._integrate_matched(self.stereo.add(waiting.index, waiting.frame))
+            else:
+                self._work = self._integrate(waiting.index, waiting.frame)
         if self._work is not None:
             if next(self._work, "done") == "done":
                 self._work = None
@@ -176,6 +184,16 @@ class Mapper:
         return slots, classes
 
     # --- integration of a keyframe ----------------------------------------------------------------------------------
+
+    def _integrate_matched(self, matching: Iterator[Matched]) -> Iterator[None]:
+        """Keyframes without depth, as soon as theirs is found."""
+        while True:
+            with self._timed("match"):
+                matched = next(matching, None)
+            yield
+            if matched is None:
+                return
+            yield from self._integrate(matched.index, matched.frame)
 
     def _integrate(self, index: int, frame: Frame) -> Iterator[None]:
         labels = infos = None
