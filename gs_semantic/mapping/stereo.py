@@ -21,6 +21,8 @@ CENSUS_THRESHOLD = 1  # grey levels within which two pixels count as equal
 SMALL_STEP, LARGE_STEP, EDGE = 8, 80, 8  # of the semi-global smoothing, see native/src/kernels/sweep.h
 BEST_ANGLE = 0.12  # baseline over depth that suits matching best: shorter is inexact, longer looks different
 CHECKED_VIEWS = 4  # earlier keyframes that may confirm a depth
+FUSE=1
+REGIONS=1
 SMOOTH = 0.02  # relative difference of depth within which neighbours are averaged
 
 
@@ -34,6 +36,7 @@ class StereoView:
     camera: Camera
     descriptors: np.ndarray
     intensity: np.ndarray
+    regions: np.ndarray | None = None
     inverse_depth: np.ndarray | None = None
 
     @property
@@ -89,7 +92,11 @@ class StereoDepth:
         height, width = grey.shape[0] // step, grey.shape[1] // step
         camera = replace(frame.camera, width=width * step, height=height * step).resized(width, height)
         intensity = np.ascontiguousarray(grey[::step, ::step][:height, :width])
-        return StereoView(frame, index, camera, census(grey, step, CENSUS_THRESHOLD, self._sweep.threads), intensity)
+        descriptors = census(grey, step, CENSUS_THRESHOLD, self._sweep.threads)
+        regions = None
+        if frame.instances is not None:
+            regions = np.ascontiguousarray(frame.instances[step // 2 :: step, step // 2 :: step][:height, :width], np.int32)
+        return StereoView(frame, index, camera, descriptors, intensity, regions)
 
     def _match(self, view: StereoView) -> Matched:
         frame = view.frame
@@ -111,6 +118,7 @@ class StereoDepth:
             SMALL_STEP,
             LARGE_STEP,
             EDGE,
+            view.regions if REGIONS else None,
         )
         inverse = np.maximum(result.inverse_depth, far)
         inverse[(result.margin < self.config.match_margin) | (result.cost > self.config.match_cost)] = 0
@@ -118,9 +126,9 @@ class StereoDepth:
         known = inverse[inverse > 0]
         if len(known):
             self._typical_m = float(1 / np.median(known))
-        confirmed = self._confirmed(view)
+        fused, confirmed = self._confirmed(view)
         depth = np.zeros_like(inverse)
-        np.divide(1, view.inverse_depth, out=depth, where=confirmed)
+        np.divide(1, fused if FUSE else view.inverse_depth, out=depth, where=confirmed)
         return Matched(view.index, replace(frame, depth=_enlarged(depth, height, width)))
 
     def _sources(self, view: StereoView) -> list[StereoView]:
@@ -147,11 +155,11 @@ class StereoDepth:
             left *= 1 - 0.5 * same
         return [others[i] for i in chosen]
 
-    def _confirmed(self, view: StereoView) -> np.ndarray:
-        """Pixels (h, w) bool whose depth agrees with what an earlier view found at the same place."""
+    def _confirmed(self, view: StereoView) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse depth averaged over the views that agree, and where (h, w) bool an earlier view does agree."""
         inverse = view.inverse_depth
         assert inverse is not None
-        agreed = np.zeros(inverse.shape, np.int32)
+        agreed, total = np.zeros(inverse.shape, np.float32), inverse.copy()
         earlier = [other for other in self._views if other.inverse_depth is not None and other is not view]
         y, x = np.mgrid[0 : inverse.shape[0], 0 : inverse.shape[1]].astype(np.float32)
         for other in earlier[-CHECKED_VIEWS:]:
@@ -164,9 +172,12 @@ class StereoDepth:
             found = cv2.remap(
                 other.inverse_depth, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
             )
-            with np.errstate(invalid="ignore"):
-                agreed += (z > 0) & (found > 0) & (np.abs(found - expected) < self.config.match_tolerance * expected)
-        return (agreed > 0) & (inverse > 0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = found / expected
+                agrees = (z > 0) & (found > 0) & (np.abs(ratio - 1) < self.config.match_tolerance)
+            agreed += agrees
+            total[agrees] += (inverse * ratio)[agrees]
+        return total / (1 + agreed), (agreed > 0) & (inverse > 0)
 
 
 def _baseline(a: StereoView, b: StereoView) -> float:

@@ -25,7 +25,7 @@ class SweepSourceStruct(ctypes.Structure):
 
 class SweepStruct(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("reference", "intensity", "sources")),
+        *((name, ctypes.c_void_p) for name in ("reference", "intensity", "regions", "sources")),
         *(
             (name, ctypes.c_int32)
             for name in (
@@ -76,6 +76,7 @@ class PlaneSweep:
         small_step: int,
         large_step: int,
         edge: int,
+        regions: np.ndarray | None = None,
     ) -> SweepResult:
         """Inverse depth of every pixel of ``intensity`` uint8 (h, w) among inverse_far + i * inverse_step.
 
@@ -95,6 +96,7 @@ class PlaneSweep:
         struct = SweepStruct(
             reference=reference.ctypes.data,
             intensity=intensity.ctypes.data,
+            regions=None if regions is None else regions.ctypes.data,
             sources=ctypes.cast(structs, ctypes.c_void_p),
             reference_width=reference.shape[1],
             reference_height=reference.shape[0],

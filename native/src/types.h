@@ -125,7 +125,8 @@ constexpr int MAX_PLANES = 256;
 
 struct Sweep {
   const uint32_t* reference;  // (reference_height, reference_width) descriptors
-  const uint8_t* intensity;   // (height, width)
+  const uint8_t* intensity;   // (height, width): across its edges a change of depth costs less
+  const int32_t* regions;     // (height, width) or null: and across their borders as little as a small one
   const SweepSource* sources;
   int32_t reference_width, reference_height, step, width, height;
   int32_t source_count, planes;  // planes: a multiple of 16

@@ -116,7 +116,8 @@ inline void scan(const Sweep& s, SweepScratch& scratch, bool down) {
   auto penalty = [&](int64_t here, int64_t there) {
     const int gap = static_cast<int>(s.intensity[here]) - s.intensity[there];
     const int limited = s.large_step * s.edge / (s.edge + (gap < 0 ? -gap : gap));
-    return limited > s.small_step ? limited : s.small_step;
+    const bool border = s.regions && s.regions[here] != s.regions[there];
+    return limited > s.small_step && !border ? limited : s.small_step;
   };
   for (int64_t row = 0; row < height; ++row) {
     const int64_t y = down ? row : height - 1 - row;
