@@ -33,6 +33,9 @@ class MapperConfig:
     match_memory: int = _p(10, "recent keyframes to choose these from", 2, 10000)
     match_margin: float = _p(2.0, "a depth is kept when the next best one is worse by this (cost per path)", 0.0, 100.0)
     match_cost: int = _p(20, "a depth is kept up to this matching cost (0 .. 64)", 1, 64)
+    match_tolerance_per_m2: float = _p(
+        0.015, "depth_tolerance_per_m2 where the depth comes from matching", 0.0, 0.5
+    )
     match_tolerance: float = _p(0.03, "relative difference up to which two keyframes confirm each other", 0.001, 0.5)
     # seeding
     max_gaussians: int = _p(600_000, "upper bound of the number of Gaussians", 1000, 20_000_000)

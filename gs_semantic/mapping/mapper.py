@@ -193,9 +193,10 @@ class Mapper:
             yield
             if matched is None:
                 return
-            yield from self._integrate(matched.index, matched.frame)
+            yield from self._integrate(matched.index, matched.frame, self.config.match_tolerance_per_m2)
 
-    def _integrate(self, index: int, frame: Frame) -> Iterator[None]:
+    def _integrate(self, index: int, frame: Frame, tolerance_per_m2: float | None = None) -> Iterator[None]:
+        """``tolerance_per_m2``: how inexact the depth is, if not as the configuration says of the sensor."""
         labels = infos = None
         if frame.instances is not None:
             labels, infos = self._masks(frame)
@@ -204,7 +205,7 @@ class Mapper:
             self._events.warnings.append("frame without depth: labels and colours are used, nothing is seeded")
         else:
             with self._timed("seed"):
-                self._seed(index, frame, depth, labels)
+                self._seed(index, frame, depth, labels, tolerance_per_m2)
             yield
         slots = None
         if labels is not None and infos is not None:
@@ -244,7 +245,14 @@ class Mapper:
                 infos.append(info)
         return table[dense].reshape(image.shape), infos
 
-    def _seed(self, index: int, frame: Frame, depth: np.ndarray, labels: np.ndarray | None) -> None:
+    def _seed(
+        self,
+        index: int,
+        frame: Frame,
+        depth: np.ndarray,
+        labels: np.ndarray | None,
+        tolerance_per_m2: float | None = None,
+    ) -> None:
         """Compare the map with the frame; remove what floats in front, replace what is too coarse, fill what is missing."""
         config, gaussians = self.config, self.gaussians
         measured = depth > 0
@@ -254,7 +262,8 @@ class Mapper:
             view = self.rasterizer.open(gaussians, frame.camera)
             rendering = view.render()
             rendered, alpha = rendering.depth.numpy(), rendering.alpha.numpy()
-            tolerance = config.depth_tolerance_m + config.depth_tolerance_per_m2 * depth**2
+            per_m2 = config.depth_tolerance_per_m2 if tolerance_per_m2 is None else tolerance_per_m2
+            tolerance = config.depth_tolerance_m + per_m2 * depth**2
             wanted &= (alpha < COVERED_ALPHA) | (rendered > depth + tolerance)
             wanted &= cv2.boxFilter(wanted.astype(np.float32), -1, (3, 3), normalize=False) > 3.5  # no lone pixels
             floating = measured & (alpha >= COVERED_ALPHA) & (rendered < depth - 2 * tolerance)

@@ -176,7 +176,7 @@ class StereoDepth:
                 ratio = found / expected
                 agrees = (z > 0) & (found > 0) & (np.abs(ratio - 1) < self.config.match_tolerance)
             agreed += agrees
-            total[agrees] += (inverse * ratio)[agrees]
+            total[agrees] += inverse[agrees] * ratio[agrees]
         return total / (1 + agreed), (agreed > 0) & (inverse > 0)
 
 
