@@ -21,9 +21,8 @@ CENSUS_THRESHOLD = 1  # grey levels within which two pixels count as equal
 SMALL_STEP, LARGE_STEP, EDGE = 8, 80, 8  # of the semi-global smoothing, see native/src/kernels/sweep.h
 BEST_ANGLE = 0.12  # baseline over depth that suits matching best: shorter is inexact, longer looks different
 CHECKED_VIEWS = 4  # earlier keyframes that may confirm a depth
-FUSE=1
-REGIONS=1
-SMOOTH = 0.02  # relative difference of depth within which neighbours are averaged
+SMOOTH = 0.03  # relative difference of depth within which neighbours are averaged
+NEAR_PLANES = 20  # far away, where depths tried lie wide apart, that is this fraction of their spacing times SMOOTH
 
 
 @dataclass
@@ -118,18 +117,19 @@ class StereoDepth:
             SMALL_STEP,
             LARGE_STEP,
             EDGE,
-            view.regions if REGIONS else None,
+            view.regions,
         )
         inverse = np.maximum(result.inverse_depth, far)
         inverse[(result.margin < self.config.match_margin) | (result.cost > self.config.match_cost)] = 0
-        view.inverse_depth = _smoothed(inverse)
+        blur = NEAR_PLANES * (near - far) / (planes - 1)
+        view.inverse_depth = _smoothed(inverse, blur)
         known = inverse[inverse > 0]
         if len(known):
             self._typical_m = float(1 / np.median(known))
-        fused, confirmed = self._confirmed(view)
-        depth = np.zeros_like(inverse)
-        np.divide(1, fused if FUSE else view.inverse_depth, out=depth, where=confirmed)
-        return Matched(view.index, replace(frame, depth=_enlarged(depth, height, width)))
+        fused, confirmed = self._confirmed(view, blur)
+        fused[~confirmed] = 0
+        fused = _smoothed(fused, blur)
+        return Matched(view.index, replace(frame, depth=_enlarged(fused, blur, height, width)))
 
     def _sources(self, view: StereoView) -> list[StereoView]:
         """Views that see much of the same from other places: each new one best complements those chosen before."""
@@ -155,7 +155,7 @@ class StereoDepth:
             left *= 1 - 0.5 * same
         return [others[i] for i in chosen]
 
-    def _confirmed(self, view: StereoView) -> tuple[np.ndarray, np.ndarray]:
+    def _confirmed(self, view: StereoView, blur: float) -> tuple[np.ndarray, np.ndarray]:
         """Inverse depth averaged over the views that agree, and where (h, w) bool an earlier view does agree."""
         inverse = view.inverse_depth
         assert inverse is not None
@@ -174,7 +174,8 @@ class StereoDepth:
             )
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = found / expected
-                agrees = (z > 0) & (found > 0) & (np.abs(ratio - 1) < self.config.match_tolerance)
+                tolerance = self.config.match_tolerance * (expected + blur)
+                agrees = (z > 0) & (found > 0) & (np.abs(found - expected) < tolerance)
             agreed += agrees
             total[agrees] += inverse[agrees] * ratio[agrees]
         return total / (1 + agreed), (agreed > 0) & (inverse > 0)
@@ -208,27 +209,23 @@ def _overlap(a: Camera, b: Camera, depth: float) -> float:
     return float((ahead & (u >= 0) & (u < b.width) & (v >= 0) & (v < b.height)).mean())
 
 
-def _smoothed(inverse: np.ndarray) -> np.ndarray:
-    """Neighbours of similar inverse depth averaged; 0 stays 0."""
+def _smoothed(inverse: np.ndarray, blur: float) -> np.ndarray:
+    """Neighbours whose inverse depths differ little, by SMOOTH * (inverse depth + blur), averaged; 0 stays 0."""
     known = inverse > 0
     logarithm = np.full(inverse.shape, -50, np.float32)
-    np.log(inverse, out=logarithm, where=known)
-    smooth = np.exp(cv2.bilateralFilter(logarithm, 7, SMOOTH, 2.0))
+    np.log(inverse + np.float32(blur), out=logarithm, where=known)
+    smooth = np.exp(cv2.bilateralFilter(logarithm, 7, SMOOTH, 2.0)) - np.float32(blur)
     smooth[~known] = 0
-    return smooth
+    return np.maximum(smooth, 0)
 
 
-def _enlarged(depth: np.ndarray, height: int, width: int) -> np.ndarray:
+def _enlarged(inverse: np.ndarray, blur: float, height: int, width: int) -> np.ndarray:
     """Depth at the image's resolution: between neighbours on one surface, else that of the nearest."""
-    inverse = np.zeros_like(depth)
-    np.divide(1, depth, out=inverse, where=depth > 0)
-    step = round(height / depth.shape[0])
-    size = (depth.shape[1] * step, depth.shape[0] * step)
+    step = height // inverse.shape[0]
+    size = (inverse.shape[1] * step, inverse.shape[0] * step)
     nearest = cv2.resize(inverse, size, interpolation=cv2.INTER_NEAREST)
     linear = cv2.resize(inverse, size, interpolation=cv2.INTER_LINEAR)
-    inverse = np.where(np.abs(linear - nearest) < 2 * SMOOTH * nearest, linear, nearest)
+    inverse = np.where(np.abs(linear - nearest) < 2 * SMOOTH * (nearest + blur), linear, nearest)
     out = np.zeros((height, width), np.float32)
-    part = out[: size[1], : size[0]]
-    np.divide(1, inverse, out=part, where=nearest > 0)
+    np.divide(1, inverse, out=out[: size[1], : size[0]], where=nearest > 0)
     return out
-
