@@ -265,7 +265,8 @@ class Mapper:
             per_m2 = config.depth_tolerance_per_m2 if tolerance_per_m2 is None else tolerance_per_m2
             tolerance = config.depth_tolerance_m + per_m2 * depth**2
             wanted &= (alpha < COVERED_ALPHA) | (rendered > depth + tolerance)
-            wanted &= cv2.boxFilter(wanted.astype(np.float32), -1, (3, 3), normalize=False) > 3.5  # no lone pixels
+            around, least = ((3, 3), 3.5) if tolerance_per_m2 is None else ((7, 7), 20)  # matched depth has rough edges
+            wanted &= cv2.boxFilter(wanted.astype(np.float32), -1, around, normalize=False) > least  # no lone pixels
             floating = measured & (alpha >= COVERED_ALPHA) & (rendered < depth - 2 * tolerance)
             # row + 1 of the Gaussian that shows most at each pixel, 0 = none
             top = view.render_ids(torch.arange(1, len(gaussians) + 1, dtype=torch.int32)).ids.numpy()

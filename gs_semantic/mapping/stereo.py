@@ -127,8 +127,7 @@ class StereoDepth:
         if len(known):
             self._typical_m = float(1 / np.median(known))
         fused, confirmed = self._confirmed(view, blur)
-        fused[~confirmed] = 0
-        fused = _smoothed(fused, blur)
+        fused = _smoothed(_closed(fused, confirmed, blur), blur)
         return Matched(view.index, replace(frame, depth=_enlarged(fused, blur, height, width)))
 
     def _sources(self, view: StereoView) -> list[StereoView]:
@@ -217,6 +216,19 @@ def _smoothed(inverse: np.ndarray, blur: float) -> np.ndarray:
     smooth = np.exp(cv2.bilateralFilter(logarithm, 7, SMOOTH, 2.0)) - np.float32(blur)
     smooth[~known] = 0
     return np.maximum(smooth, 0)
+
+
+def _closed(inverse: np.ndarray, confirmed: np.ndarray, blur: float) -> np.ndarray:
+    """Inverse depth where confirmed, else 0; but small gaps within an even surface are filled, and specks dropped."""
+    weight = confirmed.astype(np.float32)
+    kept = inverse * weight
+    share, first, second = (cv2.blur(image, (5, 5)) for image in (weight, kept, kept * inverse))
+    mean = first / np.maximum(share, 1e-6)
+    spread = np.sqrt(np.maximum(second / np.maximum(share, 1e-6) - mean**2, 0))
+    gap = ~confirmed & (share > 0.4) & (spread < SMOOTH * (mean + blur))
+    kept[gap] = mean[gap]
+    kept[share < 0.2] = 0
+    return kept
 
 
 def _enlarged(inverse: np.ndarray, blur: float, height: int, width: int) -> np.ndarray:
