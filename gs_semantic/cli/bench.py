@@ -44,6 +44,7 @@ def _configure_map(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--skip-every", type=int, default=8, metavar="K", help="withhold each K-th frame if no --eval [8]")
     options.add_masks(sub)
     options.add_noise(sub)
+    options.add_no_depth(sub)
     sub.add_argument("--phase", choices=("quality", "rate", "both"), default="both", help="what is measured [both]")
     sub.add_argument("--services", action="store_true", help="also time list_objects and get_object while mapping")
     sub.add_argument("--seconds", type=float, default=60.0, help="length of the rate runs [60]")
@@ -96,6 +97,7 @@ def run_map(arguments: argparse.Namespace) -> int:
             depth_noise=arguments.depth_noise,
             pose_noise=arguments.pose_noise,
             skip_every=arguments.skip_every,
+            use_depth=not arguments.no_depth,
             parameters=options.live_params(arguments),
             progress=progress,
         )

@@ -21,6 +21,7 @@ NOISY_M, NOISY_DEG = 0.0035, 0.12  # noise of given poses (per axis) below which
 FIRST = 8  # the first pairs are always aligned; while poses are good, afterwards every ``CHECK_EVERY``-th
 CHECK_EVERY = 8
 REMEMBERED = 60  # differences that the noise is estimated from
+RECENT = 2  # keyframes before this one that it is aligned with
 LOOP_GAP = 4  # an older keyframe counts as another visit
 LOOP_DISTANCE = 0.6  # m, where turning by 60 degrees counts like 1 m
 SLIP_M, SLIP_RAD, SLIP_SIGMA = 0.15, 0.1, 7.0  # an alignment that moves a keyframe farther is not believed
@@ -36,13 +37,14 @@ class Refined:
 
 
 class PoseRefiner:
-    """Give it every keyframe in order; keyframes are numbered from ``first`` (those before are not ours to move)."""
+    """Give it every keyframe with measured depth, in order; others are none of its business, and are not moved."""
 
-    def __init__(self, first: int = 0) -> None:
-        self._first = first
+    def __init__(self) -> None:
         self._graph = PoseGraph()
+        self._index: list[int] = []  # the keyframe that a node of the graph stands for
+        self._node: dict[int, int] = {}
         self._applied: list[np.ndarray] = []  # where each keyframe's Gaussians are
-        self._recent: deque[tuple[int, Pyramid]] = deque(maxlen=2)
+        self._recent: deque[tuple[int, Pyramid]] = deque(maxlen=RECENT)
         self._differences: deque[np.ndarray] = deque(maxlen=REMEMBERED)
         self.noisy = False
 
@@ -55,7 +57,7 @@ class PoseRefiner:
         scale = 1.4826 / np.sqrt(2)  # median to standard deviation; a difference has the noise of two
         return scale * float(np.median(spread[:, :3])), scale * float(np.median(spread[:, 3:]))
 
-    def add(self, camera: Camera, rgb: np.ndarray, depth: np.ndarray, kept: list[Keyframe]) -> Refined:
+    def add(self, index: int, camera: Camera, rgb: np.ndarray, depth: np.ndarray, kept: list[Keyframe]) -> Refined:
         """The next keyframe (depth m, 0 = none), and those kept so far, at the poses they have now."""
         graph = self._graph
         number = len(graph.poses)
@@ -65,21 +67,23 @@ class PoseRefiner:
         estimate = given
         found: list[tuple[int, Motion]] = []
         if pyramid is not None:
-            for index, reference in self._references(camera, number, kept):
-                guess = np.linalg.inv(graph.poses[index]) @ estimate
+            for other, reference in self._references(camera, number, kept):
+                guess = np.linalg.inv(graph.poses[other]) @ estimate
                 motion = align(pyramid, reference, guess)
                 if motion is not None and self._plausible(motion.T_ref_src @ np.linalg.inv(guess)):
                     if not found:
-                        estimate = graph.poses[index] @ motion.T_ref_src
-                    found.append((index, motion))
-                    if index == number - 1:
-                        between = np.linalg.inv(graph.given[index]) @ given
+                        estimate = graph.poses[other] @ motion.T_ref_src
+                    if not found and number - other <= RECENT:
+                        between = np.linalg.inv(graph.given[other]) @ given
                         self._differences.append(logarithm(between @ np.linalg.inv(motion.T_ref_src)))
+                    found.append((other, motion))
             self._recent.append((number, pyramid))
         graph.add(given, estimate)
         self._applied.append(given)
-        for index, motion in found:
-            graph.connect(index, number, motion)
+        self._index.append(index)
+        self._node[index] = number
+        for other, motion in found:
+            graph.connect(other, number, motion)
         sigma_m, sigma_rad = self.noise
         if len(self._differences) >= FIRST - 1:
             self.noisy |= sigma_m > NOISY_M or sigma_rad > np.radians(NOISY_DEG)
@@ -92,13 +96,13 @@ class PoseRefiner:
 
     def _references(self, camera: Camera, number: int, kept: list[Keyframe]) -> list[tuple[int, Pyramid]]:
         """The keyframes just before, newest first, then (while poses are noisy) the nearest of an earlier visit."""
-        result = [(index, pyramid) for index, pyramid in reversed(self._recent) if number - index <= 2]
+        result = [(other, pyramid) for other, pyramid in reversed(self._recent) if number - other <= RECENT]
         if not self.noisy:
             return result[:1]
         nearest, best = None, LOOP_DISTANCE
         for keyframe in kept:
-            age = number + self._first - keyframe.index
-            if keyframe.depth_mm is None or keyframe.index < self._first or age < LOOP_GAP:
+            node = self._node.get(keyframe.index)
+            if node is None or keyframe.depth_mm is None or number - node < LOOP_GAP:
                 continue
             distance, angle = moved(keyframe.camera, camera)
             away = distance + 2.0 * (1 - np.cos(np.radians(angle)))
@@ -106,7 +110,7 @@ class PoseRefiner:
                 nearest, best = keyframe, away
         if nearest is not None:
             depth = nearest.depth_mm * np.float32(1e-3)
-            result.append((nearest.index - self._first, make_pyramid(nearest.camera, nearest.rgb, depth)))
+            result.append((self._node[nearest.index], make_pyramid(nearest.camera, nearest.rgb, depth)))
         return result
 
     def _plausible(self, correction: np.ndarray) -> bool:
@@ -127,4 +131,4 @@ class PoseRefiner:
         due = np.nonzero((distance > MOVE_M) | (turned > MOVE_DEG))[0]
         for k in due:
             self._applied[first + k] = poses[k]
-        return {int(first + k + self._first): moves[k] for k in due}
+        return {self._index[first + k]: moves[k] for k in due}

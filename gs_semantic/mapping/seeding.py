@@ -94,7 +94,7 @@ def _steps(w: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return step, grad
 
 
-def _cut(image: np.ndarray, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _cut(image: np.ndarray, at: tuple[np.ndarray, ...]) -> np.ndarray:
     """Chosen 8x8 blocks of an image: (H, W, ...) -> (B, 8, 8, ...)."""
     height, width = image.shape[:2]
     blocks = image.reshape(height // CUT, CUT, width // CUT, CUT, *image.shape[2:])
@@ -102,8 +102,9 @@ def _cut(image: np.ndarray, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _cells_with_any(mask: np.ndarray) -> np.ndarray:
+    """Which 8x8 blocks of a bool image (H, W) have any: (H/8, W/8)."""
     height, width = mask.shape
-    return mask.reshape(height // CUT, CUT, width // CUT, CUT).any(axis=(1, 3))
+    return np.logical_or.reduce(mask.reshape(height // CUT, CUT, width // CUT, CUT), axis=(1, 3))
 
 
 def _halve(blocks: np.ndarray, reduce: np.ufunc) -> np.ndarray:

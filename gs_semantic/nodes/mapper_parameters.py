@@ -13,7 +13,9 @@ class NodeParameters:
     pose_source: str = parameter("tf", "where camera poses come from", choices=("tf", "odom", "pose"))
     global_frame: str = parameter("", "frame of the map; empty: 'map' with TF, else the frame of the pose messages")
     pose_child_frame: str = parameter("", "frame that PoseStamped messages speak of; empty: the colour image's frame")
-    use_depth: bool = parameter(True, "a frame needs depth; without it no Gaussians are seeded")
+    use_depth: bool = parameter(
+        True, "a frame needs depth; false: no depth topic is listened to, depth is found by matching keyframes"
+    )
     input_qos: str = parameter("best_effort", "reliability requested of inputs", choices=("best_effort", "reliable"))
     sync_slop_s: float = parameter(0.0, "stamps of one frame may differ by this; 0: exactly equal", 0.0, 1.0)
     sync_wait_s: float = parameter(0.5, "a colour image waits so long for depth, camera_info and pose", 0.0, 10.0)

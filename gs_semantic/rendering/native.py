@@ -170,6 +170,10 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_add_votes": (_i32, [_int_p, _int_p, _int_p, _int_p, _int_p, _int_p, _i64, _i32]),
     "gs_adam_step": (_i32, [ctypes.POINTER(AdamTensorStruct), _i32, _int_p, _i64, _f32, _f32, _f32, _i32]),
+    "gs_census": (_i32, [_int_p, _i32, _i32, _i32, _i32, _int_p, _i32]),
+    "gs_sweep_create": (_handle, []),
+    "gs_sweep_destroy": (None, [_handle]),
+    "gs_sweep_run": (_i32, [_handle, ctypes.c_void_p, _i32]),
 }
 
 

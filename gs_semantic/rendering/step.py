@@ -21,7 +21,7 @@ ATTRIBUTES = ("means", "quats", "log_scales", "opacity_logits", "sh")
 
 @dataclass(frozen=True)
 class StepTarget:
-    """What the view should look like. rgb float32 (H,W,3); depth float32 (H,W) m, 0 = none, or None.
+    """What the view should look like. rgb float32 (H,W,3), NaN where any colour is right; depth float32 (H,W) m, 0 = none, or None.
 
     With features: slots int64 (H,W), 0 = none, and codes float32 (S,C), the features that a slot's pixels should show.
     """

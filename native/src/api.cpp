@@ -233,3 +233,28 @@ int32_t gs_adam_step(const AdamTensor* tensors, int32_t tensor_count, const int6
     return GS_OK;
   });
 }
+
+int32_t gs_census(const uint8_t* image, int32_t width, int32_t height, int32_t step, int32_t threshold,
+                  uint32_t* descriptors, int32_t threads) {
+  if (width < 1 || height < 1 || step < 1) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.census(image, width, height, step, threshold, descriptors, threads);
+    return GS_OK;
+  });
+}
+
+SweepScratch* gs_sweep_create() { return new (std::nothrow) SweepScratch; }
+void gs_sweep_destroy(SweepScratch* scratch) { delete scratch; }
+
+int32_t gs_sweep_run(SweepScratch* scratch, const Sweep* s, int32_t threads) {
+  // path costs are kept in 8 bits: see kernels/sweep.h
+  const bool fits = s->planes >= 16 && s->planes <= MAX_PLANES && s->planes % 16 == 0 && s->small_step >= 0 &&
+                    s->small_step <= s->large_step && s->large_step <= 120 && s->edge >= 1;
+  const bool sized = s->step >= 1 && s->width >= 1 && s->height >= 1 &&
+                     (s->width - 1) * s->step < s->reference_width && (s->height - 1) * s->step < s->reference_height;
+  if (!fits || !sized || s->source_count < 1) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.sweep(*s, *scratch, threads);
+    return GS_OK;
+  });
+}

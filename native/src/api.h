@@ -65,3 +65,11 @@ GS_API int32_t gs_adam_step(const gs::AdamTensor*, int32_t tensor_count, const i
 // votes.cpp: one vote (object, weight) for each of the rows of the tables objects, weights (N, 4) and leaders (N).
 GS_API int32_t gs_add_votes(int32_t* objects, float* weights, int32_t* leaders, const int64_t* rows,
                             const int32_t* voted, const float* given, int64_t count, int32_t threads);
+
+// Descriptors uint32 (height, width) of an image uint8 (height, width), whose pixels are compared `step` apart.
+GS_API int32_t gs_census(const uint8_t* image, int32_t width, int32_t height, int32_t step, int32_t threshold,
+                         uint32_t* descriptors, int32_t threads);
+GS_API gs::SweepScratch* gs_sweep_create();
+GS_API void gs_sweep_destroy(gs::SweepScratch*);
+// Depth of an image from posed sources; the scratch keeps its memory from call to call.
+GS_API int32_t gs_sweep_run(gs::SweepScratch*, const gs::Sweep*, int32_t threads);

@@ -12,6 +12,7 @@
 #include "kernels/residual.h"
 #include "kernels/shade.h"
 #include "kernels/step.h"
+#include "kernels/sweep.h"
 #include "kernels/transpose.h"
 
 #define GS_TEXT_(x) #x
@@ -24,7 +25,8 @@ namespace gs {
 const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   using namespace GS_ISA;
   static const Kernels table = {GS_TEXT(GS_ISA),   pack,     project, bin, shade, blend, vote, accumulate,
-                                accumulate_labels, backward, step,    residual, adam};
+                                accumulate_labels, backward, step,    residual, adam,
+                                census,            sweep};
   return &table;
 }
 

@@ -24,6 +24,8 @@ struct Kernels {
   int64_t (*residual)(const Residual&, double* error, int threads);
   void (*adam)(const AdamTensor*, int tensor_count, const int64_t* rows, int64_t count, float beta1, float beta2,
                float eps, int threads);
+  void (*census)(const uint8_t* image, int width, int height, int step, int threshold, uint32_t* out, int threads);
+  void (*sweep)(const Sweep&, SweepScratch&, int threads);
 };
 
 const Kernels* kernels_scalar();

@@ -114,6 +114,35 @@ struct Images {  // (H, W, channels)
   float *rgb, *depth, *alpha, *features;
 };
 
+// Depth of a reference image by comparing it with posed sources (see kernels/sweep.h). Descriptor images have one
+// descriptor per pixel of the full image; the reference is looked at in every `step`-th column and row.
+struct SweepSource {
+  const uint32_t* descriptors;  // (height, width)
+  int32_t width, height;
+  // 3x4 row major: point (x, y) of the result at inverse depth w is seen at the pixel M (x, y, 1, w)
+  float M[12];
+};
+
+constexpr int MAX_PLANES = 256;
+
+struct Sweep {
+  const uint32_t* reference;  // (reference_height, reference_width) descriptors
+  const uint8_t* intensity;   // (height, width): across its edges a change of depth costs less
+  const int32_t* regions;     // (height, width) or null: and across their borders as little as a small one
+  const SweepSource* sources;
+  int32_t reference_width, reference_height, step, width, height;
+  int32_t source_count, planes;  // planes: a multiple of 16
+  int32_t small_step, large_step, edge;
+  float inverse_far, inverse_step;
+  float *inverse_depth, *margin;  // (height, width): the result, and how much worse the next best hypothesis is
+  uint8_t* cost;                  // (height, width): of the chosen hypothesis, before smoothing
+};
+
+struct SweepScratch {
+  Buffer<uint8_t> cost, paths_down, paths_up;
+  Buffer<uint16_t> sums_down, sums_up;
+};
+
 // Rendered images, what they should be, and where to put the gradients of the loss (see kernels/residual.h).
 struct Residual {
   const float *rgb, *depth, *alpha, *features;      // (pixels, 3), (pixels,), (pixels,), (pixels, channels)

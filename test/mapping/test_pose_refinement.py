@@ -102,7 +102,7 @@ def test_one_wrong_given_pose_does_not_bend_the_graph():
 def refined(frames: list[Frame]) -> tuple[PoseRefiner, list[np.ndarray]]:
     refiner, kept = PoseRefiner(), []
     for index, each in enumerate(frames):
-        result = refiner.add(each.camera, each.rgb, each.depth, kept)
+        result = refiner.add(index, each.camera, each.rgb, each.depth, kept)
         for keyframe in kept:
             if keyframe.index in result.moves:
                 keyframe.camera = keyframe.camera.at(result.moves[keyframe.index] @ keyframe.camera.T_world_camera)

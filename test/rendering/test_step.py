@@ -112,6 +112,21 @@ def test_step_equals_its_parts(options):
     assert torch.equal(steps[:, 1], separate.steps["identity"])
 
 
+def test_pixels_without_a_colour_to_compare_with_do_not_count():
+    rasterizer, wanted = CpuRasterizer(), target(depth=False, slots=False)
+    masked, filled = scene(), scene()
+    rendered = rasterizer.open(filled, CAMERA).render().rgb
+    nan, same = wanted.rgb.clone(), wanted.rgb.clone()
+    nan[:, CAMERA.width // 3 :], same[:, CAMERA.width // 3 :] = float("nan"), rendered[:, CAMERA.width // 3 :]
+    before = masked.means.clone()
+    optimise(rasterizer.open(masked, CAMERA), masked, StepTarget(nan), LOSS, RATES)
+    optimise(rasterizer.open(filled, CAMERA), filled, StepTarget(same), LOSS, RATES)
+    assert not torch.equal(masked.means, before)
+    for name in ATTRIBUTES:
+        assert torch.isfinite(masked[name]).all()
+        assert torch.allclose(masked[name], filled[name], atol=1e-5), name
+
+
 def test_step_is_the_same_for_any_number_of_threads():
     results = []
     for threads in (1, 2, 3, 5):
