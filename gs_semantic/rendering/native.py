@@ -118,6 +118,14 @@ class AdamStateStruct(ctypes.Structure):
     ]
 
 
+class SsimL1Struct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("image", "target", "grad", "workspace")),
+        *((name, _i32) for name in ("height", "width", "channels")),
+        ("ssim_weight", _f32),
+    ]
+
+
 class AdamTensorStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("param", "grad", "exp_avg", "exp_avg_sq", "steps")),
@@ -168,6 +176,8 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         ],
     ),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
+    "gs_ssim_workspace": (_i64, [ctypes.POINTER(SsimL1Struct), _i32]),
+    "gs_ssim_l1": (_i32, [ctypes.POINTER(SsimL1Struct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_adam_step": (_i32, [ctypes.POINTER(AdamTensorStruct), _i32, _int_p, _i64, _f32, _f32, _f32, _i32]),
 }
 

@@ -226,6 +226,18 @@ int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {
   return guarded([&](const Kernels& k) { return k.residual(*residual, error, threads) ? GS_BAD_ARGUMENT : GS_OK; });
 }
 
+int64_t gs_ssim_workspace(const SsimL1* images, int32_t threads) {
+  return kernels() ? kernels()->ssim_workspace(*images, threads) : 0;
+}
+
+int32_t gs_ssim_l1(const SsimL1* images, double* loss, int32_t threads) {
+  if (images->height < 1 || images->width < 1 || images->channels < 1) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    *loss = k.ssim_l1(*images, threads);
+    return GS_OK;
+  });
+}
+
 int32_t gs_adam_step(const AdamTensor* tensors, int32_t tensor_count, const int64_t* rows, int64_t count, float beta1,
                      float beta2, float eps, int32_t threads) {
   return guarded([&](const Kernels& k) {

@@ -58,6 +58,10 @@ GS_API int32_t gs_view_step(gs::View*, const gs::Parameters*, const gs::WindowLo
 // Gradients of the loss of an optimisation step; `error` gets the sum of the absolute colour errors.
 GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);
 
+// (1 - ssim_weight) L1 + ssim_weight (1 - SSIM) and its gradient; the sizes must be positive.
+GS_API int64_t gs_ssim_workspace(const gs::SsimL1*, int32_t threads);
+GS_API int32_t gs_ssim_l1(const gs::SsimL1*, double* loss, int32_t threads);
+
 // Adam on the given rows of each tensor, one tensor after the other; every row is named once.
 GS_API int32_t gs_adam_step(const gs::AdamTensor*, int32_t tensor_count, const int64_t* rows, int64_t count,
                             float beta1, float beta2, float eps, int32_t threads);

@@ -11,6 +11,7 @@
 #include "kernels/project.h"
 #include "kernels/residual.h"
 #include "kernels/shade.h"
+#include "kernels/ssim.h"
 #include "kernels/step.h"
 #include "kernels/transpose.h"
 
@@ -23,8 +24,9 @@ namespace gs {
 
 const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   using namespace GS_ISA;
-  static const Kernels table = {GS_TEXT(GS_ISA),   pack,     project, bin, shade, blend, vote, accumulate,
-                                accumulate_labels, backward, step,    residual, adam};
+  static const Kernels table = {
+      GS_TEXT(GS_ISA), pack,     project, bin,  shade,    blend,          vote,    accumulate,
+      accumulate_labels, backward, step,    residual, ssim_workspace, ssim_l1, adam};
   return &table;
 }
 

@@ -22,6 +22,8 @@ struct Kernels {
   int64_t (*step)(View&, const Parameters&, const WindowLoss&, const AdamState*, float* pose, double* error,
                   int threads);
   int64_t (*residual)(const Residual&, double* error, int threads);
+  int64_t (*ssim_workspace)(const SsimL1&, int threads);
+  double (*ssim_l1)(const SsimL1&, int threads);
   void (*adam)(const AdamTensor*, int tensor_count, const int64_t* rows, int64_t count, float beta1, float beta2,
                float eps, int threads);
 };

@@ -146,6 +146,15 @@ struct AdamState {
   float beta1, beta2, eps;
 };
 
+// An image against its target (see kernels/ssim.h), (height, width, channels) each.
+struct SsimL1 {
+  const float *image, *target;
+  float* grad;
+  float* workspace;  // gs_ssim_workspace floats
+  int32_t height, width, channels;
+  float ssim_weight;
+};
+
 // One tensor of an Adam step (see gs_adam_step).
 struct AdamTensor {
   float* param;       // (N, width)
