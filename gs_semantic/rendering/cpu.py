@@ -226,6 +226,18 @@ class RasterView:
         arguments = (loss, state, native.pointer(pose), error, self._threads)
         native.call("gs_view_step", self._handle.pointer, self._parameters.struct, *arguments)
 
+    def step_features(
+        self, loss: native.FeatureLossStruct, state: native.AdamStateStruct, steps: torch.Tensor, error: ctypes.c_double
+    ) -> None:
+        """One optimisation step of features alone (see rendering/step.py, which fills the structures)."""
+        arguments = (loss, state, steps.data_ptr(), error, self._threads)
+        native.call("gs_view_step_features", self._handle.pointer, *arguments)
+
+    @property
+    def count(self) -> int:
+        """Gaussians of the map."""
+        return self._parameters.count
+
     @property
     def _threads(self) -> int:
         return self._rasterizer.threads or 0

@@ -109,6 +109,10 @@ class WindowLossStruct(ctypes.Structure):
     ]
 
 
+class FeatureLossStruct(ctypes.Structure):
+    _fields_ = [("target", _float_p), ("channels", _i32), ("scale", _f32)]
+
+
 class AdamStateStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
@@ -173,6 +177,13 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         [
             *(_handle, ctypes.POINTER(ParametersStruct), ctypes.POINTER(WindowLossStruct)),
             *(ctypes.POINTER(AdamStateStruct), _float_p, ctypes.POINTER(ctypes.c_double), _i32),
+        ],
+    ),
+    "gs_view_step_features": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(FeatureLossStruct), ctypes.POINTER(AdamStateStruct), _float_p),
+            *(ctypes.POINTER(ctypes.c_double), _i32),
         ],
     ),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),

@@ -111,6 +111,46 @@ def pose_gradient(view: RasterView, target: StepTarget, loss: LossSettings) -> S
     return _run(view, target, loss, None, True, None, True)
 
 
+class FeatureOptimiser:
+    """Adam on features (N,C), C <= 16, of a map whose geometry stays; only what a view drew moves, by its own step count.
+
+    A view can be kept open and used again and again: what it projected and sorted does not depend on features.
+    """
+
+    def __init__(
+        self, features: torch.Tensor, rate: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-15
+    ) -> None:
+        self.features = features  # changed in place
+        if features.dim() != 2 or features.dtype != torch.float32 or not features.is_contiguous():
+            raise InvalidRequestError("features: expected a contiguous float32 tensor (N,C), as it is changed in place")
+        count, channels = features.shape
+        if not 1 <= channels <= MAX_FEATURES:
+            raise InvalidRequestError(f"features: has {channels} channels, one step takes 1 to {MAX_FEATURES}")
+        self.moments, self.steps = torch.zeros(count, 2, channels), torch.zeros(count)
+        self._state = native.AdamStateStruct(
+            features=features.data_ptr(),
+            feature_moments=self.moments.data_ptr(),
+            lr_features=rate,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+        )
+
+    def step(self, view: RasterView, target: torch.Tensor) -> float:
+        """One step towards a target (H,W,C), values that are NaN left out; returns the mean squared difference before."""
+        height, width = view.camera.height, view.camera.width
+        count, channels = self.features.shape
+        if view.count != count:
+            raise InvalidRequestError(f"view: is of a map with {view.count} Gaussians, the features have {count} rows")
+        target = native.checked("target", target, (height, width, channels))
+        values = max(1, height * width * channels)
+        loss = native.FeatureLossStruct(target.data_ptr(), channels, 2 / values)
+        total = ctypes.c_double()
+        view.step_features(loss, self._state, self.steps, total)
+        torch.autograd.graph.increment_version(self.features)
+        return total.value / values
+
+
 def _run(
     view: RasterView,
     target: StepTarget,

@@ -222,6 +222,13 @@ int32_t gs_view_step(View* view, const Parameters* p, const WindowLoss* loss, co
   return result == GS_OK && strangers ? GS_BAD_ARGUMENT : result;
 }
 
+int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps, double* error,
+                              int32_t threads) {
+  if (loss->channels < 1 || loss->channels > 16) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads,
+                    [&](const Kernels& k) { *error = k.step_features(*view, *loss, *state, steps, threads); });
+}
+
 int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {
   return guarded([&](const Kernels& k) { return k.residual(*residual, error, threads) ? GS_BAD_ARGUMENT : GS_OK; });
 }

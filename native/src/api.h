@@ -55,6 +55,11 @@ GS_API int32_t gs_view_backward(gs::View*, const gs::Parameters*, const float* f
 GS_API int32_t gs_view_step(gs::View*, const gs::Parameters*, const gs::WindowLoss*, const gs::AdamState*, float* pose,
                             double* error, int32_t threads);
 
+// A step of the features alone; of the state, features, feature_moments, lr_features and Adam's constants are used; steps
+// (N,) counts each row's own. `error` gets the sum of the squared differences.
+GS_API int32_t gs_view_step_features(gs::View*, const gs::FeatureLoss*, const gs::AdamState*, float* steps,
+                                     double* error, int32_t threads);
+
 // Gradients of the loss of an optimisation step; `error` gets the sum of the absolute colour errors.
 GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);
 

@@ -21,6 +21,7 @@ struct Kernels {
                    const Images&, const ImageGradients&, bool features_move_geometry, const Gradients&, int threads);
   int64_t (*step)(View&, const Parameters&, const WindowLoss&, const AdamState*, float* pose, double* error,
                   int threads);
+  double (*step_features)(View&, const FeatureLoss&, const AdamState&, float* steps, int threads);
   int64_t (*residual)(const Residual&, double* error, int threads);
   int64_t (*ssim_workspace)(const SsimL1&, int threads);
   double (*ssim_l1)(const SsimL1&, int threads);

@@ -136,6 +136,13 @@ struct WindowLoss {
   float colour_scale, depth_scale, near, near_per_m2, depth_weight, feature_weight;
 };
 
+// What features alone are compared with (see step_features): the gradient is scale (f - f*).
+struct FeatureLoss {
+  const float* target;  // (pixels, channels), NaN: left out
+  int32_t channels;     // at most 16
+  float scale;
+};
+
 // Parameters that a step moves, and their optimiser state.
 struct AdamState {
   float *means, *quats, *log_scales, *opacity_logits, *sh;  // as in Parameters
