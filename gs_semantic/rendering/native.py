@@ -116,7 +116,7 @@ class FeatureLossStruct(ctypes.Structure):
 class AdamStateStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
-        *((name, _float_p) for name in ("features", "feature_moments", "changed")),
+        *((name, _float_p) for name in ("features", "feature_moments", "changed", "moved")),
         *((f"lr_{name}", _f32) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "features")),
         *((name, _f32) for name in ("beta1", "beta2", "eps")),
     ]
@@ -177,6 +177,13 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         [
             *(_handle, ctypes.POINTER(ParametersStruct), ctypes.POINTER(WindowLossStruct)),
             *(ctypes.POINTER(AdamStateStruct), _float_p, ctypes.POINTER(ctypes.c_double), _i32),
+        ],
+    ),
+    "gs_view_step_images": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct)),
+            *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(AdamStateStruct), *[_float_p] * 3, _i32),
         ],
     ),
     "gs_view_step_features": (

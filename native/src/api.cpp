@@ -222,6 +222,17 @@ int32_t gs_view_step(View* view, const Parameters* p, const WindowLoss* loss, co
   return result == GS_OK && strangers ? GS_BAD_ARGUMENT : result;
 }
 
+int32_t gs_view_step_images(View* view, const Parameters* p, const float* features, int32_t channels,
+                            const float* background, const Images* images, const ImageGradients* image_gradients,
+                            int32_t features_move_geometry, const AdamState* state, float* pose, float* means2d_norm,
+                            float* radii, int32_t threads) {
+  if (channels < 0 || channels > 16 || p->count != view->rows) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads, [&](const Kernels& k) {
+    k.step_images(*view, *p, features, channels, background, *images, *image_gradients, features_move_geometry != 0,
+                  *state, pose, means2d_norm, radii, threads);
+  });
+}
+
 int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps, double* error,
                               int32_t threads) {
   if (loss->channels < 1 || loss->channels > 16) return GS_BAD_ARGUMENT;

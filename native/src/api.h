@@ -55,6 +55,13 @@ GS_API int32_t gs_view_backward(gs::View*, const gs::Parameters*, const float* f
 GS_API int32_t gs_view_step(gs::View*, const gs::Parameters*, const gs::WindowLoss*, const gs::AdamState*, float* pose,
                             double* error, int32_t threads);
 
+// A step from image gradients, as gs_view_backward takes them, with at most 16 channels; pose, means2d_norm and radii may
+// be null.
+GS_API int32_t gs_view_step_images(gs::View*, const gs::Parameters*, const float* features, int32_t channels,
+                                   const float* background, const gs::Images*, const gs::ImageGradients*,
+                                   int32_t features_move_geometry, const gs::AdamState*, float* pose,
+                                   float* means2d_norm, float* radii, int32_t threads);
+
 // A step of the features alone; of the state, features, feature_moments, lr_features and Adam's constants are used; steps
 // (N,) counts each row's own. `error` gets the sum of the squared differences.
 GS_API int32_t gs_view_step_features(gs::View*, const gs::FeatureLoss*, const gs::AdamState*, float* steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from raster_scenes import make_map, random_values, relative_error, small_camera
+from raster_scenes import Parameters, make_map, random_values, relative_error, small_camera
 
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.rendering import native
@@ -17,6 +17,7 @@ from gs_semantic.rendering.step import (
     StepRates,
     StepTarget,
     optimise,
+    optimise_from_gradients,
     pose_gradient,
     register_adam,
 )
@@ -252,3 +253,53 @@ def test_feature_optimiser_refuses_bad_input():
         FeatureOptimiser(torch.zeros(5, 4), 0.1).step(view, torch.zeros(CAMERA.height, CAMERA.width, 4))
     with pytest.raises(InvalidRequestError, match="target: shape"):
         FeatureOptimiser(torch.zeros(900, 4), 0.1).step(view, torch.zeros(3, 3, 4))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("channels", [0, 5])
+def test_step_from_gradients_equals_torch(dense, channels):
+    """Against autograd and Adam of torch (dense), or of the rows that were drawn."""
+    joined, rasterizer = scene(sh_count=4), CpuRasterizer()
+    joined.means[::3, 2] -= 9  # behind the camera
+    joined.touch()
+    features = "identity" if channels else None
+    names = [*ATTRIBUTES, *([features] if features else [])]
+    before = {name: joined[name].clone() for name in names}
+    values = {name: joined[name].clone().requires_grad_() for name in names}
+    rates = {name: getattr(RATES, "features" if name == "identity" else name) for name in names}
+    optimizer = torch.optim.Adam([{"params": [values[n]], "lr": rates[n]} for n in names], betas=(0.9, 0.99), eps=1e-3)
+    state = {name: [torch.zeros_like(joined[name]), torch.zeros_like(joined[name]), torch.zeros(900)] for name in names}
+    weight = torch.randn(CAMERA.height, CAMERA.width, 3, generator=torch.Generator().manual_seed(6))
+    background = torch.tensor([0.1, 0.4, 0.8])
+    for k in range(3):
+        camera = CAMERA.moved(np.array([0.0, 0.2 * k, 0.0, 0.1, 0.0, 0.0]))
+        grads = (weight, weight[..., 0], weight[..., 1], weight.repeat(1, 1, 2)[..., :5] if channels else None)
+        view = rasterizer.open(joined, camera)
+        identity = joined["identity"] if channels else None
+        rendering = view.render(identity, background=background)
+        statistics = optimise_from_gradients(
+            *(view, joined, rendering, RATES, *grads), features=features, background=background, dense=dense
+        )
+        plain = Parameters(*(values[name] for name in ATTRIBUTES))
+        opened = rasterizer.open(plain, camera)
+        known = opened.backward(
+            *(opened.render(values.get("identity"), background=background), *grads, values.get("identity")),
+            background=background,
+        )
+        assert torch.allclose(statistics.means2d_norm, known.means2d_norm, rtol=1e-2, atol=1e-3)
+        assert torch.allclose(statistics.radii, known.radii, rtol=1e-3)
+        optimizer.zero_grad()
+        image = rasterizer.render(plain, camera, values.get("identity"), background=background)
+        shown = (image.rgb, image.depth, image.alpha, image.features)
+        sum((a * b).sum() for a, b in zip(shown, grads, strict=True) if b is not None).backward()
+        if dense:
+            optimizer.step()
+        else:
+            image = torch.zeros(CAMERA.height, CAMERA.width, 1)
+            rows = torch.nonzero(rasterizer.accumulate(plain, camera, image).pixel_count > 0)[:, 0]
+            for name in names:
+                grad = values[name].grad[rows]
+                native.sparse_adam(values[name].detach(), grad, *state[name], rows, rates[name], 0.9, 0.99, 1e-3)
+    for name in names:
+        moved = values[name].detach() - before[name]
+        assert relative_error(joined[name] - before[name], moved) < 5e-3, name

@@ -167,6 +167,7 @@ inline void move_geometry(const AdamState& state, const Parameters& p, const Spl
       adam_stretch(sh + 3, s.sh_rest[i], moments + 2 * LANES, moments + 2 * LANES + rest, rest,
                    {state.beta1, state.beta2, state.lr_sh * bias.unbias[i], bias.scale[i], state.eps});
     state.changed[row / CHUNK] = 1;
+    if (state.moved) state.moved[row] = 1;
   }
 }
 
@@ -188,9 +189,51 @@ inline void move_features(const AdamState& state, int channels, float* steps, in
   }
 }
 
+// The rows that nobody moved go on with a gradient of zero.
+inline void move_others(const AdamState& state, const Parameters& p, int channels, int threads) {
+  parallel(threads, (p.count + BLOCK - 1) / BLOCK, [&](int64_t block, int) {
+    SplatGroup s;
+    std::memset(static_cast<void*>(&s), 0, sizeof s);
+    const int64_t stop = (block + 1) * BLOCK < p.count ? (block + 1) * BLOCK : p.count;
+    for (int64_t first = block * BLOCK; first < stop; first += LANES) {
+      s.lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
+      s.seen = 0;
+      for (int i = 0; i < LANES; ++i) {
+        s.row[i] = first + imin(i, s.lanes - 1);
+        if (i < s.lanes && !state.moved[s.row[i]]) s.seen |= 1u << i;
+      }
+      if (!s.seen) continue;
+      if (channels)
+        move_features(state, channels, state.rows + ROW_FEATURE_STEPS, adam_row_width(p.sh_count), s.row, s.lanes, s.seen,
+                      s.feature);
+      move_geometry(state, p, s);
+    }
+  });
+}
+
 GS_INLINE void prefetch_features(const AdamState& state, int channels, int64_t row) {
   __builtin_prefetch(state.features + row * channels, 1);
   for (int k = 0; k < 2 * channels; k += LANES) __builtin_prefetch(state.feature_moments + row * 2 * channels + k, 1);
+}
+
+// From the partials of a tile pass to moved Gaussians; also(SplatGroup) sees the gradients before.
+template <int WIDTH, class Also>
+void move_what_is_seen(View& view, const Parameters& p, const AdamState* state, int channels, float* pose, int threads,
+                       Also&& also) {
+  const int64_t width = adam_row_width(p.sh_count);
+  auto soon = [&](int64_t row) __attribute__((always_inline)) {
+    if (!state) return;
+    for (int64_t k = 0; k < width; k += LANES) __builtin_prefetch(state->rows + row * width + k, 1);
+    __builtin_prefetch(state->sh + row * 3 * p.sh_count, 1);
+    if (channels) prefetch_features(*state, channels, row);
+  };
+  project_backward<WIDTH>(view, p, false, pose, threads, soon, [&](const SplatGroup& s) {
+    also(s);
+    if (!state) return;
+    if (channels) move_features(*state, channels, state->rows + ROW_FEATURE_STEPS, width, s.row, s.lanes, s.seen, s.feature);
+    move_geometry(*state, p, s);
+  });
+  if (state && state->moved) move_others(*state, p, channels, threads);
 }
 
 // Returns the number of pixels whose slot has no code; nothing moves then. `state` may be null: nothing moves, which
@@ -216,19 +259,7 @@ int64_t step_pass(View& view, const Parameters& p, const WindowLoss& loss, const
   }
   *error = total.colour;
   if (total.strangers || (!state && !pose)) return total.strangers;
-  const int64_t width = adam_row_width(p.sh_count);
-  auto soon = [&](int64_t row) __attribute__((always_inline)) {
-    if (!state) return;
-    for (int64_t k = 0; k < width; k += LANES) __builtin_prefetch(state->rows + row * width + k, 1);
-    __builtin_prefetch(state->sh + row * 3 * p.sh_count, 1);
-    if (features) prefetch_features(*state, loss.channels, row);
-  };
-  project_backward<WIDTH>(view, p, false, pose, threads, soon, [&](const SplatGroup& s) {
-    if (!state) return;
-    if (features)
-      move_features(*state, loss.channels, state->rows + ROW_FEATURE_STEPS, width, s.row, s.lanes, s.seen, s.feature);
-    move_geometry(*state, p, s);
-  });
+  move_what_is_seen<WIDTH>(view, p, state, features ? loss.channels : 0, pose, threads, [](const SplatGroup&) {});
   return 0;
 }
 
@@ -236,6 +267,31 @@ inline int64_t step(View& view, const Parameters& p, const WindowLoss& loss, con
                     double* error, int threads) {
   if (loss.features) return step_pass<true>(view, p, loss, state, pose, error, threads);
   return step_pass<false>(view, p, loss, state, pose, error, threads);
+}
+
+// A step from the gradients of images that were rendered before; at most 16 channels. means2d_norm and radii, by visible
+// splat, may be null.
+inline void step_images(View& view, const Parameters& p, const float* features, int channels, const float* background,
+                        const Images& images, const ImageGradients& grads, bool features_move_geometry,
+                        const AdamState& state, float* pose, float* means2d_norm, float* radii, int threads) {
+  const BackwardPass pass = {features,   grads.features, channels, grads.features ? channels : 0,
+                             background, images,         grads,    features_move_geometry};
+  auto run = [&](auto with_channels) {
+    constexpr int channels = decltype(with_channels)::value, WIDTH = channels ? 2 * LANES : LANES;
+    begin_partials(view, WIDTH);
+    for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
+      TileList list(view, tile, scratch, true);
+      backward_tile<true, channels>(view, list, pass, tile, scratch);
+    });
+    move_what_is_seen<WIDTH>(view, p, &state, pass.count, pose, threads, [&](const SplatGroup& s) {
+      if (means2d_norm) store_rows(means2d_norm + s.visible, 1, s.lanes, &s.means2d_norm);
+      if (radii) store_rows(radii + s.visible, 1, s.lanes, &s.radius);
+    });
+  };
+  if (pass.count == 0) return run(Constant<0>{});
+  if (pass.count <= 4) return run(Constant<4>{});
+  if (pass.count <= 8) return run(Constant<8>{});
+  run(Constant<16>{});
 }
 
 // Features alone, geometry as it is: loss = mean of (f - f*)^2 over the pixels whose target is not NaN. Returns the sum.
