@@ -60,12 +60,11 @@ struct Color {
 
 // Buffers of one thread, reused from tile to tile.
 struct Scratch {
-  Buffer<float> fields, features;
-  Buffer<int32_t> candidates;
-  Buffer<uint32_t> row, position;
-  Buffer<uint32_t> sort_a, sort_b;
-  Buffer<uint64_t> sort_wide_a, sort_wide_b;
-  Buffer<float> sums, records;
+  Buffer<float> fields, records, features;
+  Buffer<uint16_t> masks, bucket;
+  Buffer<uint32_t> row, position, bucket_end;
+  Buffer<uint64_t> sort_a, sort_b;
+  Buffer<float> sums, walked;
   Buffer<uint8_t> drawn;
 };
 
@@ -83,15 +82,16 @@ struct View {
   Buffer<Splat> splats;
   Buffer<Rect> rects;
   Buffer<uint32_t> row;          // row in the map, by position
-  Buffer<uint32_t> first;        // the splat's first place in entry order, by position
+  Buffer<uint32_t> first;        // the splat's first place in entry order, by position; where partials are needed
+  bool has_first = false;
+  Buffer<uint8_t> owner;         // thread that projected each block
   Buffer<uint32_t> base;         // visible index of each block's first splat (blocks + 1)
   Buffer<Color> colors;          // by position
   Buffer<uint8_t> clamped;       // by position: bit k set where colour channel k was limited to 0
   Buffer<uint32_t> tile_counts;  // (threads, tiles) while binning
   Buffer<uint32_t> tile_start;   // (tiles + 1)
-  Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position, in row order
-  Buffer<uint32_t> order;        // by tile: position, front to back
-  Buffer<uint8_t> sorted;        // (tiles): order is filled
+  Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position
+  Buffer<uint32_t> sorted;       // (tiles): how many of the tile's keys, its nearest, are in their final order
   Buffer<uint8_t> touched;       // by entry: a backward or transpose pass wrote its partial
   Buffer<float> partials;        // by entry: sums of one splat over one tile
   Scratch* scratch = nullptr;    // one per thread

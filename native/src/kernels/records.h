@@ -22,7 +22,7 @@ struct Records {
 
   Records(const TileList& list, Scratch& scratch) {
     const int64_t room = list.length + LANES;
-    float* memory = scratch.records.reserve(room * (2 * LANES + 3));
+    float* memory = scratch.walked.reserve(room * (2 * LANES + 3));
     w = memory;
     s = w + room * LANES;
     x = s + room * LANES;
