@@ -1,4 +1,4 @@
-"""Measure: `map` (quality and rate of the live system), `render` (the rasteriser), `soak` (memory over time)."""
+"""Measure: `map` (quality and rate of the live system), `render` and `train` (the rasteriser), `soak` (memory over time)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ EXAMPLES = """examples:
   gs-semantic bench map --sequence sample/house --eval sample/house_eval --masks damaged --json result.json
   gs-semantic bench map --sequence sample/lounge --phase quality
   gs-semantic bench render --gaussians 200000 --mode ids
+  gs-semantic bench train --gaussians 100000 --size 320x240 --what full
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "labels", "backward")  # those of benchmarks.render
+TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     _configure_map(add("map", "live mapping over real topics: quality, rate, services"))
     _configure_render(add("render", "frames per second of the rasteriser in a furnished room"))
+    _configure_train(add("train", "training steps per second in a furnished room"))
     _configure_soak(add("soak", "memory of the mapper over a long run"))
 
 
@@ -64,6 +67,15 @@ def _configure_render(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_train(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gaussians", type=int, default=100_000, help="Gaussians in the room [100000]")
+    sub.add_argument("--what", choices=TRAIN_KINDS, default="full", help="what is trained [full]")
+    sub.add_argument("--size", default="640x480", metavar="WxH", help="image size [640x480]")
+    sub.add_argument("--steps", type=int, default=300, help="steps timed [300]")
+    sub.add_argument("--threads", type=int, help="threads [all cores]")
+    options.add_json(sub)
+
+
 def _configure_soak(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, required=True, help="sequence to loop")
     sub.add_argument("--minutes", type=float, default=30.0, help="length of the run [30]")
@@ -75,7 +87,7 @@ def _configure_soak(sub: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"map": run_map, "render": run_render, "soak": run_soak}[arguments.kind](arguments)
+    return {"map": run_map, "render": run_render, "train": run_train, "soak": run_soak}[arguments.kind](arguments)
 
 
 def run_map(arguments: argparse.Namespace) -> int:
@@ -129,6 +141,22 @@ def run_render(arguments: argparse.Namespace) -> int:
         isa=arguments.isa,
     )
     options.report(arguments, f"{arguments.mode}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
+    return 0
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.train import run_train_bench
+
+    width, height = options.size(arguments.size)
+    results = run_train_bench(
+        arguments.gaussians,
+        arguments.what,
+        width=width,
+        height=height,
+        steps=arguments.steps,
+        threads=arguments.threads,
+    )
+    options.report(arguments, f"{arguments.what}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
     return 0
 
 

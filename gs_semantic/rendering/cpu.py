@@ -6,7 +6,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -178,22 +178,10 @@ class RasterView:
         ``features`` and ``background`` as given to ``render``; with ``feature_grad_to_geometry`` false, ``grad_features``
         only reaches the features. The depth is the returned, normalised one. ``pose`` also asks for the camera's gradient.
         """
-        height, width, count = self.camera.height, self.camera.width, len(self.visible)
-        if (features is None) != (grad_features is None):
-            raise InvalidRequestError("backward: features and grad_features must be given together")
-        padded = self._features(features)
-        channels = 0 if features is None else features.shape[1]
-        shapes = ((height, width, 3), (height, width), (height, width), (height, width, channels))
-        names = ("rgb", "depth", "alpha", "features")
+        count, channels = len(self.visible), 0 if features is None else features.shape[1]
         grads = (grad_rgb, grad_depth, grad_alpha, grad_features)
-        checked_grads = [
-            None if grad is None else native.checked(f"grad_{name}", grad, shape)
-            for name, grad, shape in zip(names, grads, shapes, strict=True)
-        ]
-        images = [
-            native.checked(name, getattr(rendering, name), shape) if name != "features" or channels else None
-            for name, shape in zip(names, shapes, strict=True)
-        ]
+        images, checked_grads = self._checked(rendering, grads, features)
+        padded = self._features(features)
         checked_grads[3], images[3] = _pad_channels(checked_grads[3]), _pad_channels(images[3])
         width_padded = 0 if padded is None else padded.shape[1]
         result = VisibleGradients(
@@ -215,6 +203,48 @@ class RasterView:
         )
         return result if result.features is None else replace(result, features=result.features[:, :channels])
 
+    def _checked(
+        self, rendering: Rendering, grads: Sequence[torch.Tensor | None], features: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
+        """The images of a rendering and their gradients, as the kernels want them; both rgb, depth, alpha, features."""
+        height, width = self.camera.height, self.camera.width
+        if (features is None) != (grads[3] is None):
+            raise InvalidRequestError("backward: features and grad_features must be given together")
+        channels = 0 if features is None else features.shape[1]
+        shapes = ((height, width, 3), (height, width), (height, width), (height, width, channels))
+        names = ("rgb", "depth", "alpha", "features")
+        checked_grads = [
+            None if grad is None else native.checked(f"grad_{name}", grad, shape)
+            for name, grad, shape in zip(names, grads, shapes, strict=True)
+        ]
+        images = [
+            native.checked(name, getattr(rendering, name), shape) if name != "features" or channels else None
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+        return images, checked_grads
+
+    def step_images(
+        self,
+        state: native.AdamStateStruct,
+        rendering: Rendering,
+        grads: Sequence[torch.Tensor | None],
+        features: torch.Tensor | None,
+        features_move_geometry: bool,
+        background: torch.Tensor | None,
+        outputs: Sequence[torch.Tensor | None],
+    ) -> None:
+        """One optimisation step from image gradients; outputs: pose, means2d_norm, radii (see rendering/step.py)."""
+        images, checked_grads = self._checked(rendering, grads, features)
+        background = _background(background)
+        channels = 0 if features is None else features.shape[1]
+        native.call(
+            "gs_view_step_images",
+            *(self._handle.pointer, self._parameters.struct, native.pointer(features), channels),
+            *(native.pointer(background), native.ImagesStruct(*map(native.pointer, images))),
+            *(native.ImagesStruct(*map(native.pointer, checked_grads)), int(features_move_geometry), state),
+            *(*map(native.pointer, outputs), self._threads),
+        )
+
     def step(
         self,
         loss: native.WindowLossStruct,
@@ -225,6 +255,18 @@ class RasterView:
         """One optimisation step (see rendering/step.py, which fills the structures)."""
         arguments = (loss, state, native.pointer(pose), error, self._threads)
         native.call("gs_view_step", self._handle.pointer, self._parameters.struct, *arguments)
+
+    def step_features(
+        self, loss: native.FeatureLossStruct, state: native.AdamStateStruct, steps: torch.Tensor, error: ctypes.c_double
+    ) -> None:
+        """One optimisation step of features alone (see rendering/step.py, which fills the structures)."""
+        arguments = (loss, state, steps.data_ptr(), error, self._threads)
+        native.call("gs_view_step_features", self._handle.pointer, *arguments)
+
+    @property
+    def count(self) -> int:
+        """Gaussians of the map."""
+        return self._parameters.count
 
     @property
     def _threads(self) -> int:

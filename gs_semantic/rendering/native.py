@@ -109,12 +109,24 @@ class WindowLossStruct(ctypes.Structure):
     ]
 
 
+class FeatureLossStruct(ctypes.Structure):
+    _fields_ = [("target", _float_p), ("channels", _i32), ("scale", _f32)]
+
+
 class AdamStateStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
-        *((name, _float_p) for name in ("features", "feature_moments", "changed")),
+        *((name, _float_p) for name in ("features", "feature_moments", "changed", "moved")),
         *((f"lr_{name}", _f32) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "features")),
         *((name, _f32) for name in ("beta1", "beta2", "eps")),
+    ]
+
+
+class SsimL1Struct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("image", "target", "grad", "workspace")),
+        *((name, _i32) for name in ("height", "width", "channels")),
+        ("ssim_weight", _f32),
     ]
 
 
@@ -167,8 +179,24 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
             *(ctypes.POINTER(AdamStateStruct), _float_p, ctypes.POINTER(ctypes.c_double), _i32),
         ],
     ),
+    "gs_view_step_images": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct)),
+            *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(AdamStateStruct), *[_float_p] * 3, _i32),
+        ],
+    ),
+    "gs_view_step_features": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(FeatureLossStruct), ctypes.POINTER(AdamStateStruct), _float_p),
+            *(ctypes.POINTER(ctypes.c_double), _i32),
+        ],
+    ),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_add_votes": (_i32, [_int_p, _int_p, _int_p, _int_p, _int_p, _int_p, _i64, _i32]),
+    "gs_ssim_workspace": (_i64, [ctypes.POINTER(SsimL1Struct), _i32]),
+    "gs_ssim_l1": (_i32, [ctypes.POINTER(SsimL1Struct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_adam_step": (_i32, [ctypes.POINTER(AdamTensorStruct), _i32, _int_p, _i64, _f32, _f32, _f32, _i32]),
     "gs_census": (_i32, [_int_p, _i32, _i32, _i32, _i32, _int_p, _i32]),
     "gs_sweep_create": (_handle, []),

@@ -12,6 +12,7 @@ from gs_semantic.errors import InvalidRequestError
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.gaussians.changes import CHUNK
 from gs_semantic.rendering import native
+from gs_semantic.rendering.base import Rendering
 from gs_semantic.rendering.cpu import RasterView
 from gs_semantic.rendering.residual import LossSettings
 
@@ -86,29 +87,127 @@ def optimise(
     The loss is that of ``image_gradients``, summed over pixels; ``features`` names an attribute of up to 16 channels that
     takes part where the target has slots. Raises InvalidRequestError, moving nothing, for a slot without a code.
     """
-    changed = np.zeros(-(-len(gaussians) // CHUNK), np.uint8)
-    state = native.AdamStateStruct(changed=changed.ctypes.data)
-    moved = [gaussians[name] for name in ATTRIBUTES]
-    for name, tensor in zip(ATTRIBUTES, moved, strict=True):
-        setattr(state, name, tensor.data_ptr())
-        setattr(state, f"lr_{name}", getattr(rates, name))
-    state.rows = gaussians.state("means", "adam").data_ptr()
-    if features is not None:
-        moved.append(gaussians[features])
-        state.features, state.lr_features = moved[-1].data_ptr(), rates.features
-        state.feature_moments = gaussians.state(features, "adam").data_ptr()
-    state.beta1, state.beta2, state.eps = rates.beta1, rates.beta2, rates.eps
+    move = _Move(gaussians, rates, features)
     values = None if features is None else gaussians[features]
-    result = _run(view, target, loss, values, features_move_geometry, state, pose)
-    for tensor in moved:
-        torch.autograd.graph.increment_version(tensor)
-    gaussians.touch(torch.from_numpy(np.nonzero(changed)[0] * CHUNK))
+    result = _run(view, target, loss, values, features_move_geometry, move.state, pose)
+    move.finish()
     return result
+
+
+@dataclass(frozen=True)
+class ViewStatistics:
+    """What densification wants to know, row i for Gaussian ``view.visible[i]``, as in ``VisibleGradients``."""
+
+    means2d_norm: torch.Tensor
+    radii: torch.Tensor
+
+
+def optimise_from_gradients(
+    view: RasterView,
+    gaussians: GaussianMap,
+    rendering: Rendering,
+    rates: StepRates,
+    grad_rgb: torch.Tensor | None = None,
+    grad_depth: torch.Tensor | None = None,
+    grad_alpha: torch.Tensor | None = None,
+    grad_features: torch.Tensor | None = None,
+    *,
+    features: str | None = None,
+    features_move_geometry: bool = True,
+    background: torch.Tensor | None = None,
+    dense: bool = True,
+) -> ViewStatistics:
+    """``RasterView.backward`` and Adam in one: from gradients of a view's images to moved Gaussians, with any loss.
+
+    ``dense``: every Gaussian takes a step, as with Adam of torch; without, only those that were drawn do.
+    """
+    move = _Move(gaussians, rates, features, dense)
+    count = len(view.visible)
+    result = ViewStatistics(torch.empty(count), torch.empty(count))
+    view.step_images(
+        move.state,
+        rendering,
+        (grad_rgb, grad_depth, grad_alpha, grad_features),
+        None if features is None else gaussians[features],
+        features_move_geometry,
+        background,
+        (None, result.means2d_norm, result.radii),
+    )
+    move.finish()
+    return result
+
+
+class _Move:
+    """The parameters of a map that a step changes in place, and their state, for the native side."""
+
+    def __init__(self, gaussians: GaussianMap, rates: StepRates, features: str | None, dense: bool = False) -> None:
+        self._gaussians = gaussians
+        self._changed = np.zeros(-(-len(gaussians) // CHUNK), np.uint8)
+        self._moved = np.zeros(len(gaussians), np.uint8) if dense else None
+        self._tensors = [gaussians[name] for name in ATTRIBUTES]
+        self.state = state = native.AdamStateStruct(changed=self._changed.ctypes.data)
+        if self._moved is not None:
+            state.moved = self._moved.ctypes.data
+        for name, tensor in zip(ATTRIBUTES, self._tensors, strict=True):
+            setattr(state, name, tensor.data_ptr())
+            setattr(state, f"lr_{name}", getattr(rates, name))
+        state.rows = gaussians.state("means", "adam").data_ptr()
+        if features is not None:
+            self._tensors.append(gaussians[features])
+            state.features, state.lr_features = self._tensors[-1].data_ptr(), rates.features
+            state.feature_moments = gaussians.state(features, "adam").data_ptr()
+        state.beta1, state.beta2, state.eps = rates.beta1, rates.beta2, rates.eps
+
+    def finish(self) -> None:
+        """Note what changed."""
+        for tensor in self._tensors:
+            torch.autograd.graph.increment_version(tensor)
+        self._gaussians.touch(torch.from_numpy(np.nonzero(self._changed)[0] * CHUNK))
 
 
 def pose_gradient(view: RasterView, target: StepTarget, loss: LossSettings) -> StepResult:
     """The gradient of the loss with respect to the camera alone; nothing moves."""
     return _run(view, target, loss, None, True, None, True)
+
+
+class FeatureOptimiser:
+    """Adam on features (N,C), C <= 16, of a map whose geometry stays; only what a view drew moves, by its own step count.
+
+    A view can be kept open and used again and again: what it projected and sorted does not depend on features.
+    """
+
+    def __init__(
+        self, features: torch.Tensor, rate: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-15
+    ) -> None:
+        self.features = features  # changed in place
+        if features.dim() != 2 or features.dtype != torch.float32 or not features.is_contiguous():
+            raise InvalidRequestError("features: expected a contiguous float32 tensor (N,C), as it is changed in place")
+        count, channels = features.shape
+        if not 1 <= channels <= MAX_FEATURES:
+            raise InvalidRequestError(f"features: has {channels} channels, one step takes 1 to {MAX_FEATURES}")
+        self.moments, self.steps = torch.zeros(count, 2, channels), torch.zeros(count)
+        self._state = native.AdamStateStruct(
+            features=features.data_ptr(),
+            feature_moments=self.moments.data_ptr(),
+            lr_features=rate,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+        )
+
+    def step(self, view: RasterView, target: torch.Tensor) -> float:
+        """One step towards a target (H,W,C), values that are NaN left out; returns the mean squared difference before."""
+        height, width = view.camera.height, view.camera.width
+        count, channels = self.features.shape
+        if view.count != count:
+            raise InvalidRequestError(f"view: is of a map with {view.count} Gaussians, the features have {count} rows")
+        target = native.checked("target", target, (height, width, channels))
+        values = max(1, height * width * channels)
+        loss = native.FeatureLossStruct(target.data_ptr(), channels, 2 / values)
+        total = ctypes.c_double()
+        view.step_features(loss, self._state, self.steps, total)
+        torch.autograd.graph.increment_version(self.features)
+        return total.value / values
 
 
 def _run(

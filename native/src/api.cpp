@@ -222,8 +222,38 @@ int32_t gs_view_step(View* view, const Parameters* p, const WindowLoss* loss, co
   return result == GS_OK && strangers ? GS_BAD_ARGUMENT : result;
 }
 
+int32_t gs_view_step_images(View* view, const Parameters* p, const float* features, int32_t channels,
+                            const float* background, const Images* images, const ImageGradients* image_gradients,
+                            int32_t features_move_geometry, const AdamState* state, float* pose, float* means2d_norm,
+                            float* radii, int32_t threads) {
+  if (channels < 0 || channels > 16 || p->count != view->rows) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads, [&](const Kernels& k) {
+    k.step_images(*view, *p, features, channels, background, *images, *image_gradients, features_move_geometry != 0,
+                  *state, pose, means2d_norm, radii, threads);
+  });
+}
+
+int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps, double* error,
+                              int32_t threads) {
+  if (loss->channels < 1 || loss->channels > 16) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads,
+                    [&](const Kernels& k) { *error = k.step_features(*view, *loss, *state, steps, threads); });
+}
+
 int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {
   return guarded([&](const Kernels& k) { return k.residual(*residual, error, threads) ? GS_BAD_ARGUMENT : GS_OK; });
+}
+
+int64_t gs_ssim_workspace(const SsimL1* images, int32_t threads) {
+  return kernels() ? kernels()->ssim_workspace(*images, threads) : 0;
+}
+
+int32_t gs_ssim_l1(const SsimL1* images, double* loss, int32_t threads) {
+  if (images->height < 1 || images->width < 1 || images->channels < 1) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    *loss = k.ssim_l1(*images, threads);
+    return GS_OK;
+  });
 }
 
 int32_t gs_adam_step(const AdamTensor* tensors, int32_t tensor_count, const int64_t* rows, int64_t count, float beta1,

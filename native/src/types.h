@@ -165,14 +165,31 @@ struct WindowLoss {
   float colour_scale, depth_scale, near, near_per_m2, depth_weight, feature_weight;
 };
 
+// What features alone are compared with (see step_features): the gradient is scale (f - f*).
+struct FeatureLoss {
+  const float* target;  // (pixels, channels), NaN: left out
+  int32_t channels;     // at most 16
+  float scale;
+};
+
 // Parameters that a step moves, and their optimiser state.
 struct AdamState {
   float *means, *quats, *log_scales, *opacity_logits, *sh;  // as in Parameters
   float* rows;                                              // (N, 32 + 6 (sh_count - 1)), see kernels/step.h
   float *features, *feature_moments;                        // (N, channels), (N, 2, channels)
   uint8_t* changed;                                         // (chunks of CHUNK rows): set where a row moved
+  uint8_t* moved;  // (N,) zeros: all rows move, those not in view with a gradient of zero; null: only what is drawn
   float lr_means, lr_quats, lr_log_scales, lr_opacity_logits, lr_sh, lr_features;
   float beta1, beta2, eps;
+};
+
+// An image against its target (see kernels/ssim.h), (height, width, channels) each.
+struct SsimL1 {
+  const float *image, *target;
+  float* grad;
+  float* workspace;  // gs_ssim_workspace floats
+  int32_t height, width, channels;
+  float ssim_weight;
 };
 
 // One tensor of an Adam step (see gs_adam_step).

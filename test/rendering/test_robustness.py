@@ -276,7 +276,7 @@ def test_missing_library_names_the_build_command(monkeypatch, tmp_path):
 
 
 def test_unknown_back_end():
-    with pytest.raises(InvalidRequestError, match="expected auto, cpu or reference"):
+    with pytest.raises(InvalidRequestError, match="expected auto, cpu, cuda or reference"):
         create_rasterizer("gpu")
 
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from raster_scenes import make_map, random_values, relative_error, small_camera
+from raster_scenes import Parameters, make_map, random_values, relative_error, small_camera
 
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.rendering import native
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.rendering.residual import LossSettings, image_gradients
-from gs_semantic.rendering.step import ATTRIBUTES, StepRates, StepTarget, optimise, pose_gradient, register_adam
+from gs_semantic.rendering.step import (
+    ATTRIBUTES,
+    FeatureOptimiser,
+    StepRates,
+    StepTarget,
+    optimise,
+    optimise_from_gradients,
+    pose_gradient,
+    register_adam,
+)
 
 CAMERA = small_camera()
 LOSS = LossSettings(0.05, 0.04, 0.2, 0.02, 2.0, 3.0)
@@ -211,3 +220,101 @@ def test_step_on_an_empty_map():
     gaussians.keep(torch.zeros(len(gaussians), dtype=torch.bool))
     result = optimise(CpuRasterizer().open(gaussians, CAMERA), gaussians, target(), LOSS, RATES, features="identity")
     assert result.colour_error == pytest.approx(float(target().rgb.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_feature_step_equals_torch(channels):
+    """Geometry stays: gradients by autograd through the rasteriser, Adam by torch on what was drawn each time."""
+    gaussians = scene()
+    cameras = [CAMERA, CAMERA.moved(np.array([0.0, 0.1, 0.0, 0.2, 0.0, 0.0]))]
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(900, channels, generator=generator)
+    targets = [torch.randn(CAMERA.height, CAMERA.width, channels, generator=generator) for _ in cameras]
+    targets[0][5:9, 3:7] = float("nan")
+    optimiser = FeatureOptimiser(start.clone(), 0.02, eps=1e-6)
+    rasterizer = CpuRasterizer()
+    views = [rasterizer.open(gaussians, camera) for camera in cameras]
+    expected, state = start.clone(), [torch.zeros(900, channels), torch.zeros(900, channels), torch.zeros(900)]
+    for k in range(6):
+        loss = optimiser.step(views[k % 2], targets[k % 2])
+        features = expected.clone().requires_grad_()
+        image = rasterizer.render(gaussians, cameras[k % 2], features).features
+        error = (image - targets[k % 2]).nan_to_num(0).square().mean()
+        error.backward()
+        assert loss == pytest.approx(error.item(), rel=1e-4)
+        drawn = rasterizer.accumulate(gaussians, cameras[k % 2], targets[0][..., :1].nan_to_num()).pixel_count > 0
+        rows = torch.nonzero(drawn)[:, 0]
+        native.sparse_adam(expected, features.grad[rows], *state, rows, 0.02, eps=1e-6)
+    assert relative_error(optimiser.features - start, expected - start) < 2e-3
+    assert torch.equal(optimiser.steps, state[2])
+
+
+def test_feature_steps_reach_a_target_that_features_can_show():
+    gaussians, rasterizer = scene(), CpuRasterizer()
+    wanted = torch.randn(900, 8, generator=torch.Generator().manual_seed(3))
+    target = rasterizer.render(gaussians, CAMERA, wanted).features
+    optimiser, view = FeatureOptimiser(torch.zeros(900, 8), 0.05), rasterizer.open(gaussians, CAMERA)
+    losses = [optimiser.step(view, target) for _ in range(150)]
+    assert losses[-1] < 0.01 * losses[0]
+
+
+def test_feature_optimiser_refuses_bad_input():
+    with pytest.raises(InvalidRequestError, match="17 channels, one step takes 1 to 16"):
+        FeatureOptimiser(torch.zeros(5, 17), 0.1)
+    with pytest.raises(InvalidRequestError, match="contiguous float32"):
+        FeatureOptimiser(torch.zeros(4, 5).T, 0.1)
+    view = CpuRasterizer().open(scene(), CAMERA)
+    with pytest.raises(InvalidRequestError, match="900 Gaussians, the features have 5 rows"):
+        FeatureOptimiser(torch.zeros(5, 4), 0.1).step(view, torch.zeros(CAMERA.height, CAMERA.width, 4))
+    with pytest.raises(InvalidRequestError, match="target: shape"):
+        FeatureOptimiser(torch.zeros(900, 4), 0.1).step(view, torch.zeros(3, 3, 4))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("channels", [0, 5])
+def test_step_from_gradients_equals_torch(dense, channels):
+    """Against autograd and Adam of torch (dense), or of the rows that were drawn."""
+    joined, rasterizer = scene(sh_count=4), CpuRasterizer()
+    joined.means[::3, 2] -= 9  # behind the camera
+    joined.touch()
+    features = "identity" if channels else None
+    names = [*ATTRIBUTES, *([features] if features else [])]
+    before = {name: joined[name].clone() for name in names}
+    values = {name: joined[name].clone().requires_grad_() for name in names}
+    rates = {name: getattr(RATES, "features" if name == "identity" else name) for name in names}
+    optimizer = torch.optim.Adam([{"params": [values[n]], "lr": rates[n]} for n in names], betas=(0.9, 0.99), eps=1e-3)
+    state = {name: [torch.zeros_like(joined[name]), torch.zeros_like(joined[name]), torch.zeros(900)] for name in names}
+    weight = torch.randn(CAMERA.height, CAMERA.width, 3, generator=torch.Generator().manual_seed(6))
+    background = torch.tensor([0.1, 0.4, 0.8])
+    for k in range(3):
+        camera = CAMERA.moved(np.array([0.0, 0.2 * k, 0.0, 0.1, 0.0, 0.0]))
+        grads = (weight, weight[..., 0], weight[..., 1], weight.repeat(1, 1, 2)[..., :5] if channels else None)
+        view = rasterizer.open(joined, camera)
+        identity = joined["identity"] if channels else None
+        rendering = view.render(identity, background=background)
+        statistics = optimise_from_gradients(
+            *(view, joined, rendering, RATES, *grads), features=features, background=background, dense=dense
+        )
+        plain = Parameters(*(values[name] for name in ATTRIBUTES))
+        opened = rasterizer.open(plain, camera)
+        known = opened.backward(
+            *(opened.render(values.get("identity"), background=background), *grads, values.get("identity")),
+            background=background,
+        )
+        assert torch.allclose(statistics.means2d_norm, known.means2d_norm, rtol=1e-2, atol=1e-3)
+        assert torch.allclose(statistics.radii, known.radii, rtol=1e-3)
+        optimizer.zero_grad()
+        image = rasterizer.render(plain, camera, values.get("identity"), background=background)
+        shown = (image.rgb, image.depth, image.alpha, image.features)
+        sum((a * b).sum() for a, b in zip(shown, grads, strict=True) if b is not None).backward()
+        if dense:
+            optimizer.step()
+        else:
+            image = torch.zeros(CAMERA.height, CAMERA.width, 1)
+            rows = torch.nonzero(rasterizer.accumulate(plain, camera, image).pixel_count > 0)[:, 0]
+            for name in names:
+                grad = values[name].grad[rows]
+                native.sparse_adam(values[name].detach(), grad, *state[name], rows, rates[name], 0.9, 0.99, 1e-3)
+    for name in names:
+        moved = values[name].detach() - before[name]
+        assert relative_error(joined[name] - before[name], moved) < 5e-3, name

@@ -28,6 +28,7 @@ struct BackwardPass {
   const float* features;      // of this pass
   const float* feature_grad;  // null: none asked for
   int64_t stride;             // channels of all passes
+  int count;                  // channels of this pass, at most those that it is compiled for
   const float* background;
   Images images;
   ImageGradients grads;
@@ -63,7 +64,7 @@ GS_INLINE void load_gradients(const BackwardPass& pass, const PixelBlock& block,
     }
   }
   if (channels) {
-    load_pixels(pass.feature_grad, pass.stride, channels, width, block, g.feature_rows);
+    load_pixels(pass.feature_grad, pass.stride, pass.count, width, block, g.feature_rows);
     prefetch_next_pixels(pass.feature_grad, pass.stride, width, block);
     if (pass.features_move_geometry) {
       for (int p = 0; p < LANES; ++p) g.feature[p] = load(g.feature_rows[p]);
@@ -108,7 +109,7 @@ struct TileSums {
 template <bool color, int channels>
 void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t tile, Scratch& scratch) {
   const bool features_move_geometry = channels && pass.features_move_geometry;
-  if (features_move_geometry) list.carry_features(pass.features, channels, pass.stride);
+  if (features_move_geometry) list.carry_features(pass.features, pass.count, pass.stride);
   const TileSums out(list, scratch, channels ? 2 * LANES : LANES);
   Records records(list, scratch);
   const Vec alpha_max = set(view.settings.alpha_max);
@@ -369,7 +370,7 @@ void backward_pass(View& view, const Parameters& p, const BackwardPass& pass, bo
   auto store_features = [&](int64_t visible, Vec values) __attribute__((always_inline)) {
     alignas(64) float t[LANES];
     store(t, values);
-    std::memcpy(feature_gradients + visible * pass.stride, t, channels * sizeof(float));
+    std::memcpy(feature_gradients + visible * pass.stride, t, pass.count * sizeof(float));
   };
   if (last)
     return project_backward<WIDTH>(
@@ -398,7 +399,7 @@ inline void backward(View& view, const Parameters& p, const float* features, int
   bool first = true;
   do {
     const int left = channels - done, n = left >= 16 ? 16 : left >= 8 ? 8 : left >= 4 ? 4 : 0;
-    const BackwardPass pass = {features + done, grads.features + done, channels, background, images,
+    const BackwardPass pass = {features + done, grads.features + done, channels, n, background, images,
                                grads,           features_move_geometry};
     auto run = [&](auto with_color) {
       constexpr bool color = decltype(with_color)::value;

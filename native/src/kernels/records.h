@@ -143,6 +143,18 @@ GS_INLINE void add_splat_sums(Records& records, const PixelBlock& block, const f
   }
 }
 
+// rows[p] = sum_i w_i(p) feature_i: a pixel's channels in a row.
+GS_INLINE void blend_features(const TileList& list, const Records& records, float (*rows)[LANES]) {
+  Vec f[LANES];
+  GS_UNROLL for (int p = 0; p < LANES; ++p) f[p] = zero();
+  for (int i = 0; i < records.count; ++i) {
+    const Vec value = load(list.features + static_cast<int64_t>(records.splat[i]) * PASS);
+    const float* w = records.w + i * LANES;
+    GS_UNROLL for (int p = 0; p < LANES; ++p) f[p] = fma(set(w[p]), value, f[p]);
+  }
+  GS_UNROLL for (int p = 0; p < LANES; ++p) store(rows[p], f[p]);
+}
+
 // sums[k] += sum_p w[p] rows[p], 16 channels at once.
 GS_INLINE void add_feature_sums(const Records& records, const float (*rows)[LANES], float* sums, int64_t sums_stride) {
   Vec g[LANES];

@@ -49,14 +49,7 @@ GS_INLINE float compare_colour(const WindowLoss& loss, const PixelBlock& block, 
 // Features of a block from its records, against the codes of its slots.
 GS_INLINE int64_t compare_features(const WindowLoss& loss, const TileList& list, const Records& records,
                                    const PixelBlock& block, int64_t width, BlockGradients& g) {
-  Vec f[LANES];  // a pixel's channels in the lanes
-  GS_UNROLL for (int p = 0; p < LANES; ++p) f[p] = zero();
-  for (int i = 0; i < records.count; ++i) {
-    const Vec value = load(list.features + static_cast<int64_t>(records.splat[i]) * PASS);
-    const float* w = records.w + i * LANES;
-    GS_UNROLL for (int p = 0; p < LANES; ++p) f[p] = fma(set(w[p]), value, f[p]);
-  }
-  GS_UNROLL for (int p = 0; p < LANES; ++p) store(g.feature_rows[p], f[p]);
+  blend_features(list, records, g.feature_rows);
   int64_t strangers = 0;
   const Vec weight = set(loss.feature_weight);
   for (int p = 0; p < LANES; ++p) {
@@ -176,24 +169,73 @@ inline void move_geometry(const AdamState& state, const Parameters& p, const Spl
       adam_stretch(sh + 3, s.sh_rest[i], moments + 2 * LANES, moments + 2 * LANES + rest, rest,
                    {state.beta1, state.beta2, state.lr_sh * bias.unbias[i], bias.scale[i], state.eps});
     state.changed[row / CHUNK] = 1;
+    if (state.moved) state.moved[row] = 1;
   }
 }
 
-// feature_moments: (N, 2, channels).
-inline void move_features(const AdamState& state, int channels, int64_t width, const SplatGroup& s) {
-  alignas(64) float t[LANES];
-  for (int i = 0; i < LANES; ++i) t[i] = state.rows[s.row[i] * width + ROW_FEATURE_STEPS] + 1.f;
+// Up to 16 rows of features down their gradients g; feature_moments is (N, 2, channels).
+inline void move_features(const AdamState& state, int channels, float* steps, int64_t steps_stride, const int64_t* row,
+                          int lanes, uint32_t seen, const Vec* g) {
+  alignas(64) float t[LANES] = {};
+  for (int i = 0; i < lanes; ++i) t[i] = steps[row[i] * steps_stride] + 1.f;
   const BiasCorrections bias(state, load(t));
-  for (int i = 0; i < s.lanes; ++i) {
-    if (!(s.seen >> i & 1)) continue;
-    float *x = state.features + s.row[i] * channels, *moments = state.feature_moments + s.row[i] * 2 * channels;
+  for (int i = 0; i < lanes; ++i) {
+    if (!(seen >> i & 1)) continue;
+    float *x = state.features + row[i] * channels, *moments = state.feature_moments + row[i] * 2 * channels;
     Vec m = load_first(moments, channels), v = load_first(moments + channels, channels);
-    const Vec step = adam_direction(state, bias.unbias[i], bias.scale[i], s.feature[i], m, v);
+    const Vec step = adam_direction(state, bias.unbias[i], bias.scale[i], g[i], m, v);
     store_first(moments, m, channels);
     store_first(moments + channels, v, channels);
     store_first(x, load_first(x, channels) - set(state.lr_features) * step, channels);
-    state.rows[s.row[i] * width + ROW_FEATURE_STEPS] = t[i];
+    steps[row[i] * steps_stride] = t[i];
   }
+}
+
+// The rows that nobody moved go on with a gradient of zero.
+inline void move_others(const AdamState& state, const Parameters& p, int channels, int threads) {
+  parallel(threads, (p.count + BLOCK - 1) / BLOCK, [&](int64_t block, int) {
+    SplatGroup s;
+    std::memset(static_cast<void*>(&s), 0, sizeof s);
+    const int64_t stop = (block + 1) * BLOCK < p.count ? (block + 1) * BLOCK : p.count;
+    for (int64_t first = block * BLOCK; first < stop; first += LANES) {
+      s.lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
+      s.seen = 0;
+      for (int i = 0; i < LANES; ++i) {
+        s.row[i] = first + imin(i, s.lanes - 1);
+        if (i < s.lanes && !state.moved[s.row[i]]) s.seen |= 1u << i;
+      }
+      if (!s.seen) continue;
+      if (channels)
+        move_features(state, channels, state.rows + ROW_FEATURE_STEPS, adam_row_width(p.sh_count), s.row, s.lanes, s.seen,
+                      s.feature);
+      move_geometry(state, p, s);
+    }
+  });
+}
+
+GS_INLINE void prefetch_features(const AdamState& state, int channels, int64_t row) {
+  __builtin_prefetch(state.features + row * channels, 1);
+  for (int k = 0; k < 2 * channels; k += LANES) __builtin_prefetch(state.feature_moments + row * 2 * channels + k, 1);
+}
+
+// From the partials of a tile pass to moved Gaussians; also(SplatGroup) sees the gradients before.
+template <int WIDTH, class Also>
+void move_what_is_seen(View& view, const Parameters& p, const AdamState* state, int channels, float* pose, int threads,
+                       Also&& also) {
+  const int64_t width = adam_row_width(p.sh_count);
+  auto soon = [&](int64_t row) __attribute__((always_inline)) {
+    if (!state) return;
+    for (int64_t k = 0; k < width; k += LANES) __builtin_prefetch(state->rows + row * width + k, 1);
+    __builtin_prefetch(state->sh + row * 3 * p.sh_count, 1);
+    if (channels) prefetch_features(*state, channels, row);
+  };
+  project_backward<WIDTH>(view, p, false, pose, threads, soon, [&](const SplatGroup& s) {
+    also(s);
+    if (!state) return;
+    if (channels) move_features(*state, channels, state->rows + ROW_FEATURE_STEPS, width, s.row, s.lanes, s.seen, s.feature);
+    move_geometry(*state, p, s);
+  });
+  if (state && state->moved) move_others(*state, p, channels, threads);
 }
 
 // Returns the number of pixels whose slot has no code; nothing moves then. `state` may be null: nothing moves, which
@@ -219,21 +261,7 @@ int64_t step_pass(View& view, const Parameters& p, const WindowLoss& loss, const
   }
   *error = total.colour;
   if (total.strangers || (!state && !pose)) return total.strangers;
-  const int64_t width = adam_row_width(p.sh_count);
-  auto soon = [&](int64_t row) __attribute__((always_inline)) {
-    if (!state) return;
-    for (int64_t k = 0; k < width; k += LANES) __builtin_prefetch(state->rows + row * width + k, 1);
-    __builtin_prefetch(state->sh + row * 3 * p.sh_count, 1);
-    if (!features) return;
-    __builtin_prefetch(state->features + row * loss.channels, 1);
-    for (int k = 0; k < 2 * loss.channels; k += LANES)
-      __builtin_prefetch(state->feature_moments + row * 2 * loss.channels + k, 1);
-  };
-  project_backward<WIDTH>(view, p, false, pose, threads, soon, [&](const SplatGroup& s) {
-    if (!state) return;
-    if (features) move_features(*state, loss.channels, width, s);
-    move_geometry(*state, p, s);
-  });
+  move_what_is_seen<WIDTH>(view, p, state, features ? loss.channels : 0, pose, threads, [](const SplatGroup&) {});
   return 0;
 }
 
@@ -241,6 +269,90 @@ inline int64_t step(View& view, const Parameters& p, const WindowLoss& loss, con
                     double* error, int threads) {
   if (loss.features) return step_pass<true>(view, p, loss, state, pose, error, threads);
   return step_pass<false>(view, p, loss, state, pose, error, threads);
+}
+
+// A step from the gradients of images that were rendered before; at most 16 channels. means2d_norm and radii, by visible
+// splat, may be null.
+inline void step_images(View& view, const Parameters& p, const float* features, int channels, const float* background,
+                        const Images& images, const ImageGradients& grads, bool features_move_geometry,
+                        const AdamState& state, float* pose, float* means2d_norm, float* radii, int threads) {
+  const BackwardPass pass = {features,   grads.features, channels, grads.features ? channels : 0,
+                             background, images,         grads,    features_move_geometry};
+  auto run = [&](auto with_channels) {
+    constexpr int channels = decltype(with_channels)::value, WIDTH = channels ? 2 * LANES : LANES;
+    begin_partials(view, WIDTH);
+    for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
+      TileList list(view, tile, scratch, true);
+      backward_tile<true, channels>(view, list, pass, tile, scratch);
+    });
+    move_what_is_seen<WIDTH>(view, p, &state, pass.count, pose, threads, [&](const SplatGroup& s) {
+      if (means2d_norm) store_rows(means2d_norm + s.visible, 1, s.lanes, &s.means2d_norm);
+      if (radii) store_rows(radii + s.visible, 1, s.lanes, &s.radius);
+    });
+  };
+  if (pass.count == 0) return run(Constant<0>{});
+  if (pass.count <= 4) return run(Constant<4>{});
+  if (pass.count <= 8) return run(Constant<8>{});
+  run(Constant<16>{});
+}
+
+// Features alone, geometry as it is: loss = mean of (f - f*)^2 over the pixels whose target is not NaN. Returns the sum.
+inline double step_features(View& view, const FeatureLoss& loss, const AdamState& state, float* steps, int threads) {
+  const int64_t width = view.camera.width, tiles = static_cast<int64_t>(view.tiles_x) * view.tiles_y;
+  const int channels = loss.channels;
+  Buffer<double> errors;
+  errors.reserve(tiles);
+  begin_partials(view, LANES);
+  for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
+    TileList list(view, tile, scratch, false);
+    list.carry_features(state.features, channels, channels);
+    const TileSums out(list, scratch, LANES);
+    Records records(list, scratch);
+    double total = 0.0;
+    for_each_block(view, list, [&](const PixelBlock& block) {
+      record(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
+      alignas(64) float rows[LANES][LANES];
+      blend_features(list, records, rows);
+      Vec squares = zero();
+      for (int p = 0; p < LANES; ++p) {
+        const int r = p / 4, c = p % 4;
+        if (r >= block.height || c >= block.width) {
+          store(rows[p], zero());
+          continue;
+        }
+        const Vec target = load_first(loss.target + ((block.y + r) * width + block.x + c) * channels, channels);
+        const Vec e = keep(ge(target, target), load(rows[p]) - target);
+        squares = fma(e, e, squares);
+        store(rows[p], set(loss.scale) * e);
+      }
+      total += sum(squares);
+      out.mark(records);
+      add_feature_sums(records, rows, out.sums, out.width);
+    });
+    out.flush(view, list, tile);
+    errors[tile] = total;
+  });
+  parallel(threads, view.blocks, [&](int64_t block, int) {
+    const int64_t begin = block * BLOCK, stop = begin + view.base[block + 1] - view.base[block];
+    for (int64_t first = begin; first < stop; first += LANES) {
+      const int lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
+      for (int64_t i = first + 2 * LANES; i < first + 3 * LANES && i < stop; ++i) {
+        prefetch_features(state, channels, view.row[i]);
+        __builtin_prefetch(steps + view.row[i], 1);
+      }
+      Vec g[LANES];
+      int64_t row[LANES];
+      uint32_t seen = 0;
+      for (int i = 0; i < lanes; ++i) {
+        row[i] = view.row[first + i];
+        seen |= static_cast<uint32_t>(sum_partials<LANES>(view, first + i, g + i)) << i;
+      }
+      move_features(state, channels, steps, 1, row, lanes, seen, g);
+    }
+  });
+  double total = 0.0;
+  for (int64_t tile = 0; tile < tiles; ++tile) total += errors[tile];
+  return total;
 }
 
 }  // namespace GS_ISA
