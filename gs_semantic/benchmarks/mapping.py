@@ -90,6 +90,7 @@ class MapBench:
     depth_noise: bool = False
     pose_noise: bool = False
     skip_every: int = WITHHOLD_EVERY  # only without an evaluation sequence
+    use_depth: bool = True  # false: colour and poses only
     parameters: dict[str, Any] = field(default_factory=dict)
     keep_map: Path | None = None
     progress: Progress = silent
@@ -119,7 +120,8 @@ class MapBench:
         """Start arguments of mapper and replay."""
         switches = {"depth_noise": str(self.depth_noise).lower(), "pose_noise": str(self.pose_noise).lower()}
         recording = {"sequence": self.sequence, "masks": self.masks, "seed": self.seed, "skip_every": self.withhold}
-        return {**recording, **switches, "rate_hz": rate_hz, **more}
+        sensor = {} if self.use_depth else {"sensor": "mono", "send_depth": "false"}
+        return {**recording, **switches, **sensor, "rate_hz": rate_hz, **more}
 
     # --- phases -----------------------------------------------------------------------------------------------------
 

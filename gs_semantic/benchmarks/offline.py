@@ -104,10 +104,14 @@ def map_sequence(
     indices: Iterable[int],
     damage: Damage | None,
     progress: Callable[[int], object] = lambda index: None,
+    use_depth: bool = True,
 ) -> int:
-    """Feed frames of a sequence, with damaged masks or (``damage`` None) without any; returns the keyframes taken."""
-    if not sequence.has_depth:
-        raise InvalidInputError(f"{sequence.folder}: has no depth; mapping needs depth")
+    """Feed frames of a sequence, with damaged masks or (``damage`` None) without any; returns the keyframes taken.
+
+    Without recorded depth, or with ``use_depth`` false, the mapper finds depth by matching the frames.
+    """
+    if not sequence.has_depth and not shown.mapper.config.match:
+        raise InvalidInputError(f"{sequence.folder}: has no depth; mapping needs depth, or match=true")
     keyframes = 0
     for index in indices:
         frame = sequence[index]
@@ -116,6 +120,9 @@ def map_sequence(
         elif frame.instances is not None:
             instances, masks = damage.apply(frame.instances, frame.masks, index)
             frame = replace(frame, instances=instances, masks=masks)
+        if not use_depth:
+            frame = replace(frame, depth=None)
         keyframes += sum(event.keyframe for event in shown.add(frame))
         progress(index)
+    shown.mapper.finish()  # the last keyframe that waited to be matched
     return keyframes

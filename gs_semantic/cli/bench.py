@@ -1,5 +1,5 @@
-"""Measure: `map` (quality and rate of the live system), `render` (the rasteriser), `soak` (memory over time),
-`faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks)."""
+"""Measure: `map` (quality and rate of the live system), `render` and `train` (the rasteriser), `soak` (memory over time),
+`budget`, `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ EXAMPLES = """examples:
   gs-semantic bench map --sequence sample/house --eval sample/house_eval --masks damaged --json result.json
   gs-semantic bench map --sequence sample/lounge --phase quality
   gs-semantic bench render --gaussians 200000 --mode ids
+  gs-semantic bench train --gaussians 100000 --size 320x240 --what full
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "labels", "backward")  # those of benchmarks.render
+TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     _configure_map(add("map", "live mapping over real topics: quality, rate, services"))
     _configure_render(add("render", "frames per second of the rasteriser in a furnished room"))
+    _configure_train(add("train", "training steps per second in a furnished room"))
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
@@ -51,6 +54,7 @@ def _configure_map(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--skip-every", type=int, default=8, metavar="K", help="withhold each K-th frame if no --eval [8]")
     options.add_masks(sub)
     options.add_noise(sub)
+    options.add_no_depth(sub)
     sub.add_argument("--phase", choices=("quality", "rate", "both"), default="both", help="what is measured [both]")
     sub.add_argument("--services", action="store_true", help="also time list_objects and get_object while mapping")
     sub.add_argument("--seconds", type=float, default=60.0, help="length of the rate runs [60]")
@@ -79,6 +83,15 @@ def _configure_budget(sub: argparse.ArgumentParser) -> None:
     options.add_masks(sub)
     sub.add_argument("--keep", type=Path, metavar="FOLDER", help="keep logs of the run there")
     options.add_params(sub)
+    options.add_json(sub)
+
+
+def _configure_train(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gaussians", type=int, default=100_000, help="Gaussians in the room [100000]")
+    sub.add_argument("--what", choices=TRAIN_KINDS, default="full", help="what is trained [full]")
+    sub.add_argument("--size", default="640x480", metavar="WxH", help="image size [640x480]")
+    sub.add_argument("--steps", type=int, default=300, help="steps timed [300]")
+    sub.add_argument("--threads", type=int, help="threads [all cores]")
     options.add_json(sub)
 
 
@@ -118,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     runs = {
         "map": run_map,
         "render": run_render,
+        "train": run_train,
         "soak": run_soak,
         "budget": run_budget,
         "faults": run_faults,
@@ -145,6 +159,7 @@ def run_map(arguments: argparse.Namespace) -> int:
             depth_noise=arguments.depth_noise,
             pose_noise=arguments.pose_noise,
             skip_every=arguments.skip_every,
+            use_depth=not arguments.no_depth,
             parameters=options.live_params(arguments),
             progress=progress,
         )
@@ -197,6 +212,22 @@ def run_budget(arguments: argparse.Namespace) -> int:
             advance,
         )
     options.report(arguments, f"{arguments.minutes:g} minutes of {arguments.sequence} within budgets", results)
+    return 0
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.train import run_train_bench
+
+    width, height = options.size(arguments.size)
+    results = run_train_bench(
+        arguments.gaussians,
+        arguments.what,
+        width=width,
+        height=height,
+        steps=arguments.steps,
+        threads=arguments.threads,
+    )
+    options.report(arguments, f"{arguments.what}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
     return 0
 
 

@@ -11,7 +11,8 @@ from gs_semantic.cli import options
 EXAMPLES = """examples:
   gs-semantic map sample/house house_map
   gs-semantic map sample/house house_map --masks damaged --seed 3 --param seed_min_size_m=0.02
-  gs-semantic map sample/lounge lounge_map --skip-every 8 --json lounge.json"""
+  gs-semantic map sample/lounge lounge_map --skip-every 8 --json lounge.json
+  gs-semantic map sample/house house_map --no-depth --refine 500"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.add_masks(parser, default="perfect")
     options.add_noise(parser)
     parser.add_argument("--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]")
+    options.add_no_depth(parser)
     parser.add_argument("--skip-every", type=int, default=0, metavar="K", help="withhold every K-th frame [0: none]")
     parser.add_argument("--refine", type=int, default=0, metavar="N", help="further optimisation steps at the end [0]")
     options.add_params(parser)
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     indices = [i for i in range(len(sequence)) if not withheld(i, arguments.skip_every)]
     started = time.perf_counter()
     with options.progress_bar("mapping", len(indices)) as advance:
-        keyframes = map_sequence(shown, sequence, indices, options.damage_of(arguments), advance)
+        keyframes = map_sequence(shown, sequence, indices, options.damage_of(arguments), advance, not arguments.no_depth)
     with options.progress_bar("refining", arguments.refine) as advance:
         shown.refine(arguments.refine, advance)
     seconds = time.perf_counter() - started

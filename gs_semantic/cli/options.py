@@ -34,6 +34,12 @@ def add_noise(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pose-noise", action="store_true", help="noise of 1 cm and 0.5 degrees on the poses")
 
 
+def add_no_depth(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-depth", action="store_true", help="withhold recorded depth: colour and poses only, depth is found by matching"
+    )
+
+
 def add_params(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--param",

@@ -55,6 +55,13 @@ class Camera:
         """The same camera at another pose."""
         return replace(self, T_world_camera=T_world_camera)
 
+    def moved(self, twist: np.ndarray) -> Camera:
+        """The camera with ``T_camera_world' = exp(twist) T_camera_world``; twist (6,): rotation rad, translation m.
+
+        Both are in the camera frame (see ``se3_exp``).
+        """
+        return self.at(self.T_world_camera @ se3_exp(-np.asarray(twist, dtype=np.float64)))
+
     def resized(self, width: int, height: int) -> Camera:
         """The same view at another resolution (pixel centres stay at integers)."""
         sx, sy = width / self.width, height / self.height
@@ -74,3 +81,21 @@ class Camera:
         z = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan).astype(np.float32)
         local = np.stack([(u - self.cx) / self.fx * z, (v - self.cy) / self.fy * z, z], axis=-1)
         return (local @ self.T_world_camera[:3, :3].T + self.T_world_camera[:3, 3]).astype(np.float32)
+
+
+def se3_exp(twist: np.ndarray) -> np.ndarray:
+    """Rigid motion (4,4) of a twist (6,): rotation vector (rad), translation (m), (Rodrigues' formula)."""
+    rotation, translation = np.asarray(twist[:3], np.float64), np.asarray(twist[3:], np.float64)
+    angle = float(np.linalg.norm(rotation))
+    x, y, z = rotation
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    # sin a / a, (1 - cos a) / a^2 and (a - sin a) / a^3; their series where the quotients lose their digits
+    if angle < 1e-4:
+        first, second, third = 1 - angle**2 / 6, 0.5 - angle**2 / 24, 1 / 6 - angle**2 / 120
+    else:
+        first, second = np.sin(angle) / angle, (1 - np.cos(angle)) / angle**2
+        third = (1 - first) / angle**2
+    motion = np.eye(4)
+    motion[:3, :3] += first * cross + second * cross @ cross
+    motion[:3, 3] = (np.eye(3) + second * cross + third * cross @ cross) @ translation
+    return motion

@@ -24,6 +24,20 @@ class MapperConfig:
     keyframe_interval_s: float = _p(2.0, "a keyframe at the latest after this time", 0.0, 3600.0)
     keyframe_queue: int = _p(2, "keyframes that may wait for integration; older waiting ones are dropped", 1, 100)
     max_keyframes: int = _p(160, "keyframes kept for optimisation; the most redundant is dropped", 2, 10000)
+    refine_poses: bool = _p(True, "realign keyframes with one another when the given poses are found to be noisy")
+    # depth of frames that come without
+    match: bool = _p(True, "find the depth of keyframes that come without by matching them with others")
+    match_width_px: int = _p(320, "matching is done at about this image width", 80, 4096)
+    match_planes: int = _p(96, "depths tried per pixel at most", 48, 256)
+    match_near_m: float = _p(0.5, "nearest depth that is looked for", 0.01, 100.0)
+    match_sources: int = _p(3, "other keyframes that one is compared with", 1, 16)
+    match_memory: int = _p(10, "recent keyframes to choose these from", 2, 10000)
+    match_margin: float = _p(2.0, "a depth is kept when the next best one is worse by this (cost per path)", 0.0, 100.0)
+    match_cost: int = _p(20, "a depth is kept up to this matching cost (0 .. 64)", 1, 64)
+    match_tolerance_per_m2: float = _p(
+        0.015, "depth_tolerance_per_m2 where the depth comes from matching", 0.0, 0.5
+    )
+    match_tolerance: float = _p(0.03, "relative difference up to which two keyframes confirm each other", 0.001, 0.5)
     # seeding
     max_gaussians: int = _p(600_000, "upper bound of the number of Gaussians", 1000, 20_000_000)
     seed_min_size_m: float = _p(0.012, "seeds are not spaced closer than this", 0.001, 1.0)
@@ -67,7 +81,7 @@ class MapperConfig:
     identity_weight: float = _p(3.0, "weight of the identity loss against the colour loss", 0.0, 100.0)
     identity_moves_geometry: bool = _p(True, "let the identity loss move Gaussians, which sharpens object borders")
     identity_every: int = _p(3, "every so many steps of a keyframe is one with identity", 1, 1000)
-    identity_dims: int = _p(16, "channels of the identity feature", 4, 64)
+    identity_dims: int = _p(16, "channels of the identity feature", 4, 16)
     # pruning
     prune_opacity: float = _p(0.02, "Gaussians fainter than this are removed", 0.0, 1.0)
     prune_scale_m: float = _p(0.5, "Gaussians larger than this are removed", 0.01, 100.0)

@@ -15,14 +15,13 @@ MAX_RENAMES = 64  # renames remembered before every keyframe is brought up to da
 
 @dataclass(frozen=True)
 class View:
-    """What one optimisation step compares with: a window of a keyframe. rgb float32 (h, w, 3) 0..1; depth float32 (h, w)
-    m, 0 = none; slots int64 (h, w), object of each pixel, 0 = unlabelled; ignored bool (h, w), colour does not count."""
+    """What one optimisation step compares with: a window of a keyframe. rgb float32 (h, w, 3) 0..1, NaN = does not count;
+    depth float32 (h, w) m, 0 = none; slots int64 (h, w), object of each pixel, 0 = unlabelled."""
 
     camera: Camera
     rgb: torch.Tensor
     depth: torch.Tensor | None
     slots: torch.Tensor | None
-    ignored: torch.Tensor | None = None
 
 
 @dataclass
@@ -46,8 +45,10 @@ class Keyframe:
         part = np.s_[top : top + height, left : left + width]
         depth = None if self.depth_mm is None else torch.from_numpy(self.depth_mm[part] * np.float32(1e-3))
         slots = None if self.slots is None else torch.from_numpy(self.slots[part].astype(np.int64))
-        ignored = None if self.ignored is None else torch.from_numpy(self.ignored[part])
-        return View(camera, torch.from_numpy(self.rgb[part] * np.float32(1 / 255)), depth, slots, ignored)
+        rgb = self.rgb[part] * np.float32(1 / 255)
+        if self.ignored is not None:
+            rgb[self.ignored[part]] = np.nan
+        return View(camera, torch.from_numpy(rgb), depth, slots)
 
 
 def make_keyframe(index: int, frame: Frame, slots: np.ndarray | None, config: MapperConfig) -> Keyframe:
@@ -75,11 +76,12 @@ def moved(a: Camera, b: Camera) -> tuple[float, float]:
 class KeyframeStore:
     """The keyframes kept for optimisation, at most ``config.max_keyframes``; beyond, the most redundant one goes."""
 
-    def __init__(self, config: MapperConfig) -> None:
+    def __init__(self, config: MapperConfig, first: int = 0) -> None:
+        """Keyframes are numbered from ``first``."""
         self.config = config
         self.frames: list[Keyframe] = []
         self._last: dict[str, tuple[Camera, int]] = {}  # by camera frame: several cameras may feed one map
-        self._count = 0
+        self._first = self._count = first
         self._renames: list[np.ndarray] = []  # applied to a keyframe when it is drawn: most never are in between
         self._random = np.random.default_rng(config.seed)
 
@@ -88,8 +90,8 @@ class KeyframeStore:
 
     @property
     def count(self) -> int:
-        """Keyframes ever taken."""
-        return self._count
+        """Keyframes taken since the start."""
+        return self._count - self._first
 
     def wanted(self, frame: Frame) -> bool:
         """Has the camera moved, turned or waited enough since the last keyframe?"""
@@ -118,6 +120,13 @@ class KeyframeStore:
 
     def drop_most_redundant(self) -> None:
         self.frames.pop(self._most_redundant())
+
+    def move(self, moves: dict[int, np.ndarray]) -> None:
+        """Move keyframes by rigid motions (4x4, world)."""
+        for keyframe in self.frames:
+            motion = moves.get(keyframe.index)
+            if motion is not None:
+                keyframe.camera = keyframe.camera.at(motion @ keyframe.camera.T_world_camera)
 
     def rename(self, table: np.ndarray) -> None:
         """Objects were merged or forgotten: slot s is now ``table[s]``."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gs_semantic.gaussians import GaussianMap
+from gs_semantic.rendering import native
 
 SLOTS = 4
 
@@ -28,23 +29,16 @@ def add_votes(gaussians: GaussianMap, rows: np.ndarray, objects: np.ndarray, wei
     An object that is not in the table yet takes the weakest entry, whose weight is first lowered by the new vote and
     replaced only when it is used up: frequent objects stay, passing errors do not accumulate.
     """
-    ids = gaussians["vote_object"].numpy()
-    support = gaussians["vote_weight"].numpy()
-    table, weight = ids[rows], support[rows]
-    hit = table == objects[:, None]
-    known = hit.any(1)
-    line = np.arange(len(rows))
-    weight[hit] += weights[known]  # rows hit exactly once
-    new = ~known
-    weakest = weight[new].argmin(1)
-    at = line[new]
-    left = weight[at, weakest] - weights[new]
-    replace = left < 0
-    table[at[replace], weakest[replace]] = objects[new][replace]
-    weight[at, weakest] = np.where(replace, np.maximum(weights[new], 0), left)
-    ids[rows], support[rows] = table, weight
-    gaussians["object"].numpy()[rows] = leaders(table, weight)
-    gaussians.touch(torch.from_numpy(rows), core=False)
+    chosen = torch.from_numpy(rows)
+    native.add_votes(
+        gaussians["vote_object"],
+        gaussians["vote_weight"],
+        gaussians["object"],
+        chosen,
+        torch.from_numpy(objects.astype(np.int32, copy=False)),
+        torch.from_numpy(weights),
+    )
+    gaussians.touch(chosen, core=False)
 
 
 def leaders(table: np.ndarray, weight: np.ndarray) -> np.ndarray:

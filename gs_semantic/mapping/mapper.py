@@ -6,21 +6,25 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, Frame, GaussianMap, MaskInfo
+from gs_semantic.gaussians.anchors import move_with_keyframes
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.association import Associator, Evidence, OverlapAssociator
 from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.mapping.depth_noise import smooth_depth
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.keyframes import KeyframeStore, make_keyframe, usable_depth
 from gs_semantic.mapping.lifting import add_votes, grow_labels, register_votes, relabel_votes
 from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
+from gs_semantic.mapping.pose_refinement import PoseRefiner
 from gs_semantic.mapping.seeding import Seeds, make_seeds
+from gs_semantic.mapping.stereo import Matched, StereoDepth
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
@@ -75,8 +79,12 @@ class Mapper:
         self.gaussians, self.objects = gaussians, objects
         register_votes(gaussians)
         self.optimiser = WindowOptimiser(gaussians, self.rasterizer, self.config)
-        self.keyframes = KeyframeStore(self.config)
+        owner = gaussians["keyframe"]
+        first = int(owner.max()) + 1 if len(owner) else 0  # keyframes of an earlier run are not ours to move
+        self.keyframes = KeyframeStore(self.config, first)
+        self.poses = PoseRefiner()
         self.associator: Associator = self._make_associator()
+        self.stereo = StereoDepth(self.config, self.rasterizer.threads)
         self._queue: deque[_Waiting] = deque()
         self._work: Iterator[None] | None = None
         self._events = Events()
@@ -126,6 +134,9 @@ class Mapper:
         """Do all pending work."""
         while self.pending:
             self.step(None)
+        if self.stereo.waiting:
+            self._work = self._integrate_matched(self.stereo.flush())
+            self.finish()
 
     def _enqueue(self, frame: Frame) -> None:
         if len(self._queue) >= self.config.keyframe_queue:
@@ -137,7 +148,10 @@ class Mapper:
     def _advance(self) -> None:
         if self._work is None and self._planned is None and self._queue:
             waiting = self._queue.popleft()
-            self._work = self._integrate(waiting.index, waiting.frame)
+            if waiting.frame.depth is None and self.config.match:
+                self._work = self._integrate_matched(self.stereo.add(waiting.index, waiting.frame))
+            else:
+                self._work = self._integrate(waiting.index, waiting.frame)
         if self._work is not None:
             if next(self._work, "done") == "done":
                 self._work = None
@@ -177,7 +191,18 @@ class Mapper:
 
     # --- integration of a keyframe ----------------------------------------------------------------------------------
 
-    def _integrate(self, index: int, frame: Frame) -> Iterator[None]:
+    def _integrate_matched(self, matching: Iterator[Matched]) -> Iterator[None]:
+        """Keyframes without depth, as soon as theirs is found."""
+        while True:
+            with self._timed("match"):
+                matched = next(matching, None)
+            yield
+            if matched is None:
+                return
+            yield from self._integrate(matched.index, matched.frame, self.config.match_tolerance_per_m2)
+
+    def _integrate(self, index: int, frame: Frame, tolerance_per_m2: float | None = None) -> Iterator[None]:
+        """``tolerance_per_m2``: how inexact the depth is, if not as the configuration says of the sensor."""
         labels = infos = None
         if frame.instances is not None:
             labels, infos = self._masks(frame)
@@ -185,8 +210,15 @@ class Mapper:
         if depth is None:
             self._events.warnings.append("frame without depth: labels and colours are used, nothing is seeded")
         else:
+            if tolerance_per_m2 is None:  # measured
+                depth = smooth_depth(depth)
+                frame = replace(frame, depth=depth)
+                if self.config.refine_poses:
+                    with self._timed("align"):
+                        frame = self._refine_pose(index, frame, depth)
+                    yield
             with self._timed("seed"):
-                self._seed(index, frame, depth, labels)
+                self._seed(index, frame, depth, labels, tolerance_per_m2)
             yield
         slots = None
         if labels is not None and infos is not None:
@@ -204,6 +236,22 @@ class Mapper:
         self._step = 0  # the first step after a keyframe is one with identity
         if self.config.steps_per_keyframe == 0:
             self._finish_keyframe()
+
+    def _refine_pose(self, index: int, frame: Frame, depth: np.ndarray) -> Frame:
+        """The frame where it belongs; older keyframes move with what they made."""
+        known_noisy = self.poses.noisy
+        refined = self.poses.add(index, frame.camera, frame.rgb, depth, self.keyframes.frames)
+        if self.poses.noisy and not known_noisy:
+            metres, radians = self.poses.noise
+            self._events.warnings.append(
+                f"the given poses disagree with the images by about {metres * 1e3:.0f} mm and "
+                f"{np.degrees(radians):.2f} deg: keyframes are realigned (refine_poses)"
+            )
+        if refined.moves:
+            self.keyframes.move(refined.moves)
+            rows = move_with_keyframes(self.gaussians, refined.moves)
+            self._dirty |= {int(slot) for slot in np.unique(self.gaussians["object"].numpy()[rows]) if slot}
+        return replace(frame, camera=frame.camera.at(refined.T_world_camera))
 
     def _masks(self, frame: Frame) -> tuple[np.ndarray, list[MaskInfo]]:
         """Dense mask numbers 1..M in an int32 image (0 = unlabelled), and what is known of each."""
@@ -226,7 +274,14 @@ class Mapper:
                 infos.append(info)
         return table[dense].reshape(image.shape), infos
 
-    def _seed(self, index: int, frame: Frame, depth: np.ndarray, labels: np.ndarray | None) -> None:
+    def _seed(
+        self,
+        index: int,
+        frame: Frame,
+        depth: np.ndarray,
+        labels: np.ndarray | None,
+        tolerance_per_m2: float | None = None,
+    ) -> None:
         """Compare the map with the frame; remove what floats in front, replace what is too coarse, fill what is missing."""
         config, gaussians = self.config, self.gaussians
         measured = depth > 0
@@ -236,9 +291,11 @@ class Mapper:
             view = self.rasterizer.open(gaussians, frame.camera)
             rendering = view.render()
             rendered, alpha = rendering.depth.numpy(), rendering.alpha.numpy()
-            tolerance = config.depth_tolerance_m + config.depth_tolerance_per_m2 * depth**2
+            per_m2 = config.depth_tolerance_per_m2 if tolerance_per_m2 is None else tolerance_per_m2
+            tolerance = config.depth_tolerance_m + per_m2 * depth**2
             wanted &= (alpha < COVERED_ALPHA) | (rendered > depth + tolerance)
-            wanted &= cv2.boxFilter(wanted.astype(np.float32), -1, (3, 3), normalize=False) > 3.5  # no lone pixels
+            around, least = ((3, 3), 3.5) if tolerance_per_m2 is None else ((7, 7), 20)  # matched depth has rough edges
+            wanted &= cv2.boxFilter(wanted.astype(np.float32), -1, around, normalize=False) > least  # no lone pixels
             floating = measured & (alpha >= COVERED_ALPHA) & (rendered < depth - 2 * tolerance)
             # row + 1 of the Gaussian that shows most at each pixel, 0 = none
             top = view.render_ids(torch.arange(1, len(gaussians) + 1, dtype=torch.int32)).ids.numpy()
@@ -253,7 +310,8 @@ class Mapper:
                 hit[doomed + 1] = True
                 replaced = hit[top] & measured
                 wanted |= replaced
-                votes = (top - 1, gaussians["vote_object"].numpy().copy(), gaussians["vote_weight"].numpy().copy())
+                parent = np.where(replaced, top - 1, -1)  # what newly appears in front of a surface is none of its kind
+                votes = (parent, gaussians["vote_object"].numpy().copy(), gaussians["vote_weight"].numpy().copy())
                 gaussians.remove(torch.from_numpy(doomed))
         room = config.max_gaussians - len(gaussians)
         if not wanted.any() or room <= 0:
@@ -270,8 +328,8 @@ class Mapper:
     def _add(self, index: int, seeds: Seeds, votes: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> None:
         rows: dict[str, np.ndarray] = {**seeds.rows, "keyframe": np.full(len(seeds), index, np.int32)}
         if votes is not None:
-            top, vote_object, vote_weight = votes
-            parent = top[np.floor(seeds.pixel[:, 1]).astype(int), np.floor(seeds.pixel[:, 0]).astype(int)]
+            parents, vote_object, vote_weight = votes
+            parent = parents[np.floor(seeds.pixel[:, 1]).astype(int), np.floor(seeds.pixel[:, 0]).astype(int)]
             inherited = parent >= 0
             rows["vote_object"] = np.where(inherited[:, None], vote_object[parent], 0)
             # half: the parent mixed what the children tell apart

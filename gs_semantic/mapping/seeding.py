@@ -15,6 +15,7 @@ from gs_semantic.gaussians import Camera
 from gs_semantic.gaussians.gaussian_map import SH_C0
 from gs_semantic.mapping.config import MapperConfig
 
+CUT = 8  # px: largest block; images are worked on in blocks of this size
 MAX_SLANT = 4.0  # steepest depth gradient followed, in units of the pixel footprint (about 76 degrees)
 THICKNESS = 0.15  # thickness of a disc relative to its smaller half axis
 
@@ -93,11 +94,23 @@ def _steps(w: np.ndarray, tolerance: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return step, grad
 
 
-def _blocks(image: np.ndarray, reduce: np.ufunc) -> np.ndarray:
-    """Reduce 2x2 blocks: (H, W, ...) -> (H/2, W/2, ...)."""
-    return reduce(
-        reduce(image[0::2, 0::2], image[1::2, 0::2]), reduce(image[0::2, 1::2], image[1::2, 1::2])
-    )
+def _cut(image: np.ndarray, at: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Chosen 8x8 blocks of an image: (H, W, ...) -> (B, 8, 8, ...)."""
+    height, width = image.shape[:2]
+    blocks = image.reshape(height // CUT, CUT, width // CUT, CUT, *image.shape[2:])
+    return blocks[at[0], :, at[1]]
+
+
+def _cells_with_any(mask: np.ndarray) -> np.ndarray:
+    """Which 8x8 blocks of a bool image (H, W) have any: (H/8, W/8)."""
+    height, width = mask.shape
+    return np.logical_or.reduce(mask.reshape(height // CUT, CUT, width // CUT, CUT), axis=(1, 3))
+
+
+def _halve(blocks: np.ndarray, reduce: np.ufunc) -> np.ndarray:
+    """Reduce 2x2 cells: (B, h, w, ...) -> (B, h/2, w/2, ...)."""
+    rows = reduce(blocks[:, 0::2], blocks[:, 1::2])
+    return reduce(rows[:, :, 0::2], rows[:, :, 1::2])
 
 
 def _distance_to_border(local: Surface, labels: np.ndarray | None) -> np.ndarray:
@@ -115,11 +128,11 @@ def _distance_to_border(local: Surface, labels: np.ndarray | None) -> np.ndarray
     return cv2.distanceTransform(inside, cv2.DIST_L2, 3)
 
 
-def _broken(local: Surface, size: int) -> np.ndarray:
-    """Blocks of ``size`` px whose surface breaks between their halves."""
-    height, width = local.inverse.shape
-    columns = local.step_x[:, size // 2 - 1 :: size].reshape(height // size, size, width // size).any(1)
-    rows = local.step_y[size // 2 - 1 :: size].reshape(height // size, width // size, size).any(2)
+def _broken(step_x: np.ndarray, step_y: np.ndarray, size: int) -> np.ndarray:
+    """Cells of ``size`` px whose surface breaks between their halves; steps as (B, 8, 8)."""
+    count = CUT // size
+    columns = step_x[:, :, size // 2 - 1 :: size].reshape(-1, count, size, count).any(2)
+    rows = step_y[:, size // 2 - 1 :: size].reshape(-1, count, count, size).any(3)
     return np.logical_or(columns, rows)
 
 
@@ -133,7 +146,7 @@ def make_seeds(
 ) -> Seeds:
     """Discs for the pixels in ``wanted`` (H, W) bool that have depth. rgb uint8, depth float32 m, labels int32 (H, W)."""
     height, width = depth.shape
-    pad_y, pad_x = -height % 8, -width % 8
+    pad_y, pad_x = -height % CUT, -width % CUT
     if pad_y or pad_x:
         rgb = np.pad(rgb, ((0, pad_y), (0, pad_x), (0, 0)), mode="edge")
         depth = np.pad(depth, ((0, pad_y), (0, pad_x)))
@@ -141,9 +154,15 @@ def make_seeds(
         labels = None if labels is None else np.pad(labels, ((0, pad_y), (0, pad_x)))
     valid = wanted & (depth > 0)
     local = surface(depth)
+    border = _distance_to_border(local, labels)
+    # most keyframes show little that is new: only blocks with something wanted are looked at
+    at = np.nonzero(_cells_with_any(valid))
+    rgb, depth, valid, room = (_cut(image, at) for image in (rgb, depth, valid, border))
+    step_x, step_y = _cut(local.step_x, at), _cut(local.step_y, at)
+    geometry = [_cut(image, at)[..., None] for image in (local.inverse, local.grad_x, local.grad_y)]
+    labels = None if labels is None else _cut(labels, at)
 
-    room = _distance_to_border(local, labels)
-    mean = np.dstack([local.inverse, local.grad_x, local.grad_y, room <= 1, rgb.astype(np.float32) / 255.0])
+    mean = np.concatenate([*geometry, (room <= 1)[..., None], rgb.astype(np.float32) / 255.0], axis=3)
     mean[~valid] = 0
     count = valid.astype(np.float32)
     depths = (depth > 0).astype(np.float32)
@@ -152,17 +171,17 @@ def make_seeds(
     label_low = label_high = labels
     pixel_size = 1.0 / max(camera.fx, camera.fy)
 
-    levels = []  # (size, sums (h,w,7), counts (h,w), may be one block (h,w))
+    levels = []  # (size, sums (B,h,w,7), counts (B,h,w), may be one seed (B,h,w))
     size = 1
     levels.append((1, mean, count, valid))
     while size < config.seed_max_block_px:
         size *= 2
-        mean = _blocks(mean, np.add)
-        count = _blocks(count, np.add)
-        depths = _blocks(depths, np.add)
-        low, high = _blocks(low, np.minimum), _blocks(high, np.maximum)
-        smooth = _blocks(smooth, np.logical_and) & ~_broken(local, size)
-        room = _blocks(room, np.minimum)
+        mean = _halve(mean, np.add)
+        count = _halve(count, np.add)
+        depths = _halve(depths, np.add)
+        low, high = _halve(low, np.minimum), _halve(high, np.maximum)
+        smooth = _halve(smooth, np.logical_and) & ~_broken(step_x, step_y, size)
+        room = _halve(room, np.minimum)
         # blocks below the smallest spacing are merged whatever they show
         with np.errstate(divide="ignore", invalid="ignore"):
             spacing = 0.5 * size * pixel_size * count / mean[..., 0]
@@ -170,7 +189,7 @@ def make_seeds(
         tolerance = int(config.seed_colour_tolerance * 255)
         even = (high.astype(np.int16) - low).max(-1) <= tolerance if size > config.seed_detail_px else count > 0
         if label_low is not None and label_high is not None:
-            label_low, label_high = _blocks(label_low, np.minimum), _blocks(label_high, np.maximum)
+            label_low, label_high = _halve(label_low, np.minimum), _halve(label_high, np.maximum)
             even &= label_low == label_high
         filled = (count >= 0.6 * depths) & (depths >= 0.25 * size * size)  # sensors leave holes: they are covered, too
         mergeable = filled & smooth & (even | tiny) & (room >= config.seed_border_margin * size)
@@ -180,12 +199,14 @@ def make_seeds(
     taken = np.zeros(levels[-1][2].shape, dtype=bool)
     for size, sums, counts, mergeable in reversed(levels):
         emit = mergeable & ~taken & (counts > 0)
-        y, x = np.nonzero(emit)
+        block, y, x = np.nonzero(emit)
         if len(y):
-            parts.append((x, y, np.full(len(x), size, np.float32), sums[y, x] / counts[y, x][:, None]))
+            stats = sums[block, y, x] / counts[block, y, x][:, None]
+            x, y = x + at[1][block] * (CUT // size), y + at[0][block] * (CUT // size)
+            parts.append((x, y, np.full(len(x), size, np.float32), stats))
         taken |= emit
         if size > 1:
-            taken = taken.repeat(2, axis=0).repeat(2, axis=1)
+            taken = taken.repeat(2, axis=1).repeat(2, axis=2)
     if not parts:
         empty = np.zeros((0, 3), np.float32)
         return Seeds(empty, np.zeros((0, 4), np.float32), empty, empty[:, 0], empty[:, None], empty[:, :2], empty[:, 0])

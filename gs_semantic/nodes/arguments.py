@@ -22,7 +22,7 @@ from gs_semantic.share import share_path
 
 NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
 MAPPER, REPLAY, SEGMENTER = "mapper", "replay", "segmenter"
-SENSORS = ("rgbd", "structured_light", "tof")
+SENSORS = ("rgbd", "structured_light", "tof", "mono")
 MODES = ("realtime", "quality")
 PER_CAMERA = ("color", "depth", "instance")  # first words of the topics that each camera has
 TOPIC = "topic"  # the masks come from somebody else
@@ -137,6 +137,14 @@ RECORDING = (
         parameters=((REPLAY, "masks"),),
     ),
     Argument("seed", "0", "Seed of mask damage and noise.", kind=int, parameters=((REPLAY, "seed"),)),
+    Argument(
+        "send_depth",
+        "true",
+        "Send the recorded depth; false: colour and poses only.",
+        ("true", "false"),
+        bool,
+        ((REPLAY, "send_depth"),),
+    ),
     _flag("depth_noise", "Add noise of 1.5 mm x z^2 and 5 % holes to the depth.", (REPLAY, "depth_noise")),
     _flag("pose_noise", "Add noise of 1 cm and 0.5 degrees to the poses.", (REPLAY, "pose_noise")),
     Argument("start_frame", "0", "First frame.", kind=int, parameters=((REPLAY, "start_frame"),)),
@@ -159,7 +167,7 @@ SEGMENT_ARGUMENTS = (
         "Also start the replay of this recorded sequence; empty: a robot's topics are listened to.",
         parameters=((REPLAY, "sequence"),),
     ),
-    Argument("sensor", "rgbd", "Depth sensor: chooses config/sensor/<sensor>.yaml.", SENSORS),
+    Argument("sensor", "rgbd", "Depth sensor (mono: none): chooses config/sensor/<sensor>.yaml.", SENSORS),
     Argument("mode", "realtime", "Budgets: chooses config/mode/<mode>.yaml.", MODES),
     Argument(
         "device",

@@ -51,7 +51,9 @@ class NodeParameters:
     depth_registered: bool = parameter(
         False, "depth shows the same pixels as colour, whatever its frame_id and camera_info say"
     )
-    use_depth: bool = parameter(True, "a frame needs depth; without it no Gaussians are seeded")
+    use_depth: bool = parameter(
+        True, "a frame needs depth; false: no depth topic is listened to, depth is found by matching keyframes"
+    )
     input_qos: str = parameter("best_effort", "reliability requested of inputs", choices=("best_effort", "reliable"))
     sync_slop_s: float = parameter(0.0, "stamps of one frame may differ by this; 0: exactly equal", 0.0, 1.0, live=True)
     sync_wait_s: float = parameter(

@@ -64,6 +64,7 @@ class ReplayParameters:
     seed: int = parameter(0, "seed of mask damage and noise", 0, 2**31 - 1)
     depth_noise: bool = parameter(False, "add noise of 1.5 mm x z^2 and 5 % holes to the depth")
     pose_noise: bool = parameter(False, "add noise of 1 cm and 0.5 degrees to the poses")
+    send_depth: bool = parameter(True, "send the recorded depth; false: colour and poses only")
     depth_encoding: str = parameter("16UC1", "depth images in mm (16UC1) or m (32FC1)", choices=("16UC1", "32FC1"))
     pose_source: str = parameter("tf", "how poses are sent", choices=("tf", "odom", "pose"))
     global_frame: str = parameter("map", "frame of the poses")
@@ -205,7 +206,7 @@ class ReplayNode(Node):
         frame = self.sequence[index]
         header = conversions.make_header(0, self.parameters.camera_frame)
         depth = instance = masks = None
-        if frame.depth is not None:
+        if frame.depth is not None and self.parameters.send_depth:
             pixels = np.where(np.isfinite(frame.depth), frame.depth, 0)
             if self.parameters.depth_encoding == "16UC1":
                 millimetres = np.round(pixels * 1000)

@@ -1,4 +1,4 @@
-"""Rasterisers: one interface (base.py), a readable reference in PyTorch and a fast native one."""
+"""Rasterisers: one interface (base.py), a readable reference in PyTorch, a fast native one, and gsplat on CUDA."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
 def create_rasterizer(
     name: str = "auto", settings: RasterSettings | None = None, threads: int | None = None
 ) -> Rasterizer:
-    """The back end "cpu" or "reference"; "auto" is cpu, or reference with a warning where the library is missing.
+    """The back end "cpu", "cuda" or "reference"; "auto" is cpu, or reference with a warning where the library is missing.
 
-    ``threads`` counts for cpu only. Raises InvalidRequestError for another name, NativeLibraryError if cpu is asked for
-    and its library is missing.
+    ``threads`` counts for cpu only. Raises InvalidRequestError for another name or without a CUDA device,
+    NativeLibraryError if cpu is asked for and its library is missing, MissingExtraError if cuda is and gsplat is missing.
     """
     from gs_semantic.rendering import native
 
@@ -46,8 +46,12 @@ def create_rasterizer(
         from gs_semantic.rendering.cpu import CpuRasterizer
 
         return CpuRasterizer(settings, threads)
+    if name == "cuda":
+        from gs_semantic.rendering.cuda import CudaRasterizer
+
+        return CudaRasterizer(settings)
     if name == "reference":
         from gs_semantic.rendering.reference import ReferenceRasterizer
 
         return ReferenceRasterizer(settings)
-    raise InvalidRequestError(f"rasterizer '{name}': expected auto, cpu or reference")
+    raise InvalidRequestError(f"rasterizer '{name}': expected auto, cpu, cuda or reference")

@@ -83,8 +83,13 @@ class Rasterizer(Protocol):
         *,
         background: torch.Tensor | None = None,
         feature_grad_to_geometry: bool = True,
+        T_camera_world: torch.Tensor | None = None,
     ) -> Rendering:
-        """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable."""
+        """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable.
+
+        ``T_camera_world`` (4,4) takes the place of the camera's own pose, and is differentiable too: as a rigid motion,
+        so its gradient is right for every way of making it from parameters, but only along rigid motions.
+        """
         ...
 
     def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:

@@ -6,9 +6,10 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 
 from gs_semantic.errors import InvalidRequestError
@@ -25,6 +26,10 @@ class VisibleGradients:
 
     means (V,3), quats (V,4), log_scales (V,3), opacity_logits (V,), sh (V,K,3), features (V,C) or None.
     means2d_norm (V,): length of the gradient with respect to the projected centre, per pixel; radii (V,): pixels.
+
+    pose (6,) or None: with respect to the twist (rotation rad, translation m) of a rigid motion in the camera frame that
+    is put after the world-to-camera transform, ``T_camera_world' = exp(twist) T_camera_world`` at twist = 0. So a step
+    down the gradient is ``camera.moved(-rate * pose)``.
     """
 
     means: torch.Tensor
@@ -35,6 +40,7 @@ class VisibleGradients:
     features: torch.Tensor | None
     means2d_norm: torch.Tensor
     radii: torch.Tensor
+    pose: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -165,28 +171,17 @@ class RasterView:
         feature_grad_to_geometry: bool = True,
         *,
         background: torch.Tensor | None = None,
+        pose: bool = False,
     ) -> VisibleGradients:
         """Gradients of a rendering that this view returned, given those of its images (same shapes; None is zero).
 
         ``features`` and ``background`` as given to ``render``; with ``feature_grad_to_geometry`` false, ``grad_features``
-        only reaches the features. The depth is the returned, normalised one.
+        only reaches the features. The depth is the returned, normalised one. ``pose`` also asks for the camera's gradient.
         """
-        height, width, count = self.camera.height, self.camera.width, len(self.visible)
-        if (features is None) != (grad_features is None):
-            raise InvalidRequestError("backward: features and grad_features must be given together")
-        padded = self._features(features)
-        channels = 0 if features is None else features.shape[1]
-        shapes = ((height, width, 3), (height, width), (height, width), (height, width, channels))
-        names = ("rgb", "depth", "alpha", "features")
+        count, channels = len(self.visible), 0 if features is None else features.shape[1]
         grads = (grad_rgb, grad_depth, grad_alpha, grad_features)
-        checked_grads = [
-            None if grad is None else native.checked(f"grad_{name}", grad, shape)
-            for name, grad, shape in zip(names, grads, shapes, strict=True)
-        ]
-        images = [
-            native.checked(name, getattr(rendering, name), shape) if name != "features" or channels else None
-            for name, shape in zip(names, shapes, strict=True)
-        ]
+        images, checked_grads = self._checked(rendering, grads, features)
+        padded = self._features(features)
         checked_grads[3], images[3] = _pad_channels(checked_grads[3]), _pad_channels(images[3])
         width_padded = 0 if padded is None else padded.shape[1]
         result = VisibleGradients(
@@ -195,6 +190,7 @@ class RasterView:
             features=None if padded is None else torch.empty(count, width_padded),
             means2d_norm=torch.empty(count),
             radii=torch.empty(count),
+            pose=torch.empty(6) if pose else None,
         )
         background = _background(background)
         native.call(
@@ -206,6 +202,71 @@ class RasterView:
             self._threads,
         )
         return result if result.features is None else replace(result, features=result.features[:, :channels])
+
+    def _checked(
+        self, rendering: Rendering, grads: Sequence[torch.Tensor | None], features: torch.Tensor | None
+    ) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
+        """The images of a rendering and their gradients, as the kernels want them; both rgb, depth, alpha, features."""
+        height, width = self.camera.height, self.camera.width
+        if (features is None) != (grads[3] is None):
+            raise InvalidRequestError("backward: features and grad_features must be given together")
+        channels = 0 if features is None else features.shape[1]
+        shapes = ((height, width, 3), (height, width), (height, width), (height, width, channels))
+        names = ("rgb", "depth", "alpha", "features")
+        checked_grads = [
+            None if grad is None else native.checked(f"grad_{name}", grad, shape)
+            for name, grad, shape in zip(names, grads, shapes, strict=True)
+        ]
+        images = [
+            native.checked(name, getattr(rendering, name), shape) if name != "features" or channels else None
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+        return images, checked_grads
+
+    def step_images(
+        self,
+        state: native.AdamStateStruct,
+        rendering: Rendering,
+        grads: Sequence[torch.Tensor | None],
+        features: torch.Tensor | None,
+        features_move_geometry: bool,
+        background: torch.Tensor | None,
+        outputs: Sequence[torch.Tensor | None],
+    ) -> None:
+        """One optimisation step from image gradients; outputs: pose, means2d_norm, radii (see rendering/step.py)."""
+        images, checked_grads = self._checked(rendering, grads, features)
+        background = _background(background)
+        channels = 0 if features is None else features.shape[1]
+        native.call(
+            "gs_view_step_images",
+            *(self._handle.pointer, self._parameters.struct, native.pointer(features), channels),
+            *(native.pointer(background), native.ImagesStruct(*map(native.pointer, images))),
+            *(native.ImagesStruct(*map(native.pointer, checked_grads)), int(features_move_geometry), state),
+            *(*map(native.pointer, outputs), self._threads),
+        )
+
+    def step(
+        self,
+        loss: native.WindowLossStruct,
+        state: native.AdamStateStruct | None,
+        pose: torch.Tensor | None,
+        error: ctypes.c_double,
+    ) -> None:
+        """One optimisation step (see rendering/step.py, which fills the structures)."""
+        arguments = (loss, state, native.pointer(pose), error, self._threads)
+        native.call("gs_view_step", self._handle.pointer, self._parameters.struct, *arguments)
+
+    def step_features(
+        self, loss: native.FeatureLossStruct, state: native.AdamStateStruct, steps: torch.Tensor, error: ctypes.c_double
+    ) -> None:
+        """One optimisation step of features alone (see rendering/step.py, which fills the structures)."""
+        arguments = (loss, state, steps.data_ptr(), error, self._threads)
+        native.call("gs_view_step_features", self._handle.pointer, *arguments)
+
+    @property
+    def count(self) -> int:
+        """Gaussians of the map."""
+        return self._parameters.count
 
     @property
     def _threads(self) -> int:
@@ -250,14 +311,16 @@ class CpuRasterizer:
         *,
         background: torch.Tensor | None = None,
         feature_grad_to_geometry: bool = True,
+        T_camera_world: torch.Tensor | None = None,
     ) -> Rendering:
-        """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable."""
+        """As ``Rasterizer.render``; differentiable."""
+        if T_camera_world is not None:
+            camera = _camera_at(camera, T_camera_world)
         parameters = [getattr(gaussians, name) for name in PARAMETERS]
-        inputs = [*parameters, features, background]
+        inputs = [features, background, T_camera_world, *parameters]
         if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)):
             return self.open(gaussians, camera).render(features, background=background)
-        images = _Render.apply(self, gaussians, camera, feature_grad_to_geometry, features, background, *parameters)
-        return Rendering(*images)
+        return Rendering(*_Render.apply(self, gaussians, camera, feature_grad_to_geometry, *inputs))
 
     def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
         """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
@@ -313,22 +376,23 @@ class _Render(torch.autograd.Function):
     """Dense gradients for autograd on top of ``RasterView``."""
 
     @staticmethod
-    def forward(ctx, rasterizer, gaussians, camera, to_geometry, features, background, *parameters):
+    def forward(ctx, rasterizer, gaussians, camera, to_geometry, features, background, pose, *parameters):
         view = rasterizer.open(gaussians, camera)
         rendering = view.render(features, background=background)
         ctx.view, ctx.to_geometry = view, to_geometry
         images = (rendering.rgb, rendering.depth, rendering.alpha, rendering.features)
-        ctx.save_for_backward(features, background, *parameters, *images)
+        ctx.save_for_backward(features, background, pose, *parameters, *images)
         return images
 
     @staticmethod
     def backward(ctx, grad_rgb, grad_depth, grad_alpha, grad_features):
-        features, background, *rest = ctx.saved_tensors
+        features, background, pose, *rest = ctx.saved_tensors
         parameters, rendering = rest[:5], Rendering(*rest[5:])
         view: RasterView = ctx.view
         grads = view.backward(
             *(rendering, grad_rgb, grad_depth, grad_alpha, grad_features, features, ctx.to_geometry),
             background=background,
+            pose=pose is not None,
         )
 
         def dense(like: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -341,8 +405,33 @@ class _Render(torch.autograd.Function):
             *(None, None, None, None),
             None if features is None else dense(features, grads.features),
             grad_background,
+            None if pose is None else _matrix_gradient(grads.pose, pose),
             *(dense(tensor, getattr(grads, name)) for name, tensor in zip(PARAMETERS, parameters, strict=True)),
         )
+
+
+def _matrix_gradient(twist: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:
+    """A gradient (4,4) with respect to a rigid ``pose`` that has the inner product ``twist . xi`` with exp(xi)' pose.
+
+    For dR = [w]_x R, dt = w x t + v: the part (a - t x b) of w that dt does not explain, as [.]_x R / 2.
+    """
+    a, b = twist.to(pose.dtype).split(3)
+    x, y, z = (a - torch.linalg.cross(pose[:3, 3], b)) / 2
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+    gradient = torch.zeros_like(pose)
+    gradient[:3, :3] = cross @ pose[:3, :3]
+    gradient[:3, 3] = b
+    return gradient
+
+
+def _camera_at(camera: Camera, T_camera_world: torch.Tensor) -> Camera:
+    if tuple(T_camera_world.shape) != (4, 4):
+        raise InvalidRequestError(f"T_camera_world: shape is {tuple(T_camera_world.shape)}, expected (4, 4)")
+    pose = T_camera_world.detach().cpu().double().numpy()
+    if np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-4:
+        raise InvalidRequestError("T_camera_world: its rotation is not orthonormal; orthonormalise it first")
+    return camera.at(np.linalg.inv(pose))
 
 
 def _pad_channels(tensor: torch.Tensor | None) -> torch.Tensor | None:

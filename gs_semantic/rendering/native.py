@@ -16,7 +16,7 @@ import torch
 import gs_semantic
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 LIBRARY = "libgs_semantic_native.so"
 BUILD_COMMAND = "cmake -S native -B build/native -G Ninja && cmake --build build/native"
 
@@ -74,6 +74,7 @@ class GradientsStruct(ctypes.Structure):
             "features",
             "means2d_norm",
             "radii",
+            "pose",
         )
     ]
 
@@ -93,6 +94,39 @@ class ResidualStruct(ctypes.Structure):
             (name, _f32)
             for name in ("colour_scale", "depth_scale", "near", "near_per_m2", "depth_weight", "feature_weight")
         ),
+    ]
+
+
+class WindowLossStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("rgb", "depth", "features", "codes", "slots")),
+        ("code_count", _i64),
+        *((name, _i32) for name in ("channels", "features_move_geometry")),
+        *(
+            (name, _f32)
+            for name in ("colour_scale", "depth_scale", "near", "near_per_m2", "depth_weight", "feature_weight")
+        ),
+    ]
+
+
+class FeatureLossStruct(ctypes.Structure):
+    _fields_ = [("target", _float_p), ("channels", _i32), ("scale", _f32)]
+
+
+class AdamStateStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
+        *((name, _float_p) for name in ("features", "feature_moments", "changed", "moved")),
+        *((f"lr_{name}", _f32) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "features")),
+        *((name, _f32) for name in ("beta1", "beta2", "eps")),
+    ]
+
+
+class SsimL1Struct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("image", "target", "grad", "workspace")),
+        *((name, _i32) for name in ("height", "width", "channels")),
+        ("ssim_weight", _f32),
     ]
 
 
@@ -138,8 +172,36 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
             *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(GradientsStruct), _i32),
         ],
     ),
+    "gs_view_step": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), ctypes.POINTER(WindowLossStruct)),
+            *(ctypes.POINTER(AdamStateStruct), _float_p, ctypes.POINTER(ctypes.c_double), _i32),
+        ],
+    ),
+    "gs_view_step_images": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct)),
+            *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(AdamStateStruct), *[_float_p] * 3, _i32),
+        ],
+    ),
+    "gs_view_step_features": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(FeatureLossStruct), ctypes.POINTER(AdamStateStruct), _float_p),
+            *(ctypes.POINTER(ctypes.c_double), _i32),
+        ],
+    ),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
+    "gs_add_votes": (_i32, [_int_p, _int_p, _int_p, _int_p, _int_p, _int_p, _i64, _i32]),
+    "gs_ssim_workspace": (_i64, [ctypes.POINTER(SsimL1Struct), _i32]),
+    "gs_ssim_l1": (_i32, [ctypes.POINTER(SsimL1Struct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_adam_step": (_i32, [ctypes.POINTER(AdamTensorStruct), _i32, _int_p, _i64, _f32, _f32, _f32, _i32]),
+    "gs_census": (_i32, [_int_p, _i32, _i32, _i32, _i32, _int_p, _i32]),
+    "gs_sweep_create": (_handle, []),
+    "gs_sweep_destroy": (None, [_handle]),
+    "gs_sweep_run": (_i32, [_handle, ctypes.c_void_p, _i32]),
 }
 
 
@@ -320,3 +382,38 @@ def sparse_adam(
     """
     tensor = AdamTensor(param, grad, exp_avg, exp_avg_sq, steps, lr, advance)
     adam_step([tensor], rows, beta1, beta2, eps, threads=threads)
+
+
+def add_votes(
+    objects: torch.Tensor,
+    weights: torch.Tensor,
+    leaders: torch.Tensor,
+    rows: torch.Tensor,
+    voted: torch.Tensor,
+    given: torch.Tensor,
+    *,
+    threads: int | None = None,
+) -> None:
+    """One vote for each of the distinct ``rows`` (int64) of the tables objects int32, weights float32 (N, 4), in place.
+
+    voted int32 and given float32, one per row: the object and how much it counts. leaders int32 (N,) are updated.
+    """
+    size = len(objects)
+    for name, table, shape, dtype in (
+        ("objects", objects, (None, 4), torch.int32),
+        ("weights", weights, (size, 4), torch.float32),
+        ("leaders", leaders, (size,), torch.int32),
+    ):
+        checked(name, table, shape, dtype)
+        if not table.is_contiguous():
+            raise InvalidRequestError(f"{name}: must be contiguous, as it is changed in place")
+    rows = checked("rows", rows, (None,), torch.int64)
+    voted = checked("voted", voted, (len(rows),), torch.int32)
+    given = checked("given", given, (len(rows),), torch.float32)
+    if len(rows) == 0:
+        return
+    low, high = (int(limit) for limit in torch.aminmax(rows))
+    if low < 0 or high >= size:
+        raise InvalidRequestError(f"rows: {low}..{high} is outside 0..{size - 1}")
+    tables = (objects.data_ptr(), weights.data_ptr(), leaders.data_ptr())
+    call("gs_add_votes", *tables, rows.data_ptr(), voted.data_ptr(), given.data_ptr(), len(rows), threads or 0)

@@ -55,10 +55,12 @@ class ReferenceRasterizer:
         *,
         background: torch.Tensor | None = None,
         feature_grad_to_geometry: bool = True,
+        T_camera_world: torch.Tensor | None = None,
     ) -> Rendering:
         """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable."""
-        splats = self._project(gaussians, camera)
-        values = torch.cat([self._colors(gaussians, camera)[splats.rows], splats.depth[:, None]], dim=1)
+        splats = self._project(gaussians, camera, T_camera_world)
+        colors = self._colors(gaussians, camera, T_camera_world)
+        values = torch.cat([colors[splats.rows], splats.depth[:, None]], dim=1)
         image = values.new_zeros(camera.height, camera.width, 5)
         channels = 0 if features is None else features.shape[1]
         feature_image = values.new_zeros(camera.height, camera.width, channels)
@@ -119,10 +121,12 @@ class ReferenceRasterizer:
         winner = torch.where(weight > 0, values[best], 0).to(torch.int32)
         return LabelAccumulation(winner, weight, sums.sum(dim=1))
 
-    def _project(self, gaussians: GaussianMap, camera: Camera) -> _Projected:
+    def _project(
+        self, gaussians: GaussianMap, camera: Camera, T_camera_world: torch.Tensor | None = None
+    ) -> _Projected:
         s = self.settings
         dtype = self.dtype or gaussians.means.dtype
-        pose = torch.as_tensor(camera.T_camera_world, dtype=dtype)
+        pose = torch.as_tensor(camera.T_camera_world if T_camera_world is None else T_camera_world, dtype=dtype)
         rotation = pose[:3, :3]
         local = gaussians.means.to(dtype) @ rotation.T + pose[:3, 3]
         opacity = torch.sigmoid(gaussians.opacity_logits.to(dtype))
@@ -157,10 +161,13 @@ class ReferenceRasterizer:
         fields = (rows, centre, conic, depth, opacity, reach2, half_size)
         return _Projected(*(field[order] for field in fields))
 
-    def _colors(self, gaussians: GaussianMap, camera: Camera) -> torch.Tensor:
+    def _colors(
+        self, gaussians: GaussianMap, camera: Camera, T_camera_world: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """(N,3) seen from the camera."""
         dtype = self.dtype or gaussians.means.dtype
-        centre = torch.as_tensor(camera.T_world_camera[:3, 3], dtype=dtype)
+        pose = torch.as_tensor(camera.T_camera_world if T_camera_world is None else T_camera_world, dtype=dtype)
+        centre = -pose[:3, :3].T @ pose[:3, 3]
         directions = torch.nn.functional.normalize(gaussians.means.to(dtype) - centre, dim=1)
         harmonics = spherical_harmonics(directions, gaussians.sh.shape[1])
         return (torch.einsum("nk,nkc->nc", harmonics, gaussians.sh.to(dtype)) + 0.5).clamp_min(0)

@@ -88,7 +88,7 @@ int32_t image_pass(View* view, int threads, Pass&& pass) {
 
 }  // namespace
 
-int32_t gs_abi_version() { return 2; }
+int32_t gs_abi_version() { return 3; }
 
 const char* gs_isa() { return kernels() ? kernels()->name : nullptr; }
 
@@ -211,14 +211,80 @@ int32_t gs_view_backward(View* view, const Parameters* p, const float* features,
   });
 }
 
+int32_t gs_view_step(View* view, const Parameters* p, const WindowLoss* loss, const AdamState* state, float* pose,
+                     double* error, int32_t threads) {
+  if (p->count != view->rows || (loss->features && (loss->channels < 1 || loss->channels > 16))) return GS_BAD_ARGUMENT;
+  int64_t strangers = 0;
+  const int32_t result = image_pass(view, threads, [&](const Kernels& k) {
+    k.shade(*view, *p, threads);
+    strangers = k.step(*view, *p, *loss, state, pose, error, threads);
+  });
+  return result == GS_OK && strangers ? GS_BAD_ARGUMENT : result;
+}
+
+int32_t gs_view_step_images(View* view, const Parameters* p, const float* features, int32_t channels,
+                            const float* background, const Images* images, const ImageGradients* image_gradients,
+                            int32_t features_move_geometry, const AdamState* state, float* pose, float* means2d_norm,
+                            float* radii, int32_t threads) {
+  if (channels < 0 || channels > 16 || p->count != view->rows) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads, [&](const Kernels& k) {
+    k.step_images(*view, *p, features, channels, background, *images, *image_gradients, features_move_geometry != 0,
+                  *state, pose, means2d_norm, radii, threads);
+  });
+}
+
+int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps, double* error,
+                              int32_t threads) {
+  if (loss->channels < 1 || loss->channels > 16) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads,
+                    [&](const Kernels& k) { *error = k.step_features(*view, *loss, *state, steps, threads); });
+}
+
 int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {
   return guarded([&](const Kernels& k) { return k.residual(*residual, error, threads) ? GS_BAD_ARGUMENT : GS_OK; });
+}
+
+int64_t gs_ssim_workspace(const SsimL1* images, int32_t threads) {
+  return kernels() ? kernels()->ssim_workspace(*images, threads) : 0;
+}
+
+int32_t gs_ssim_l1(const SsimL1* images, double* loss, int32_t threads) {
+  if (images->height < 1 || images->width < 1 || images->channels < 1) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    *loss = k.ssim_l1(*images, threads);
+    return GS_OK;
+  });
 }
 
 int32_t gs_adam_step(const AdamTensor* tensors, int32_t tensor_count, const int64_t* rows, int64_t count, float beta1,
                      float beta2, float eps, int32_t threads) {
   return guarded([&](const Kernels& k) {
     k.adam(tensors, tensor_count, rows, count, beta1, beta2, eps, threads);
+    return GS_OK;
+  });
+}
+
+int32_t gs_census(const uint8_t* image, int32_t width, int32_t height, int32_t step, int32_t threshold,
+                  uint32_t* descriptors, int32_t threads) {
+  if (width < 1 || height < 1 || step < 1) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.census(image, width, height, step, threshold, descriptors, threads);
+    return GS_OK;
+  });
+}
+
+SweepScratch* gs_sweep_create() { return new (std::nothrow) SweepScratch; }
+void gs_sweep_destroy(SweepScratch* scratch) { delete scratch; }
+
+int32_t gs_sweep_run(SweepScratch* scratch, const Sweep* s, int32_t threads) {
+  // path costs are kept in 8 bits: see kernels/sweep.h
+  const bool fits = s->planes >= 16 && s->planes <= MAX_PLANES && s->planes % 16 == 0 && s->small_step >= 0 &&
+                    s->small_step <= s->large_step && s->large_step <= 120 && s->edge >= 1;
+  const bool sized = s->step >= 1 && s->width >= 1 && s->height >= 1 &&
+                     (s->width - 1) * s->step < s->reference_width && (s->height - 1) * s->step < s->reference_height;
+  if (!fits || !sized || s->source_count < 1) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.sweep(*s, *scratch, threads);
     return GS_OK;
   });
 }

@@ -50,9 +50,42 @@ GS_API int32_t gs_view_backward(gs::View*, const gs::Parameters*, const float* f
                                 const float* background, const gs::Images* images, const gs::ImageGradients*,
                                 int32_t features_move_geometry, const gs::Gradients*, int32_t threads);
 
+// One optimisation step of what a view sees. state null: nothing moves; pose (6,) or null: gradient of the loss with
+// respect to the camera, as in gs::Gradients. `error` gets the sum of the absolute colour errors.
+GS_API int32_t gs_view_step(gs::View*, const gs::Parameters*, const gs::WindowLoss*, const gs::AdamState*, float* pose,
+                            double* error, int32_t threads);
+
+// A step from image gradients, as gs_view_backward takes them, with at most 16 channels; pose, means2d_norm and radii may
+// be null.
+GS_API int32_t gs_view_step_images(gs::View*, const gs::Parameters*, const float* features, int32_t channels,
+                                   const float* background, const gs::Images*, const gs::ImageGradients*,
+                                   int32_t features_move_geometry, const gs::AdamState*, float* pose,
+                                   float* means2d_norm, float* radii, int32_t threads);
+
+// A step of the features alone; of the state, features, feature_moments, lr_features and Adam's constants are used; steps
+// (N,) counts each row's own. `error` gets the sum of the squared differences.
+GS_API int32_t gs_view_step_features(gs::View*, const gs::FeatureLoss*, const gs::AdamState*, float* steps,
+                                     double* error, int32_t threads);
+
 // Gradients of the loss of an optimisation step; `error` gets the sum of the absolute colour errors.
 GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);
+
+// (1 - ssim_weight) L1 + ssim_weight (1 - SSIM) and its gradient; the sizes must be positive.
+GS_API int64_t gs_ssim_workspace(const gs::SsimL1*, int32_t threads);
+GS_API int32_t gs_ssim_l1(const gs::SsimL1*, double* loss, int32_t threads);
 
 // Adam on the given rows of each tensor, one tensor after the other; every row is named once.
 GS_API int32_t gs_adam_step(const gs::AdamTensor*, int32_t tensor_count, const int64_t* rows, int64_t count,
                             float beta1, float beta2, float eps, int32_t threads);
+
+// votes.cpp: one vote (object, weight) for each of the rows of the tables objects, weights (N, 4) and leaders (N).
+GS_API int32_t gs_add_votes(int32_t* objects, float* weights, int32_t* leaders, const int64_t* rows,
+                            const int32_t* voted, const float* given, int64_t count, int32_t threads);
+
+// Descriptors uint32 (height, width) of an image uint8 (height, width), whose pixels are compared `step` apart.
+GS_API int32_t gs_census(const uint8_t* image, int32_t width, int32_t height, int32_t step, int32_t threshold,
+                         uint32_t* descriptors, int32_t threads);
+GS_API gs::SweepScratch* gs_sweep_create();
+GS_API void gs_sweep_destroy(gs::SweepScratch*);
+// Depth of an image from posed sources; the scratch keeps its memory from call to call.
+GS_API int32_t gs_sweep_run(gs::SweepScratch*, const gs::Sweep*, int32_t threads);

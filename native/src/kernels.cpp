@@ -11,6 +11,9 @@
 #include "kernels/project.h"
 #include "kernels/residual.h"
 #include "kernels/shade.h"
+#include "kernels/ssim.h"
+#include "kernels/step.h"
+#include "kernels/sweep.h"
 #include "kernels/transpose.h"
 
 #define GS_TEXT_(x) #x
@@ -22,8 +25,10 @@ namespace gs {
 
 const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   using namespace GS_ISA;
-  static const Kernels table = {GS_TEXT(GS_ISA),   pack,     project, bin, shade, blend, vote, accumulate,
-                                accumulate_labels, backward, residual, adam};
+  static const Kernels table = {
+      GS_TEXT(GS_ISA), pack,     project, bin,  shade,    blend,          vote,    accumulate,
+      accumulate_labels, backward, step, step_images, step_features, residual, ssim_workspace, ssim_l1, adam,
+      census, sweep};
   return &table;
 }
 

@@ -19,9 +19,19 @@ struct Kernels {
                             int threads);
   void (*backward)(View&, const Parameters&, const float* features, int channels, const float* background,
                    const Images&, const ImageGradients&, bool features_move_geometry, const Gradients&, int threads);
+  int64_t (*step)(View&, const Parameters&, const WindowLoss&, const AdamState*, float* pose, double* error,
+                  int threads);
+  void (*step_images)(View&, const Parameters&, const float* features, int channels, const float* background,
+                      const Images&, const ImageGradients&, bool features_move_geometry, const AdamState&, float* pose,
+                      float* means2d_norm, float* radii, int threads);
+  double (*step_features)(View&, const FeatureLoss&, const AdamState&, float* steps, int threads);
   int64_t (*residual)(const Residual&, double* error, int threads);
+  int64_t (*ssim_workspace)(const SsimL1&, int threads);
+  double (*ssim_l1)(const SsimL1&, int threads);
   void (*adam)(const AdamTensor*, int tensor_count, const int64_t* rows, int64_t count, float beta1, float beta2,
                float eps, int threads);
+  void (*census)(const uint8_t* image, int width, int height, int step, int threshold, uint32_t* out, int threads);
+  void (*sweep)(const Sweep&, SweepScratch&, int threads);
 };
 
 const Kernels* kernels_scalar();

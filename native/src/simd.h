@@ -44,7 +44,8 @@ GS_INLINE Vec round_nearest(Vec a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 GS_INLINE Vec scale_by_exp2(Vec a, Vec whole) { return {_mm512_scalef_ps(a.v, whole.v)}; }
-GS_INLINE void store_truncated(int32_t* p, Vec a) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(a.v)); }
+// The lanes as 32-bit integers, rounded towards zero, in the bits of a Vec.
+GS_INLINE Vec truncated(Vec a) { return {_mm512_castsi512_ps(_mm512_cvttps_epi32(a.v))}; }
 // a = mantissa * 2^exponent with mantissa in [1, 2), for positive normal a.
 GS_INLINE Vec exponent(Vec a) { return {_mm512_getexp_ps(a.v)}; }
 GS_INLINE Vec mantissa(Vec a) { return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)}; }
@@ -90,6 +91,30 @@ GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
   const __m512i index = _mm512_add_epi32(_mm512_set1_epi32(base), lane);
   _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(m), index));
   return __builtin_popcount(m);
+}
+
+// out[k], lane i: from[i][offset + k], for k < 4.
+GS_INLINE void load_columns(const float* const* from, int offset, Vec* out) {
+  __m512 r[4];
+  GS_UNROLL for (int i = 0; i < 4; ++i) {
+    auto quarter = [&](int k) { return _mm_loadu_ps(from[4 * k + i] + offset); };
+    r[i] = _mm512_castps128_ps512(quarter(0));
+    r[i] = _mm512_insertf32x4(r[i], quarter(1), 1);
+    r[i] = _mm512_insertf32x4(r[i], quarter(2), 2);
+    r[i] = _mm512_insertf32x4(r[i], quarter(3), 3);
+  }
+  const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]),
+               c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+  auto low = [](__m512 x, __m512 y) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
+  auto high = [](__m512 x, __m512 y) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(x), _mm512_castps_pd(y)));
+  };
+  out[0].v = low(a, c);
+  out[1].v = high(a, c);
+  out[2].v = low(b, d);
+  out[3].v = high(b, d);
 }
 
 GS_INLINE void transpose16(Vec* r) {
@@ -169,9 +194,8 @@ GS_INLINE __m256 scale_half(__m256 x, __m256 whole) {  // whole is limited so th
   return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
 }
 GS_INLINE Vec scale_by_exp2(Vec x, Vec whole) { return {scale_half(x.a, whole.a), scale_half(x.b, whole.b)}; }
-GS_INLINE void store_truncated(int32_t* p, Vec x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_cvttps_epi32(x.a));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), _mm256_cvttps_epi32(x.b));
+GS_INLINE Vec truncated(Vec x) {
+  return {_mm256_castsi256_ps(_mm256_cvttps_epi32(x.a)), _mm256_castsi256_ps(_mm256_cvttps_epi32(x.b))};
 }
 GS_INLINE __m256 exponent_half(__m256 x) {
   const __m256i field = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(x), 23), _mm256_set1_epi32(255));
@@ -252,10 +276,7 @@ GS_INLINE Vec scale_by_exp2(Vec a, Vec whole) {
   const IntLanes power = (__builtin_convertvector(w.v, IntLanes) + 127) << 23;
   return {a.v * reinterpret_cast<FloatLanes>(power)};
 }
-GS_INLINE void store_truncated(int32_t* p, Vec a) {
-  const IntLanes t = __builtin_convertvector(a.v, IntLanes);
-  std::memcpy(p, &t, sizeof t);
-}
+GS_INLINE Vec truncated(Vec a) { return {reinterpret_cast<FloatLanes>(__builtin_convertvector(a.v, IntLanes))}; }
 GS_INLINE Vec exponent(Vec a) {
   return {__builtin_convertvector(((reinterpret_cast<IntLanes>(a.v) >> 23) & 255) - 127, FloatLanes)};
 }
@@ -290,6 +311,14 @@ GS_INLINE Vec select(Mask m, Vec yes, Vec no) { return {m.m ? yes.v : no.v}; }
 #endif
 
 #if !defined(GS_ISA_avx512)
+
+GS_INLINE void load_columns(const float* const* from, int offset, Vec* out) {
+  for (int k = 0; k < 4; ++k) {
+    alignas(64) float t[LANES];
+    for (int i = 0; i < LANES; ++i) t[i] = from[i][offset + k];
+    out[k] = load(t);
+  }
+}
 
 GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
   float t[2][16];

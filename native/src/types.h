@@ -60,11 +60,10 @@ struct Color {
 
 // Buffers of one thread, reused from tile to tile.
 struct Scratch {
-  Buffer<float> fields, features;
-  Buffer<int32_t> candidates;
-  Buffer<uint32_t> row, position;
-  Buffer<uint32_t> sort_a, sort_b;
-  Buffer<uint64_t> sort_wide_a, sort_wide_b;
+  Buffer<float> fields, records, features, walked;
+  Buffer<uint16_t> masks, bucket;
+  Buffer<uint32_t> row, position, bucket_end;
+  Buffer<uint64_t> sort_a, sort_b;
   Buffer<float> sums;
   Buffer<uint8_t> drawn;
 };
@@ -83,25 +82,28 @@ struct View {
   Buffer<Splat> splats;
   Buffer<Rect> rects;
   Buffer<uint32_t> row;          // row in the map, by position
-  Buffer<uint32_t> first;        // the splat's first place in entry order, by position
+  Buffer<uint32_t> first;        // the splat's first place in entry order, by position; where partials are needed
+  bool has_first = false;
+  Buffer<uint8_t> owner;         // thread that projected each block
   Buffer<uint32_t> base;         // visible index of each block's first splat (blocks + 1)
   Buffer<Color> colors;          // by position
   Buffer<uint8_t> clamped;       // by position: bit k set where colour channel k was limited to 0
   Buffer<uint32_t> tile_counts;  // (threads, tiles) while binning
   Buffer<uint32_t> tile_start;   // (tiles + 1)
-  Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position, in row order
-  Buffer<uint32_t> order;        // by tile: position, front to back
-  Buffer<uint8_t> sorted;        // (tiles): order is filled
+  Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position
+  Buffer<uint32_t> sorted;       // (tiles): how many of the tile's keys, its nearest, are in their final order
   Buffer<uint8_t> touched;       // by entry: a backward or transpose pass wrote its partial
   Buffer<float> partials;        // by entry: sums of one splat over one tile
   Scratch* scratch = nullptr;    // one per thread
   int scratch_count = 0;
   Buffer<float> splat_gradients;  // by visible index: 16 sums of a backward pass
+  Buffer<double> pose_partials;   // by block: 6 sums of a backward pass
   double times_ms[3] = {};        // project, bin, the last pass
 };
 
 struct Gradients {  // rows aligned with the visible splats; any may be null
   float *means, *quats, *log_scales, *opacity_logits, *sh, *features, *means2d_norm, *radii;
+  float* pose;  // (6,), of the camera
 };
 
 struct ImageGradients {  // of the returned images; any may be null
@@ -110,6 +112,35 @@ struct ImageGradients {  // of the returned images; any may be null
 
 struct Images {  // (H, W, channels)
   float *rgb, *depth, *alpha, *features;
+};
+
+// Depth of a reference image by comparing it with posed sources (see kernels/sweep.h). Descriptor images have one
+// descriptor per pixel of the full image; the reference is looked at in every `step`-th column and row.
+struct SweepSource {
+  const uint32_t* descriptors;  // (height, width)
+  int32_t width, height;
+  // 3x4 row major: point (x, y) of the result at inverse depth w is seen at the pixel M (x, y, 1, w)
+  float M[12];
+};
+
+constexpr int MAX_PLANES = 256;
+
+struct Sweep {
+  const uint32_t* reference;  // (reference_height, reference_width) descriptors
+  const uint8_t* intensity;   // (height, width): across its edges a change of depth costs less
+  const int32_t* regions;     // (height, width) or null: and across their borders as little as a small one
+  const SweepSource* sources;
+  int32_t reference_width, reference_height, step, width, height;
+  int32_t source_count, planes;  // planes: a multiple of 16
+  int32_t small_step, large_step, edge;
+  float inverse_far, inverse_step;
+  float *inverse_depth, *margin;  // (height, width): the result, and how much worse the next best hypothesis is
+  uint8_t* cost;                  // (height, width): of the chosen hypothesis, before smoothing
+};
+
+struct SweepScratch {
+  Buffer<uint8_t> cost, paths_down, paths_up;
+  Buffer<uint16_t> sums_down, sums_up;
 };
 
 // Rendered images, what they should be, and where to put the gradients of the loss (see kernels/residual.h).
@@ -121,6 +152,44 @@ struct Residual {
   int64_t pixels, code_count;
   int32_t channels;
   float colour_scale, depth_scale, near, near_per_m2, depth_weight, feature_weight;  // scales are 1 / knee
+};
+
+// What an optimisation step compares a view with (see kernels/step.h); the fields as in Residual.
+struct WindowLoss {
+  const float *rgb, *depth;  // (pixels, 3), (pixels,) or null
+  const float* features;     // (N, channels) of the map, or null; at most 16 channels
+  const float* codes;        // (code_count, channels)
+  const int64_t* slots;      // (pixels,)
+  int64_t code_count;
+  int32_t channels, features_move_geometry;
+  float colour_scale, depth_scale, near, near_per_m2, depth_weight, feature_weight;
+};
+
+// What features alone are compared with (see step_features): the gradient is scale (f - f*).
+struct FeatureLoss {
+  const float* target;  // (pixels, channels), NaN: left out
+  int32_t channels;     // at most 16
+  float scale;
+};
+
+// Parameters that a step moves, and their optimiser state.
+struct AdamState {
+  float *means, *quats, *log_scales, *opacity_logits, *sh;  // as in Parameters
+  float* rows;                                              // (N, 32 + 6 (sh_count - 1)), see kernels/step.h
+  float *features, *feature_moments;                        // (N, channels), (N, 2, channels)
+  uint8_t* changed;                                         // (chunks of CHUNK rows): set where a row moved
+  uint8_t* moved;  // (N,) zeros: all rows move, those not in view with a gradient of zero; null: only what is drawn
+  float lr_means, lr_quats, lr_log_scales, lr_opacity_logits, lr_sh, lr_features;
+  float beta1, beta2, eps;
+};
+
+// An image against its target (see kernels/ssim.h), (height, width, channels) each.
+struct SsimL1 {
+  const float *image, *target;
+  float* grad;
+  float* workspace;  // gs_ssim_workspace floats
+  int32_t height, width, channels;
+  float ssim_weight;
 };
 
 // One tensor of an Adam step (see gs_adam_step).

@@ -12,9 +12,10 @@ from scene import camera, frame
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.keyframes import View, make_keyframe
-from gs_semantic.mapping.optimiser import ATTRIBUTES, WindowOptimiser, object_codes
+from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
 from gs_semantic.mapping.seeding import make_seeds
 from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.rendering.step import ATTRIBUTES
 
 CONFIG = MapperConfig()
 SOURCE = frame(camera())
@@ -78,8 +79,8 @@ def test_without_codes_or_labels_identity_stays():
     gaussians, optimiser = seeded()
     optimiser.step(target())
     optimiser.step(target(slots=None), CODES)
-    assert not gaussians["identity"].any() and gaussians.state("identity", "steps").max() == 0
-    assert gaussians.state("means", "steps").max() == 2
+    assert not gaussians["identity"].any() and gaussians.state("means", "adam")[:, 15].max() == 0
+    assert gaussians.state("means", "adam")[:, 14].max() == 2
 
 
 def test_unlabelled_pixels_teach_no_identity():
@@ -108,7 +109,7 @@ def test_what_is_out_of_view_does_not_move():
     for name in ATTRIBUTES:
         assert torch.equal(gaussians[name][rows:], before[name][rows:]), name
     assert not torch.equal(gaussians["sh"][:rows], before["sh"][:rows])
-    assert gaussians.state("means", "steps")[rows:].max() == 0
+    assert not gaussians.state("means", "adam")[rows:].any()
 
 
 def test_revision_rises_and_values_stay_finite_on_an_impossible_target():
@@ -124,11 +125,11 @@ def test_revision_rises_and_values_stay_finite_on_an_impossible_target():
 def test_state_stays_with_its_gaussian_when_others_are_removed():
     gaussians, optimiser = seeded()
     optimiser.step(target())
-    uid, moment = gaussians["uid"].clone(), gaussians.state("sh", "exp_avg").clone()
+    uid, moment = gaussians["uid"].clone(), gaussians.state("means", "adam").clone()
     gaussians.remove(torch.arange(0, len(gaussians), 3))
     position = {int(u): row for row, u in enumerate(uid)}
     rows = torch.tensor([position[int(u)] for u in gaussians["uid"]])
-    assert torch.equal(gaussians.state("sh", "exp_avg"), moment[rows])
+    assert torch.equal(gaussians.state("means", "adam"), moment[rows])
 
 
 @pytest.mark.parametrize("dims", [4, 16])

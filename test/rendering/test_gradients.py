@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from raster_scenes import NAMES, Parameters, make_map, random_values, relative_error, small_camera
@@ -187,3 +188,87 @@ def test_sparse_adam_refuses_bad_input():
         native.sparse_adam(*good, torch.tensor([1, 2]), 0.1)
     with pytest.raises(InvalidRequestError, match="contiguous"):
         native.sparse_adam(torch.zeros(2, 4).T, *good[1:], torch.tensor([1]), 0.1)
+
+
+def rigid_motion(twist: torch.Tensor) -> torch.Tensor:
+    """exp of a twist (6,) as a (4,4) matrix, by torch."""
+    x, y, z, *translation = twist.unbind()
+    zero = torch.zeros_like(x)
+    rows = [zero, -z, y, translation[0], z, zero, -x, translation[1], -y, x, zero, translation[2], *([zero] * 4)]
+    return torch.linalg.matrix_exp(torch.stack(rows).reshape(4, 4))
+
+
+POSED = CAMERA.moved(np.array([0.05, -0.1, 0.2, 0.1, -0.05, 0.3]))
+POSE_OPTIONS = [
+    {"sh_count": 1},
+    {"sh_count": 16},
+    {"sh_count": 4, "images": ["rgb"]},
+    {"sh_count": 1, "images": ["depth"]},
+    {"sh_count": 1, "images": ["features"]},
+]
+
+
+def pose_gradient(rasterizer, dtype, *, sh_count, images=("rgb", "depth", "alpha", "features"), at=None):
+    """Gradient of a random weighting of the images with respect to a twist of the camera."""
+    generator = torch.Generator().manual_seed(5)
+    values = {name: value.to(dtype) for name, value in random_values(COUNT, 2, sh_count).items()}
+    features = torch.randn(COUNT, 4, generator=generator).to(dtype)
+    twist = torch.zeros(6, dtype=torch.float64) if at is None else at.clone()
+    twist.requires_grad_()
+    pose = (rigid_motion(twist) @ torch.from_numpy(POSED.T_camera_world)).to(dtype)
+    rendering = rasterizer.render(Parameters(*(values[name] for name in NAMES)), CAMERA, features, T_camera_world=pose)
+    loss = torch.zeros((), dtype=dtype)
+    for name in ("rgb", "depth", "alpha", "features"):
+        weight = torch.randn(getattr(rendering, name).shape, generator=generator).to(dtype)
+        if name in images:
+            loss = loss + (weight * getattr(rendering, name)).sum()
+    loss.backward()
+    return twist.grad
+
+
+@pytest.mark.parametrize("options", POSE_OPTIONS, ids=str)
+def test_pose_gradient(options):
+    result = pose_gradient(CpuRasterizer(), torch.float32, **options)
+    expected = pose_gradient(ReferenceRasterizer(), torch.float64, **options)
+    assert relative_error(result[:3], expected[:3]) < 1e-4
+    assert relative_error(result[3:], expected[3:]) < 1e-4
+
+
+def test_pose_gradient_away_from_the_camera_it_was_made_at():
+    at = torch.tensor([0.02, 0.3, -0.1, 0.1, 0.05, -0.2], dtype=torch.float64)
+    result = pose_gradient(CpuRasterizer(), torch.float32, sh_count=4, at=at)
+    assert relative_error(result, pose_gradient(ReferenceRasterizer(), torch.float64, sh_count=4, at=at)) < 1e-4
+
+
+def test_pose_gradient_of_a_view():
+    """The twist of ``RasterView.backward`` is the one of ``Camera.moved``, the same with any number of threads."""
+    gaussians = make_map(random_values(3000, 2, 4))
+    weight = torch.randn(CAMERA.height, CAMERA.width, 3, generator=torch.Generator().manual_seed(1))
+    twists = []
+    for threads in (1, 2, 3, 7):
+        view = CpuRasterizer(threads=threads).open(gaussians, POSED)
+        grads = view.backward(view.render(), weight, torch.full(weight.shape[:2], 0.1), pose=True)
+        twists.append(grads.pose)
+    assert all(torch.equal(twist, twists[0]) for twist in twists)
+    assert view.backward(view.render(), weight).pose is None
+
+    twist = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    pose = rigid_motion(twist) @ torch.from_numpy(POSED.T_camera_world)
+    expected = ReferenceRasterizer(dtype=torch.float64).render(gaussians, CAMERA, T_camera_world=pose)
+    ((weight * expected.rgb).sum() + 0.1 * expected.depth.sum()).backward()
+    assert relative_error(twists[0], twist.grad) < 1e-4
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 3.0])
+def test_moved_camera(scale):
+    twist = scale * np.array([0.4, -0.5, 0.3, 1.0, 2.0, -3.0])
+    expected = rigid_motion(torch.from_numpy(twist)).numpy() @ POSED.T_camera_world
+    np.testing.assert_allclose(POSED.moved(twist).T_camera_world, expected, rtol=0, atol=1e-12)
+
+
+def test_pose_must_be_rigid():
+    gaussians = make_map(random_values(20))
+    with pytest.raises(InvalidRequestError, match="T_camera_world: shape"):
+        CpuRasterizer().render(gaussians, CAMERA, T_camera_world=torch.eye(3))
+    with pytest.raises(InvalidRequestError, match="orthonormal"):
+        CpuRasterizer().render(gaussians, CAMERA, T_camera_world=2 * torch.eye(4))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gs_semantic.benchmarks.render import MODES, run_render_bench
+from gs_semantic.benchmarks.train import KINDS, run_train_bench
 from gs_semantic.data.opaque_room import opaque_room, room_camera
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.rendering.cpu import CpuRasterizer
@@ -36,3 +37,19 @@ def test_forced_instruction_set_and_bad_arguments():
         run_render_bench(1000, "ids", 32, 24, frames=1, isa="mmx")
     with pytest.raises(InvalidRequestError, match="mode 'vr': expected one of"):
         run_render_bench(1000, "vr")
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_training_bench_trains_and_reports_its_numbers(what):
+    results = run_train_bench(2000, what, 80, 60, steps=40, threads=2)
+    assert results["it_per_s"] > 0 and results["step_ms_p50"] > 0 and results["threads"] == 2
+    assert results["gradient_rel_error_max"] < 1e-4
+    if what == "full":
+        assert results["psnr_db"] > results["psnr_before_db"] + 3
+    else:
+        assert results["loss"] < 0.9 * results["loss_before"]
+
+
+def test_training_bench_names_what_it_can_train():
+    with pytest.raises(InvalidRequestError, match="what 'all': expected one of full, features"):
+        run_train_bench(1000, "all")

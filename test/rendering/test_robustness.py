@@ -33,7 +33,8 @@ def draw_all(rasterizer, gaussians, camera=CAMERA):
     image = torch.rand(camera.height, camera.width, 3, generator=generator)
     view = rasterizer.open(gaussians, camera)
     rendering = view.render(features)
-    grads = view.backward(rendering, image, image[..., 0], image[..., 1], rendering.features * 0 + 1, features=features)
+    image_grads = (image, image[..., 0], image[..., 1], rendering.features * 0 + 1)
+    grads = view.backward(rendering, *image_grads, features=features, pose=True)
     results = [rendering, view.render_ids(ids), view.accumulate(image), view.accumulate_labels(labels), grads]
     return [value for result in results for value in vars(result).values()] + [view.visible]
 
@@ -275,7 +276,7 @@ def test_missing_library_names_the_build_command(monkeypatch, tmp_path):
 
 
 def test_unknown_back_end():
-    with pytest.raises(InvalidRequestError, match="expected auto, cpu or reference"):
+    with pytest.raises(InvalidRequestError, match="expected auto, cpu, cuda or reference"):
         create_rasterizer("gpu")
 
 

@@ -14,14 +14,14 @@ inline void vote(View& view, const int32_t* ids, float rest, int32_t* winner, fl
                  int threads) {
   const int64_t width = view.camera.width;
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false);
+    TileList list(view, tile, scratch, false, ids);
     for_each_block(view, list, [&](const PixelBlock& block) {
       Vec id0 = zero(), id1 = zero(), w0 = zero(), w1 = zero(), z = zero(), sum_w = zero();
       const Mask inside = from_bits(block.inside);
       walk(
           view, list, block,
           [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
-            const Vec id = set_bits(ids[list.row[k]]);
+            const Vec id = set(list.at(TileList::ID, k));
             z = fma(w, set(list.at(TileList::DEPTH, k)), z);
             sum_w = sum_w + w;
             // Votes for an empty slot's id (0) find it by equality, so no slot needs to be marked empty.

@@ -72,8 +72,17 @@ inline void project(View& view, const Scene& scene, int threads) {
   Rect* rects = view.rects.reserve(view.blocks * BLOCK);
   uint32_t* rows = view.row.reserve(view.blocks * BLOCK);
   uint32_t* base = view.base.reserve(view.blocks + 1);
+  uint8_t* owner = view.owner.reserve(view.blocks);
+  const int64_t tiles = static_cast<int64_t>(view.tiles_x) * view.tiles_y;
+  const int parts = effective_threads(threads);
+  uint32_t* counts = view.tile_counts.reserve(parts * tiles);
+  std::memset(counts, 0, parts * tiles * sizeof *counts);
+  int64_t entries[256] = {};  // of each thread
 
-  parallel(threads, view.blocks, [&](int64_t block, int) {
+  parallel(threads, view.blocks, [&](int64_t block, int thread) {
+    owner[block] = static_cast<uint8_t>(thread);
+    uint32_t* count = counts + thread * tiles;
+    int64_t area = 0;
     const int64_t begin = block * BLOCK, end = begin + BLOCK < scene.padded ? begin + BLOCK : scene.padded;
     int64_t out = begin;
     for (int64_t chunk = begin; chunk < end; chunk += CHUNK) {
@@ -127,29 +136,37 @@ inline void project(View& view, const Scene& scene, int threads) {
         uint32_t lanes = bits(ok);
         if (!lanes) continue;
 
-        alignas(64) float values[8][LANES];
-        alignas(64) int32_t tiles[4][LANES];
         const Vec threshold = vmax(set(log2_alpha_min), log2_o - set(0.5f * LOG2E * extent2));
-        const Vec splat[8] = {px, py, a, b, c, log2_o, threshold, Z};
-        for (int k = 0; k < 8; ++k) store(values[k], splat[k]);
         const Vec last_x = set(view.tiles_x - 0.5f), last_y = set(view.tiles_y - 0.5f), inverse = set(per_tile);
-        store_truncated(tiles[0], clamp(left * inverse, zero(), last_x));
-        store_truncated(tiles[1], clamp(right * inverse, zero(), last_x));
-        store_truncated(tiles[2], clamp(top * inverse, zero(), last_y));
-        store_truncated(tiles[3], clamp(bottom * inverse, zero(), last_y));
+        Vec table[LANES] = {px, py, a, b, c, log2_o, threshold, Z};
+        table[8] = truncated(clamp(left * inverse, zero(), last_x));
+        table[9] = truncated(clamp(right * inverse, zero(), last_x));
+        table[10] = truncated(clamp(top * inverse, zero(), last_y));
+        table[11] = truncated(clamp(bottom * inverse, zero(), last_y));
+        for (int k = 12; k < LANES; ++k) table[k] = zero();
+        transpose16(table);
+        alignas(64) float row[LANES][LANES];
+        for (int k = 0; k < LANES; ++k) store(row[k], table[k]);
         for (; lanes; lanes &= lanes - 1, ++out) {
           const int k = __builtin_ctz(lanes);
-          splats[out] = {values[0][k], values[1][k], values[2][k], values[3][k],
-                         values[4][k], values[5][k], values[6][k], values[7][k]};
-          rects[out] = {static_cast<uint16_t>(tiles[0][k]), static_cast<uint16_t>(tiles[1][k]),
-                        static_cast<uint16_t>(tiles[2][k]), static_cast<uint16_t>(tiles[3][k])};
+          std::memcpy(splats + out, row[k], sizeof(Splat));
+          int32_t tile[4];
+          std::memcpy(tile, row[k] + 8, sizeof tile);
+          rects[out] = {static_cast<uint16_t>(tile[0]), static_cast<uint16_t>(tile[1]), static_cast<uint16_t>(tile[2]),
+                        static_cast<uint16_t>(tile[3])};
           rows[out] = static_cast<uint32_t>(i + k);
+          area += (tile[1] - tile[0] + 1) * (tile[3] - tile[2] + 1);
+          for (int y = tile[2]; y <= tile[3]; ++y)
+            for (int x = tile[0]; x <= tile[1]; ++x) ++count[y * view.tiles_x + x];
         }
       }
     }
     base[block] = static_cast<uint32_t>(out - begin);
+    entries[thread] += area;
   });
 
+  view.entries = 0;
+  for (int p = 0; p < parts; ++p) view.entries += entries[p];
   uint32_t total = 0;
   for (int64_t block = 0; block < view.blocks; ++block) {
     const uint32_t count = base[block];

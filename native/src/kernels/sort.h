@@ -1,9 +1,8 @@
-// Front-to-back order of one tile by depth; equal depths stay in row order.
+// Front-to-back order of one tile by depth, only as far as somebody looks; equal depths stay in row order.
 //
-// Depths are positive, so their bit patterns rise with them. A two-pass radix sort on 16 bits, spread over the tile's
-// own range of bit patterns (a logarithmic scale, so that one far splat does not spoil the near ones), leaves the list
-// almost in order; an insertion sort on the full depth finishes it in about one step per splat. Lists that are too long
-// for a 16-bit index, or where the insertion sort meets more disorder than that, take a radix sort on all 32 bits.
+// Depths are positive, so their bit patterns rise with them. The keys are spread over buckets by their bit pattern (a
+// logarithmic scale, so that one far splat does not spoil the near ones), and a bucket is sorted by the whole key (depth,
+// then position) when the walk gets there. Pixels fill up long before the end of the list, so most is never sorted.
 #pragma once
 
 #include "../simd.h"
@@ -12,77 +11,105 @@
 namespace gs {
 namespace GS_ISA {
 
-// One stable pass over 8 bits from `shift`.
-template <class T>
-GS_INLINE void radix_pass(const T* from, T* to, uint32_t* histogram, int64_t n, int shift) {
-  uint32_t sum = 0;
-  for (int k = 0; k < 256; ++k) {
-    const uint32_t count = histogram[k];
-    histogram[k] = sum;
-    sum += count;
+GS_INLINE uint32_t depth_of(uint64_t key) { return static_cast<uint32_t>(key >> 32); }
+
+// Radix sort over the bytes in which the keys differ.
+inline void radix_sort(uint64_t* keys, int64_t n, Scratch& scratch) {
+  uint64_t *from = keys, *to = scratch.sort_b.reserve(n), differ = 0;
+  for (int64_t i = 1; i < n; ++i) differ |= keys[i] ^ keys[0];
+  for (int shift = 0; shift < 64; shift += 8) {
+    if (!(differ >> shift & 255)) continue;
+    uint32_t place[256] = {}, sum = 0;
+    for (int64_t i = 0; i < n; ++i) ++place[from[i] >> shift & 255];
+    for (int k = 0; k < 256; ++k) {
+      const uint32_t count = place[k];
+      place[k] = sum;
+      sum += count;
+    }
+    for (int64_t i = 0; i < n; ++i) to[place[from[i] >> shift & 255]++] = from[i];
+    uint64_t* t = from;
+    from = to;
+    to = t;
   }
-  for (int64_t i = 0; i < n; ++i) to[histogram[(from[i] >> shift) & 255]++] = from[i];
+  if (from != keys) std::memcpy(keys, from, n * sizeof *keys);
 }
 
-inline void sort_wide(const uint64_t* keys, int64_t n, uint32_t* order, Scratch& scratch) {
-  uint64_t *a = scratch.sort_wide_a.reserve(n), *b = scratch.sort_wide_b.reserve(n);
-  std::memcpy(a, keys, n * sizeof *a);
-  for (int shift = 32; shift < 64; shift += 8) {
-    uint32_t histogram[256] = {};
-    for (int64_t i = 0; i < n; ++i) ++histogram[(a[i] >> shift) & 255];
-    radix_pass(a, b, histogram, n, shift);
-    uint64_t* t = a;
-    a = b;
-    b = t;
-  }
-  for (int64_t i = 0; i < n; ++i) order[i] = static_cast<uint32_t>(a[i]);
-}
-
-// Sorts by the whole key (depth, then position); gives up and returns false after too many moves.
-inline bool insertion_sort(uint64_t* sorted, int64_t n) {
-  int64_t moves = 4 * n + 64;
+GS_INLINE void insertion_sort(uint64_t* keys, int64_t n) {
   for (int64_t i = 1; i < n; ++i) {
-    const uint64_t key = sorted[i];
+    const uint64_t key = keys[i];
     int64_t j = i;
-    for (; j > 0 && sorted[j - 1] > key; --j) sorted[j] = sorted[j - 1];
-    sorted[j] = key;
-    if ((moves -= i - j) < 0) return false;
+    for (; j > 0 && keys[j - 1] > key; --j) keys[j] = keys[j - 1];
+    keys[j] = key;
   }
-  return true;
 }
 
-inline void sort_tile(View& view, int64_t tile, Scratch& scratch) {
-  if (view.sorted[tile]) return;
-  view.sorted[tile] = 1;
-  const int64_t begin = view.tile_start[tile], n = view.tile_start[tile + 1] - begin;
-  const uint64_t* keys = view.keys.data + begin;
-  uint32_t* order = view.order.data + begin;
-  if (n == 0) return;
-  if (n > 65536) return sort_wide(keys, n, order, scratch);
+// The keys of one tile. What has been sorted stays so for later passes over the same view.
+class TileOrder {
+ public:
+  TileOrder(View& view, int64_t tile, Scratch& scratch) : scratch_(scratch) {
+    const int64_t begin = view.tile_start[tile];
+    keys_ = view.keys.data + begin;
+    length_ = view.tile_start[tile + 1] - begin;
+    sorted_ = &view.sorted[tile];
+    if (*sorted_ < length_) spread();
+  }
 
-  uint32_t low = 0xffffffffu, high = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t z = static_cast<uint32_t>(keys[i] >> 32);
-    low = z < low ? z : low;
-    high = z > high ? z : high;
+  int64_t length() const { return length_; }
+  uint32_t position(int64_t i) const { return static_cast<uint32_t>(keys_[i]); }
+
+  void sort_until(int64_t stop) {
+    while (*sorted_ < stop) {
+      const uint32_t begin = *sorted_, end = begin_ + scratch_.bucket_end[next_++];
+      if (end - begin <= FEW)
+        insertion_sort(keys_ + begin, end - begin);
+      else
+        radix_sort(keys_ + begin, end - begin, scratch_);
+      *sorted_ = end;
+    }
   }
-  const float scale = 65535.f / (high > low ? static_cast<float>(high - low) : 1.f);
-  uint32_t *a = scratch.sort_a.reserve(n), *b = scratch.sort_b.reserve(n);
-  uint32_t histogram[2][256] = {};
-  for (int64_t i = 0; i < n; ++i) {
-    const float level = static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(keys[i] >> 32) - low)) * scale;
-    const uint32_t q = static_cast<uint32_t>(imin(static_cast<int32_t>(level), 65535));
-    a[i] = q << 16 | static_cast<uint32_t>(i);
-    ++histogram[0][q & 255];
-    ++histogram[1][q >> 8];
+
+ private:
+  static constexpr int64_t FEW = 48, PER_BUCKET = 4, MAX_BUCKETS = 4096;
+
+  void spread() {
+    begin_ = *sorted_;
+    uint64_t* keys = keys_ + begin_;
+    const int64_t n = length_ - begin_;
+    int64_t count = 1;
+    while (count < MAX_BUCKETS && count * PER_BUCKET < n) count *= 2;
+    uint32_t* end = scratch_.bucket_end.reserve(count);
+    std::memset(end, 0, count * sizeof *end);
+    uint32_t low = 0xffffffffu, high = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const uint32_t z = depth_of(keys[i]);
+      low = z < low ? z : low;
+      high = z > high ? z : high;
+    }
+    const float scale = static_cast<float>(count) / (static_cast<float>(high - low) + 1.f);
+    uint16_t* bucket = scratch_.bucket.reserve(n);
+    for (int64_t i = 0; i < n; ++i) {
+      const float level = static_cast<float>(static_cast<int32_t>(depth_of(keys[i]) - low)) * scale;
+      bucket[i] = static_cast<uint16_t>(imin(static_cast<int32_t>(level), static_cast<int32_t>(count - 1)));
+      ++end[bucket[i]];
+    }
+    uint32_t sum = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      const uint32_t size = end[k];
+      end[k] = sum;
+      sum += size;
+    }
+    uint64_t* copy = scratch_.sort_a.reserve(n);
+    std::memcpy(copy, keys, n * sizeof *keys);
+    for (int64_t i = 0; i < n; ++i) keys[end[bucket[i]]++] = copy[i];
   }
-  radix_pass(a, b, histogram[0], n, 16);
-  radix_pass(b, a, histogram[1], n, 24);
-  uint64_t* sorted = scratch.sort_wide_a.reserve(n);
-  for (int64_t i = 0; i < n; ++i) sorted[i] = keys[a[i] & 65535];
-  if (!insertion_sort(sorted, n)) return sort_wide(keys, n, order, scratch);
-  for (int64_t i = 0; i < n; ++i) order[i] = static_cast<uint32_t>(sorted[i]);
-}
+
+  Scratch& scratch_;
+  uint64_t* keys_;
+  int64_t length_;
+  uint32_t* sorted_;
+  uint32_t begin_ = 0;  // of the buckets
+  int64_t next_ = 0;    // bucket to sort
+};
 
 }  // namespace GS_ISA
 }  // namespace gs

@@ -30,32 +30,39 @@ GS_INLINE Vec lane_y() {
   return load(v);
 }
 
-// Sorted splats of one tile, copied field by field as far as the walk needs them.
+// The splats of one tile, front to back, copied as far as the walk gets: as records for the walk, which looks at one
+// splat at a time, and as columns for what looks at 16 splats at once.
+//
+// As it copies, the list notes which 4x4-pixel blocks each splat reaches. A splat is drawn within the ellipse
+// -a dx^2 - b dx dy - c dy^2 <= K = log2_opacity - threshold, whose edges lie at
+//     dx = s dy +- sqrt(k - f dy^2),  s = -b / 2a,  k = -K / a,  f = c / a - s^2,
+// furthest to the right at dy = s sqrt(k / (f (f + s^2))) and to the left at its negative. Within a row of blocks it
+// reaches as far as at the nearest dy of that row, and touches exactly the blocks in between, as an ellipse is convex.
 class TileList {
  public:
-  enum Field { PX, PY, A, B, C, LOG2_O, THRESHOLD, DEPTH, DY_OF_DX, DX_OF_DY, RED, GREEN, BLUE, FIELDS };
+  enum Field { PX, PY, A, B, C, LOG2_O, THRESHOLD, DEPTH, COLUMNS, RED = COLUMNS, GREEN, BLUE, ID };
+  static constexpr int RECORD = 16;  // floats
 
   int64_t length = 0, filled = 0;
   int tile_x = 0, tile_y = 0;  // of the first pixel
-  int32_t* candidates = nullptr;
   uint32_t *row = nullptr, *position = nullptr;
 
   // The feature channels of one pass, one row of PASS floats per splat, near each other in memory.
   float* features = nullptr;
 
-  TileList(View& view, int64_t tile, Scratch& scratch, bool colors)
-      : view_(view), scratch_(scratch), colors_(colors) {
-    sort_tile(view, tile, scratch);
-    const int64_t begin = view.tile_start[tile];
-    length = view.tile_start[tile + 1] - begin;
-    order_ = view.order.data + begin;
+  // `colors`: records carry the splat's colour; `ids`, if not null, are those of the map's rows, for the records.
+  TileList(View& view, int64_t tile, Scratch& scratch, bool colors, const int32_t* ids = nullptr)
+      : view_(view), scratch_(scratch), order_(view, tile, scratch), colors_(colors), ids_(ids) {
+    length = order_.length();
     tile_x = static_cast<int>(tile % view.tiles_x) * view.tile_size;
     tile_y = static_cast<int>(tile / view.tiles_x) * view.tile_size;
-    stride_ = (length + 2 * LANES - 1) / LANES * LANES;
-    fields_ = scratch.fields.reserve(stride_ * FIELDS);
+    blocks_ = view.tile_size / BLOCK_SIDE;
+    stride_ = (length + STEP - 1) / STEP * STEP;
+    fields_ = scratch.fields.reserve(stride_ * COLUMNS);
+    records_ = scratch.records.reserve(stride_ * RECORD);
+    masks_ = scratch.masks.reserve(stride_ / LANES * blocks_ * blocks_);
     row = scratch.row.reserve(stride_);
     position = scratch.position.reserve(stride_);
-    candidates = scratch.candidates.reserve(stride_ + LANES);
   }
 
   // Before filling: copy `channels` values of each splat's row, too.
@@ -68,81 +75,100 @@ class TileList {
   }
 
   GS_INLINE float* field(int k) const { return fields_ + k * stride_; }
-  GS_INLINE float at(int k, int64_t i) const { return fields_[k * stride_ + i]; }
+  GS_INLINE const float* record(int64_t i) const { return records_ + i * RECORD; }
+  GS_INLINE float at(int k, int64_t i) const { return records_[i * RECORD + k]; }
 
+  // The next splats of the list, STEP at a time, until `upto` at least.
   void fill(int64_t upto) {
-    upto = upto < length ? upto : length;
-    int64_t i = filled;
-    for (; i < upto; ++i) {
-      const uint32_t p = order_[i];
-      if (i + 12 < length) {
-        __builtin_prefetch(view_.splats.data + order_[i + 12]);
-        __builtin_prefetch(view_.row.data + order_[i + 12]);
-        if (channels_) __builtin_prefetch(source_ + view_.row[order_[i + 6]] * source_stride_);
-      }
-      const Splat& s = view_.splats[p];
-      field(PX)[i] = s.x;
-      field(PY)[i] = s.y;
-      field(A)[i] = s.a;
-      field(B)[i] = s.b;
-      field(C)[i] = s.c;
-      field(LOG2_O)[i] = s.log2_opacity;
-      field(THRESHOLD)[i] = s.threshold;
-      field(DEPTH)[i] = s.z;
-      row[i] = view_.row[p];
-      position[i] = p;
-      if (channels_) copy_features(i);
-      if (colors_) {
-        const Color& c = view_.colors[p];
-        field(RED)[i] = c.r;
-        field(GREEN)[i] = c.g;
-        field(BLUE)[i] = c.b;
-      }
+    upto = (upto + STEP - 1) / STEP * STEP;
+    if (upto > stride_) upto = stride_;
+    for (int64_t i = filled; i < upto; i += STEP) {
+      order_.sort_until(i + STEP < length ? i + STEP : length);
+      for (int64_t k = i; k < i + STEP && k < length; ++k) __builtin_prefetch(view_.splats.data + order_.position(k));
+      for (int64_t k = i; k < i + STEP; k += LANES) fill_lanes(k);
     }
-    const int64_t end = (upto + LANES - 1) / LANES * LANES;
-    for (; i < end; ++i) {  // padding that no pixel draws
-      field(PX)[i] = field(PY)[i] = field(B)[i] = field(DEPTH)[i] = 0.f;
-      field(A)[i] = field(C)[i] = -1.f;
-      field(LOG2_O)[i] = -200.f;
-      field(THRESHOLD)[i] = 0.f;
-    }
-    for (int64_t j = filled / LANES * LANES; j < end; j += LANES) {
-      const Vec half_b = set(-0.5f) * load(field(B) + j);
-      store(field(DY_OF_DX) + j, half_b / load(field(C) + j));
-      store(field(DX_OF_DY) + j, half_b / load(field(A) + j));
-    }
-    filled = upto;
+    filled = upto < length ? upto : length;
   }
 
-  // Bit i: splat k + i reaches its threshold somewhere in the rectangle of pixel centres [x0, x1] x [y0, y1].
-  // The exponent is concave, so its maximum lies on the edge that faces the centre in x or in y.
-  GS_INLINE uint32_t touches(int64_t k, Vec x0, Vec x1, Vec y0, Vec y1) const {
-    const Vec x = load(field(PX) + k), y = load(field(PY) + k), a = load(field(A) + k), b = load(field(B) + k),
-              c = load(field(C) + k);
-    const Vec left = x0 - x, right = x1 - x, top = y0 - y, bottom = y1 - y;
-    const Vec dx = clamp(zero(), left, right), dy = clamp(load(field(DY_OF_DX) + k) * dx, top, bottom);
-    const Vec ey = clamp(zero(), top, bottom), ex = clamp(load(field(DX_OF_DY) + k) * ey, left, right);
-    const Vec p = fma(dx, fma(a, dx, b * dy), c * dy * dy), q = fma(ex, fma(a, ex, b * ey), c * ey * ey);
-    return bits(ge(vmax(p, q) + load(field(LOG2_O) + k) + set(1e-4f), load(field(THRESHOLD) + k)));
+  // Appends the splats from `begin` on that reach block (x, y) of the tile; returns how many of STEP.
+  GS_INLINE int candidates_of(int x, int y, int64_t begin, int32_t* out) const {
+    const uint16_t* mask = masks_ + (y * blocks_ + x) * (stride_ / LANES) + begin / LANES;
+    int n = 0;
+    for (int i = 0; i < STEP / LANES; ++i)
+      n += compress_indices(out + n, static_cast<int32_t>(begin) + i * LANES, mask[i]);
+    return n;
   }
+
+  static constexpr int STEP = 64;
 
  private:
+  GS_INLINE void fill_lanes(int64_t i) {
+    static const Splat nothing = {0.f, 0.f, -1.f, 0.f, -1.f, -200.f, 0.f, 0.f};  // that no pixel draws
+    const float* from[LANES];
+    for (int k = 0; k < LANES; ++k) {
+      float* out = records_ + (i + k) * RECORD;
+      if (i + k >= length) {
+        from[k] = &nothing.x;
+        position[i + k] = row[i + k] = 0;
+        continue;
+      }
+      const uint32_t p = position[i + k] = order_.position(i + k);
+      row[i + k] = view_.row[p];
+      from[k] = &view_.splats[p].x;
+      std::memcpy(out, from[k], sizeof(Splat));
+      if (colors_) std::memcpy(out + RED, &view_.colors[p], sizeof(Color));
+      if (ids_) std::memcpy(out + ID, ids_ + row[i + k], sizeof(int32_t));
+      if (channels_) copy_features(i + k);
+    }
+    Vec column[COLUMNS];
+    load_columns(from, 0, column);
+    load_columns(from, 4, column + 4);
+    for (int k = 0; k < COLUMNS; ++k) store(field(k) + i, column[k]);
+    note_blocks(i, column);
+  }
+
+  GS_INLINE void note_blocks(int64_t i, const Vec* column) {
+    const Vec x = column[PX] - set(static_cast<float>(tile_x)), y = column[PY] - set(static_cast<float>(tile_y));
+    // Rounding must not lose a block: the ellipse is taken a little too large and its centre a little uncertain.
+    const Vec K = column[LOG2_O] - column[THRESHOLD] + set(1e-4f);
+    const Vec slack = fma(vabs(column[PX]) + vabs(column[PY]), set(2e-7f), set(1e-3f));
+    const Vec inverse = set(1.f) / column[A];
+    const Vec slope = set(-0.5f) * column[B] * inverse, slope2 = slope * slope, ratio = column[C] * inverse;
+    const Vec fall = vmax(ratio - slope2 - set(4e-7f) * (ratio + slope2), zero());
+    const Vec k = set(-1.000002f) * K * inverse;
+    const Vec furthest = slope * vsqrt(k / (fall * (fall + slope2)));
+    const Vec margin = fma(vabs(slope), slack, slack);
+    const Vec right_of = x + margin - set(0.5f), left_of = x - margin - set(BLOCK_SIDE - 0.5f);
+    const int64_t groups = stride_ / LANES;
+    uint16_t* mask = masks_ + i / LANES;
+    for (int r = 0; r < blocks_; ++r) {
+      const Vec top = set(BLOCK_SIDE * r + 0.5f) - y - slack, bottom = set(BLOCK_SIDE * (r + 1) - 0.5f) - y + slack;
+      const Vec dy1 = clamp(furthest, top, bottom), dy0 = clamp(-furthest, top, bottom);
+      const Vec right = fma(slope, dy1, right_of) + vsqrt(fnma(fall * dy1, dy1, k));
+      const Vec left = fma(slope, dy0, left_of) - vsqrt(fnma(fall * dy0, dy0, k));  // NaN where it misses the band
+      for (int c = 0; c < blocks_; ++c, mask += groups) {
+        const Vec edge = set(static_cast<float>(BLOCK_SIDE * c));
+        *mask = static_cast<uint16_t>(bits(both(ge(right, edge), ge(edge, left))));
+      }
+    }
+  }
+
   GS_INLINE void copy_features(int64_t i) {
     const float* from = source_ + static_cast<int64_t>(row[i]) * source_stride_;
-    if (channels_ == PASS)
-      store(features + i * PASS, load(from));
-    else
-      std::memcpy(features + i * PASS, from, channels_ * sizeof(float));
+    store(features + i * PASS, channels_ == PASS ? load(from) : load_first(from, channels_));
   }
 
   View& view_;
   Scratch& scratch_;
+  TileOrder order_;
   bool colors_;
+  const int32_t* ids_;
   const float* source_ = nullptr;
   int channels_ = 0;
   int64_t source_stride_ = 0;
-  const uint32_t* order_;
-  float* fields_;
+  float *fields_, *records_;
+  uint16_t* masks_;
+  int blocks_;  // in a row or column of the tile
   int64_t stride_;
 };
 
@@ -168,36 +194,41 @@ GS_INLINE void for_each_block(const View& view, const TileList& list, Visit&& vi
 
 // Walks one block. draw(k, weight, alpha, T, drawn) sees every splat that may touch it, in order; done(alive, T) ends
 // the walk early. Returns the final transmittance.
+//
+// The transmittance that the walk carries along goes on falling in finished pixels: it never rises, so it is above
+// transmittance_min exactly where the pixel was never finished, and no step has to wait for the last one's comparison.
 template <class Draw, class Done>
 GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Draw&& draw, Done&& done) {
+  constexpr int ENOUGH = 24;
   const Vec px = set(static_cast<float>(block.x)) + lane_x(), py = set(static_cast<float>(block.y)) + lane_y();
-  const Vec x0 = set(block.x + 0.5f), x1 = set(block.x + block.width - 0.5f);
-  const Vec y0 = set(block.y + 0.5f), y1 = set(block.y + block.height - 0.5f);
   const Vec alpha_max = set(view.settings.alpha_max), t_min = set(view.settings.transmittance_min);
+  const int x = (block.x - list.tile_x) / BLOCK_SIDE, y = (block.y - list.tile_y) / BLOCK_SIDE;
+  int32_t candidates[ENOUGH + TileList::STEP + LANES];
+  Vec T = keep(from_bits(block.inside), set(1.f)), end = T;
   Mask alive = from_bits(block.inside);
-  Vec T = set(1.f);
   for (int64_t start = 0; start < list.length;) {
-    const int64_t stop = start + 64 < list.length ? start + 64 : list.length;
-    if (list.filled < stop) list.fill(stop);
     int n = 0;
-    for (; start < stop; start += LANES)
-      n += compress_indices(list.candidates + n, static_cast<int32_t>(start), list.touches(start, x0, x1, y0, y1));
-    for (int i = 0; i < n; ++i) {
-      const int k = list.candidates[i];
-      const Vec dx = px - set(list.at(TileList::PX, k)), dy = py - set(list.at(TileList::PY, k));
-      const Vec linear = fma(set(list.at(TileList::A, k)), dx, set(list.at(TileList::B, k)) * dy);
-      const Vec power = fma(dx, linear, fma(dy * dy, set(list.at(TileList::C, k)), set(list.at(TileList::LOG2_O, k))));
-      const Vec alpha = keep(ge(power, set(list.at(TileList::THRESHOLD, k))), vmin(exp2_fast(power), alpha_max));
-      const Vec next = fnma(alpha, T, T);
-      alive = both(alive, gt(next, t_min));
-      const Vec weight = keep(alive, alpha * T);
-      draw(k, weight, alpha, T, alive);
-      T = select(alive, next, T);
-      if ((i & 1) && done(alive, T)) return T;
+    for (; start < list.length && n < ENOUGH; start += TileList::STEP) {
+      if (list.filled <= start) list.fill(start + TileList::STEP);
+      n += list.candidates_of(x, y, start, candidates + n);
     }
-    if (done(alive, T)) return T;
+    for (int i = 0; i < n; ++i) {
+      const int k = candidates[i];
+      const float* splat = list.record(k);
+      const Vec dx = px - set(splat[TileList::PX]), dy = py - set(splat[TileList::PY]);
+      const Vec linear = fma(set(splat[TileList::A]), dx, set(splat[TileList::B]) * dy);
+      const Vec power = fma(dx, linear, fma(dy * dy, set(splat[TileList::C]), set(splat[TileList::LOG2_O])));
+      const Vec alpha = keep(ge(power, set(splat[TileList::THRESHOLD])), vmin(exp2_fast(power), alpha_max));
+      const Vec next = fnma(alpha, T, T);
+      alive = gt(next, t_min);
+      draw(k, keep(alive, alpha * T), alpha, T, alive);
+      end = select(alive, next, end);
+      T = next;
+      if ((i & 1) && done(alive, T)) return end;
+    }
+    if (done(alive, T)) return end;
   }
-  return T;
+  return end;
 }
 
 // One value per pixel of a block into an image of the given row length.

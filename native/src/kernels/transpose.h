@@ -23,7 +23,17 @@ GS_INLINE int64_t entry_count(const View& view, int64_t position) {
 }
 
 // Prepares for partials of `width` floats.
-GS_INLINE void begin_partials(View& view, int64_t width) {
+inline void begin_partials(View& view, int64_t width) {
+  if (!view.has_first) {
+    uint32_t* first = view.first.reserve(view.blocks * BLOCK);
+    uint32_t entry = 0;
+    for (int64_t block = 0; block < view.blocks; ++block)
+      for (int64_t i = block * BLOCK, end = i + view.base[block + 1] - view.base[block]; i < end; ++i) {
+        first[i] = entry;
+        entry += static_cast<uint32_t>(entry_count(view, i));
+      }
+    view.has_first = true;
+  }
   view.partials.reserve(view.entries * width);
   view.touched.reserve(view.entries);
   std::memset(view.touched.data, 0, view.entries);

@@ -1,0 +1,262 @@
+"""The CUDA back end on gsplat 1.5 behind the same interface; ``votes.py`` adds the one kernel that gsplat lacks.
+
+Results are where the map's tensors are. A map on the CPU is copied to the device when it changed; one that autograd
+follows is copied each time, so that gradients reach it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from gs_semantic.errors import InvalidRequestError, MissingExtraError
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.rendering.base import Accumulation, IdRendering, LabelAccumulation, RasterSettings, Rendering
+
+PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "sh")
+TILE = 16
+CHUNK = 32  # channels per launch: beyond, gsplat's kernels run out of registers and shared memory
+COMPILED_IN = ("alpha_min", "alpha_max", "transmittance_min", "extent_sigma")  # settings that gsplat's kernels fix
+ALL_BATCHES = 1 << 30
+
+
+@dataclass
+class _Projected:
+    """A map in one camera, as gsplat's kernels want it, with one image in front."""
+
+    means2d: torch.Tensor  # (1,N,2)
+    conics: torch.Tensor  # (1,N,3)
+    depths: torch.Tensor  # (1,N)
+    opacities: torch.Tensor  # (1,N)
+    offsets: torch.Tensor  # (1,tiles_y,tiles_x)
+    flatten_ids: torch.Tensor  # (entries,)
+
+    def frozen(self) -> _Projected:
+        """The same, cut off from autograd."""
+        return _Projected(*(getattr(self, field.name).detach() for field in fields(self)))
+
+
+class CudaRasterizer:
+    """gsplat behind the interface of ``Rasterizer``.
+
+    Raises MissingExtraError without gsplat, InvalidRequestError without a CUDA device or with settings other than those
+    that gsplat's kernels are compiled with.
+    """
+
+    name = "cuda"
+
+    def __init__(self, settings: RasterSettings | None = None, device: str = "cuda") -> None:
+        self.gsplat = load_gsplat()
+        self.settings, fixed = settings or RasterSettings(), RasterSettings()
+        for name in COMPILED_IN:
+            if getattr(self.settings, name) != getattr(fixed, name):
+                raise InvalidRequestError(
+                    f"{name}: gsplat is compiled with {getattr(fixed, name):g}; for another value use rasterizer 'cpu'"
+                )
+        if not torch.cuda.is_available():
+            raise InvalidRequestError("rasterizer 'cuda': torch finds no CUDA device here; use 'cpu' or 'auto'")
+        self.device = torch.device(device)
+        self._copied: tuple[Any, tuple, list[torch.Tensor]] = (lambda: None, (), [])
+
+    def render(
+        self,
+        gaussians: GaussianMap,
+        camera: Camera,
+        features: torch.Tensor | None = None,
+        *,
+        background: torch.Tensor | None = None,
+        feature_grad_to_geometry: bool = True,
+        T_camera_world: torch.Tensor | None = None,
+    ) -> Rendering:
+        """As ``Rasterizer.render``; differentiable."""
+        home = gaussians.means.device
+        parameters = self._parameters(gaussians)
+        pose = self._pose(camera, T_camera_world)
+        projected = self._project(parameters, camera, pose)
+        values = torch.cat([self._colors(parameters, pose), projected.depths[0][:, None]], dim=1)
+        joined = features is not None and feature_grad_to_geometry
+        if joined:
+            values = torch.cat([values, self._features(features, len(parameters[0]))], dim=1)
+        image, alpha = self._blend(projected, values, camera)
+        rgb, weighted_depth, feature_image = image[..., :3], image[..., 3], None
+        seen = alpha > 0
+        depth = torch.where(seen, weighted_depth / torch.where(seen, alpha, 1), 0)
+        if background is not None:
+            rgb = rgb + (1 - alpha)[..., None] * background.to(self.device, rgb.dtype)
+        if joined:
+            feature_image = image[..., 4:]
+        elif features is not None:
+            own = self._features(features, len(parameters[0]))
+            feature_image = self._blend(projected.frozen(), own, camera)[0]
+        images = (rgb, depth, alpha, feature_image)
+        return Rendering(*(None if image is None else image.to(home) for image in images))  # type: ignore[arg-type]
+
+    def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
+        """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
+        from gs_semantic.rendering.votes import vote
+
+        home = gaussians.means.device
+        with torch.no_grad():
+            projected = self._project(self._parameters(gaussians), camera, self._pose(camera))
+            if ids.shape != (len(gaussians),) or ids.dtype != torch.int32:
+                raise InvalidRequestError(
+                    f"ids: expected int32 ({len(gaussians)},), got {ids.dtype} {tuple(ids.shape)}"
+                )
+            winner, confidence, depth = vote(
+                projected.means2d[0],
+                projected.conics[0],
+                projected.depths[0],
+                projected.opacities[0],
+                ids.to(self.device),
+                projected.offsets[0],
+                projected.flatten_ids,
+                camera.width,
+                camera.height,
+                self.settings,
+            )
+        return IdRendering(winner.to(home), confidence.to(home), depth.to(home))
+
+    def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
+        """Transpose pass of an image float32 (H,W,D)."""
+        home, n = gaussians.means.device, len(gaussians)
+        self._check_image("image", image, camera)
+        with torch.no_grad():
+            projected = self._project(self._parameters(gaussians), camera, self._pose(camera))
+        image = image.to(self.device, torch.float32)
+        ones = torch.ones_like(image[..., :1])
+        sums = self._transpose(projected, torch.cat([ones, image], dim=2), camera)
+        with torch.no_grad():
+            rows, _, _ = self.gsplat.rasterize_to_indices_in_range(
+                *(0, ALL_BATCHES, torch.ones(1, camera.height, camera.width, device=self.device)),
+                *(projected.means2d, projected.conics, projected.opacities, camera.width, camera.height, TILE),
+                *(projected.offsets, projected.flatten_ids),
+            )
+        count = torch.bincount(rows.long(), minlength=n).to(torch.int32)
+        return Accumulation(sums[:, 1:].to(home), sums[:, 0].to(home), count.to(home))
+
+    def accumulate_labels(self, gaussians: GaussianMap, camera: Camera, labels: torch.Tensor) -> LabelAccumulation:
+        """Transpose pass of a label image int32 (H,W), with exact sums of every label instead of two slots."""
+        home, n = gaussians.means.device, len(gaussians)
+        self._check_image("labels", labels, camera)
+        with torch.no_grad():
+            projected = self._project(self._parameters(gaussians), camera, self._pose(camera))
+        values, inverse = torch.unique(labels.to(self.device), return_inverse=True)
+        winner = torch.zeros(n, dtype=torch.int32, device=self.device)
+        best, total = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
+        for first in range(0, len(values), CHUNK):
+            part = torch.arange(first, min(first + CHUNK, len(values)), device=self.device)
+            sums = self._transpose(projected, (inverse[..., None] == part).float(), camera)
+            weight, place = sums.max(dim=1)
+            better = weight > best
+            winner = torch.where(better, values[part[place]].to(torch.int32), winner)
+            best = torch.where(better, weight, best)
+            total += sums.sum(dim=1)
+        return LabelAccumulation(winner.to(home), best.to(home), total.to(home))
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def _parameters(self, gaussians: GaussianMap) -> list[torch.Tensor]:
+        """The five tensors on the device; rows with a value that is not finite are made invisible later."""
+        tensors = [getattr(gaussians, name) for name in PARAMETERS]
+        if any(t.requires_grad for t in tensors) or tensors[0].device == self.device:
+            return [t.to(self.device, torch.float32) for t in tensors]
+        version = (
+            getattr(gaussians, "revision", 0),
+            *((t.data_ptr(), len(t), 0 if t.is_inference() else t._version) for t in tensors),
+        )
+        owner, known, copies = self._copied
+        if owner() is not gaussians or known != version:
+            copies = [t.to(self.device, torch.float32) for t in tensors]
+            self._copied = (weakref.ref(gaussians), version, copies)
+        return copies
+
+    def _pose(self, camera: Camera, T_camera_world: torch.Tensor | None = None) -> torch.Tensor:
+        pose = torch.as_tensor(camera.T_camera_world if T_camera_world is None else T_camera_world)
+        if tuple(pose.shape) != (4, 4):
+            raise InvalidRequestError(f"T_camera_world: shape is {tuple(pose.shape)}, expected (4, 4)")
+        return pose.to(self.device, torch.float32)
+
+    def _project(self, parameters: list[torch.Tensor], camera: Camera, pose: torch.Tensor) -> _Projected:
+        means, quats, log_scales, logits, _ = parameters
+        s = self.settings
+        usable = means.isfinite().all(1) & log_scales.isfinite().all(1) & logits.isfinite()
+        usable &= quats.isfinite().all(1) & (quats.norm(dim=1) > 0)
+        opacities = torch.sigmoid(torch.where(usable, logits, -100.0))  # below alpha_min: gsplat leaves it out
+        clean = [torch.where(usable[:, None], value, fill) for value, fill in ((means, 0), (quats, 1), (log_scales, 0))]
+        intrinsics = torch.tensor(
+            [[camera.fx, 0, camera.cx + 0.5], [0, camera.fy, camera.cy + 0.5], [0, 0, 1]],
+            dtype=torch.float32,
+            device=self.device,
+        )
+        radii, means2d, depths, conics, _ = self.gsplat.fully_fused_projection(
+            *(clean[0], None, clean[1], clean[2].exp(), pose[None], intrinsics[None], camera.width, camera.height),
+            eps2d=s.eps2d,
+            near_plane=s.near,
+            far_plane=s.far,
+            opacities=opacities.detach(),
+        )
+        tiles_x, tiles_y = -(-camera.width // TILE), -(-camera.height // TILE)
+        with torch.no_grad():
+            _, keys, flatten_ids = self.gsplat.isect_tiles(means2d, radii, depths, TILE, tiles_x, tiles_y)
+            offsets = self.gsplat.isect_offset_encode(keys, 1, tiles_x, tiles_y)
+        return _Projected(means2d, conics, depths, opacities[None], offsets, flatten_ids)
+
+    def _colors(self, parameters: list[torch.Tensor], pose: torch.Tensor) -> torch.Tensor:
+        """(N,3) seen from the camera."""
+        means, sh = parameters[0], parameters[4]
+        centre = -pose[:3, :3].T @ pose[:3, 3]
+        degree = round(sh.shape[1] ** 0.5) - 1
+        return (self.gsplat.spherical_harmonics(degree, means - centre, sh) + 0.5).clamp_min(0)
+
+    def _features(self, features: torch.Tensor | None, count: int) -> torch.Tensor:
+        assert features is not None
+        if features.dim() != 2 or len(features) != count:
+            raise InvalidRequestError(f"features: shape is {tuple(features.shape)}, expected ({count}, any)")
+        return features.to(self.device, torch.float32)
+
+    def _blend(self, p: _Projected, values: torch.Tensor, camera: Camera) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (H,W,C) of values (N,C), chunk by chunk, and alpha (H,W)."""
+        parts, alpha = [], None
+        for chunk in _chunks(values):
+            image, alphas = self.gsplat.rasterize_to_pixels(
+                *(p.means2d, p.conics, chunk[None], p.opacities, camera.width, camera.height, TILE),
+                *(p.offsets, p.flatten_ids),
+            )
+            parts.append(image[0])
+            alpha = alphas[0, ..., 0] if alpha is None else alpha  # the first chunk's carries the gradient
+        assert alpha is not None
+        return torch.cat(parts, dim=2), alpha
+
+    def _transpose(self, projected: _Projected, image: torch.Tensor, camera: Camera) -> torch.Tensor:
+        """sum_p w_i(p) image(p), (N,C): blending is linear in its values, so this is their gradient."""
+        frozen, parts = projected.frozen(), []
+        for chunk in _chunks(image):
+            with torch.enable_grad():
+                values = torch.zeros(frozen.depths.shape[1], chunk.shape[2], device=self.device, requires_grad=True)
+                blended, _ = self._blend(frozen, values, camera)
+                parts.append(torch.autograd.grad(blended, values, chunk)[0])
+        return torch.cat(parts, dim=1)
+
+    def _check_image(self, name: str, image: torch.Tensor, camera: Camera) -> None:
+        if tuple(image.shape[:2]) != (camera.height, camera.width):
+            expected = (camera.height, camera.width)
+            raise InvalidRequestError(f"{name}: shape is {tuple(image.shape)}, expected {expected} first")
+
+
+def load_gsplat() -> Any:
+    """The module gsplat; raises MissingExtraError without it."""
+    try:
+        import gsplat
+    except ImportError as error:
+        raise MissingExtraError.for_module("gsplat", "cuda", "rasterizer 'cuda'") from error
+    return gsplat
+
+
+def _chunks(values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """At most CHUNK channels at a time, of the last dimension."""
+    for first in range(0, max(values.shape[-1], 1), CHUNK):
+        yield values[..., first : first + CHUNK]
