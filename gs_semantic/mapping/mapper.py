@@ -193,6 +193,11 @@ class Mapper:
             yield
             if matched is None:
                 return
+            if matched.index and matched.empty:
+                self._events.warnings.append(
+                    "frame without depth: matching found none that an earlier keyframe confirms; "
+                    "move the camera sideways, and check that its poses are right"
+                )
             yield from self._integrate(matched.index, matched.frame, self.config.match_tolerance_per_m2)
 
     def _integrate(self, index: int, frame: Frame, tolerance_per_m2: float | None = None) -> Iterator[None]:

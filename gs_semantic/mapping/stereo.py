@@ -45,10 +45,14 @@ class StereoView:
 
 @dataclass(frozen=True)
 class Matched:
-    """A keyframe with the depth found for it: frame.depth float32 (H, W) m, 0 = none."""
+    """A keyframe with the depth found for it: frame.depth float32 (H, W) m, 0 = none; ``empty`` when none was found."""
 
     index: int
     frame: Frame
+
+    @property
+    def empty(self) -> bool:
+        return self.frame.depth is None or not self.frame.depth.any()
 
 
 class StereoDepth:

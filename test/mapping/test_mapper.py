@@ -161,7 +161,7 @@ def test_frames_without_masks_fill_the_map_and_keep_its_labels():
 
 def test_frames_without_depth_label_and_warn_but_seed_nothing():
     blind = replace(recorded(3), depth=None)
-    mapper = Mapper()
+    mapper = Mapper(MapperConfig(match=False))
     events = [mapper.step(blind), mapper.step(None)]
     mapper.finish()
     assert len(mapper.gaussians) == 0 and any("without depth" in text for e in events for text in e.warnings)

@@ -227,6 +227,19 @@ def test_without_matching_nothing_is_seeded_and_the_mapper_says_so() -> None:
     assert any("without depth" in text for text in warnings)
 
 
+def test_a_camera_that_only_turns_seeds_nothing_and_the_mapper_says_what_to_do() -> None:
+    mapper = Mapper(CONFIG)
+    warnings: list[str] = []
+    for number in range(3):
+        mapper.step(replace(textured(turned(camera(), 6 * number)), depth=None), answer=False)
+        while mapper.pending:
+            warnings += mapper.step(None).warnings
+    assert len(mapper.gaussians) == 0
+    assert any("move the camera sideways" in text for text in warnings)
+    walked(mapper, 5)
+    assert len(mapper.gaussians) > 1000
+
+
 def test_reset_forgets_the_keyframe_that_waits() -> None:
     mapper = Mapper(CONFIG)
     mapper.step(photograph(0), answer=False)
