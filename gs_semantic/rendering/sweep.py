@@ -93,7 +93,9 @@ class PlaneSweep:
             struct.height, struct.width = descriptors.shape
             struct.M = (ctypes.c_float * 12)(*np.asarray(matrix, np.float32).ravel())
         result = SweepResult(
-            *(np.empty((height, width), np.float32) for _ in range(2)), np.empty((height, width), np.uint8)
+            inverse_depth=np.empty((height, width), np.float32),
+            margin=np.empty((height, width), np.float32),
+            cost=np.empty((height, width), np.uint8),
         )
         struct = SweepStruct(
             reference=reference.ctypes.data,
