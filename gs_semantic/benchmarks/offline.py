@@ -22,6 +22,9 @@ from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.objects.registry import ObjectState
 
+# what suits matched depth better than a sensor's; config/sensor/mono.yaml says the same to the mapper node
+COLOUR_ONLY = ("lr_means=0.001", "refine_error=0.15")
+
 
 def mapper_config(pairs: Iterable[str] = ()) -> MapperConfig:
     """Defaults changed by ``name=value`` texts; InvalidRequestError naming the parameter when one does not fit."""

@@ -98,5 +98,7 @@ class MapperConfig:
             low, high, value = spec.metadata.get("low"), spec.metadata.get("high"), getattr(self, name)
             if low is not None and not low <= value <= high:
                 raise ValueError(f"{name} = {value} is outside [{low}, {high}]")
+        if self.match and self.match_near_m >= self.depth_max_m:
+            raise ValueError(f"match_near_m = {self.match_near_m:g} is not below depth_max_m = {self.depth_max_m:g}")
         if self.seed_max_block_px not in (1, 2, 4, 8):
             raise ValueError(f"seed_max_block_px = {self.seed_max_block_px}: must be 1, 2, 4 or 8")

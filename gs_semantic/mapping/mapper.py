@@ -199,6 +199,11 @@ class Mapper:
             yield
             if matched is None:
                 return
+            if matched.index and matched.empty:
+                self._events.warnings.append(
+                    "frame without depth: matching found none that an earlier keyframe confirms; "
+                    "move the camera sideways, and check that its poses are right"
+                )
             yield from self._integrate(matched.index, matched.frame, self.config.match_tolerance_per_m2)
 
     def _integrate(self, index: int, frame: Frame, tolerance_per_m2: float | None = None) -> Iterator[None]:
@@ -223,7 +228,12 @@ class Mapper:
         slots = None
         if labels is not None and infos is not None:
             with self._timed("lift"):
-                slots = self._lift(frame, depth, labels, infos)
+                sure = labels
+                if tolerance_per_m2 is not None and depth is not None:
+                    # where matching found nothing, the map may show what lies behind the mask: it gets no vote from it
+                    sure = np.where(depth > 0, labels, 0)
+                slots = self._lift(frame, depth, sure, infos)
+                slots = None if slots is None else slots[labels]
             yield
         with self._timed("keyframe"):
             self.keyframes.add(make_keyframe(index, frame, slots, self.config))
@@ -372,7 +382,7 @@ class Mapper:
     def _lift(
         self, frame: Frame, depth: np.ndarray | None, labels: np.ndarray, infos: list[MaskInfo]
     ) -> np.ndarray | None:
-        """Associate the masks, vote on the visible Gaussians; returns the object slot of each pixel (H, W)."""
+        """Associate the masks, vote on the visible Gaussians; returns the object slot of each mask (M + 1,)."""
         gaussians = self.gaussians
         if not len(gaussians):
             return None
@@ -413,7 +423,7 @@ class Mapper:
         if assignment.merged or assignment.forgotten:
             self._rename(assignment.merged, assignment.forgotten)
         self._dirty |= {int(slot) for slot in slots if slot} | assignment.changed
-        return slots[labels]
+        return slots
 
     def _rename(self, merged: dict[int, int], forgotten: set[int]) -> None:
         lut = np.arange(self.objects.slots, dtype=np.int32)

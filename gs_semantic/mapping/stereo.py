@@ -45,10 +45,14 @@ class StereoView:
 
 @dataclass(frozen=True)
 class Matched:
-    """A keyframe with the depth found for it: frame.depth float32 (H, W) m, 0 = none."""
+    """A keyframe with the depth found for it: frame.depth float32 (H, W) m, 0 = none; ``empty`` when none was found."""
 
     index: int
     frame: Frame
+
+    @property
+    def empty(self) -> bool:
+        return self.frame.depth is None or not self.frame.depth.any()
 
 
 class StereoDepth:
@@ -83,7 +87,8 @@ class StereoDepth:
     # --- one keyframe -----------------------------------------------------------------------------------------------
 
     def _prepare(self, index: int, frame: Frame) -> StereoView:
-        step = max(1, round(frame.camera.width / self.config.match_width_px))
+        wanted = round(frame.camera.width / self.config.match_width_px)
+        step = max(1, min(wanted, *frame.rgb.shape[:2]))
         grey = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY)
         if step > 1:  # pixel (x, y) becomes the mean of the step x step pixels from there on
             padded = cv2.copyMakeBorder(grey, 0, step - 1, 0, step - 1, cv2.BORDER_REPLICATE)
@@ -94,7 +99,8 @@ class StereoDepth:
         descriptors = census(grey, step, CENSUS_THRESHOLD, self._sweep.threads)
         regions = None
         if frame.instances is not None:
-            regions = np.ascontiguousarray(frame.instances[step // 2 :: step, step // 2 :: step][:height, :width], np.int32)
+            middle = frame.instances[step // 2 :: step, step // 2 :: step]
+            regions = np.ascontiguousarray(middle[:height, :width], np.int32)
         return StereoView(frame, index, camera, descriptors, intensity, regions)
 
     def _match(self, view: StereoView) -> Matched:

@@ -40,7 +40,7 @@ class SweepStruct(ctypes.Structure):
 
 @dataclass(frozen=True)
 class SweepResult:
-    """inverse_depth float32 (h, w) 1/m; margin float32 (h, w): cost per path by which the best other hypothesis is worse;
+    """inverse_depth float32 (h, w) 1/m; margin float32 (h, w): cost per path by which the best rival is worse;
     cost uint8 (h, w): of the chosen hypothesis in the two best sources, 0 .. 64."""
 
     inverse_depth: np.ndarray
@@ -49,8 +49,8 @@ class SweepResult:
 
 
 def census(image: np.ndarray, step: int, threshold: int, threads: int | None = None) -> np.ndarray:
-    """Descriptors uint32 (H, W) of an image uint8 (H, W): 16 neighbours up to 3 ``step`` away, brighter or darker by more
-    than ``threshold`` grey levels."""
+    """Descriptors uint32 (H, W) of an image uint8 (H, W): 16 neighbours up to 3 ``step`` away, brighter or darker by
+    more than ``threshold`` grey levels."""
     image = np.ascontiguousarray(image, np.uint8)
     height, width = image.shape
     out = np.empty((height, width), np.uint32)
@@ -81,7 +81,9 @@ class PlaneSweep:
         """Inverse depth of every pixel of ``intensity`` uint8 (h, w) among inverse_far + i * inverse_step.
 
         reference: its descriptors (H, W), looked at in every (H // h)-th row and column. sources: descriptors and the
-        matrix (3, 4) that maps (x, y, 1, inverse depth) to a pixel of the descriptors, homogeneous, with x, y of ``intensity``.
+        matrix (3, 4) that maps (x, y, 1, inverse depth), x and y of ``intensity``, to a homogeneous pixel of them.
+        small_step, large_step, edge, regions int32 (h, w): see native/src/types.h. InvalidRequestError for settings
+        that the kernel cannot hold.
         """
         height, width = intensity.shape
         step = reference.shape[0] // height
@@ -91,7 +93,9 @@ class PlaneSweep:
             struct.height, struct.width = descriptors.shape
             struct.M = (ctypes.c_float * 12)(*np.asarray(matrix, np.float32).ravel())
         result = SweepResult(
-            np.empty((height, width), np.float32), np.empty((height, width), np.float32), np.empty((height, width), np.uint8)
+            inverse_depth=np.empty((height, width), np.float32),
+            margin=np.empty((height, width), np.float32),
+            cost=np.empty((height, width), np.uint8),
         )
         struct = SweepStruct(
             reference=reference.ctypes.data,

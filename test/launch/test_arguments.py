@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gs_semantic.benchmarks.offline import COLOUR_ONLY
 from gs_semantic.cli import build_parser
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.nodes import arguments
@@ -291,3 +292,17 @@ def test_rviz_that_is_not_installed_is_named(monkeypatch):
 def test_default_namespace_is_that_of_the_rviz_file():
     config = yaml.safe_load(share_path("config", "segment.rviz").read_text())
     assert all(topic.startswith(f"/{NAMESPACE}/") for topic in arguments.rviz_topics(config))
+
+
+def test_the_sensor_mono_gives_the_mapper_what_offline_mapping_without_depth_uses() -> None:
+    (mapper,) = plan_segment({"sensor": "mono"})
+    layer = next(layer for layer in mapper.parameters if isinstance(layer, Path) and layer.name == "mono.yaml")
+    parameters = yaml.safe_load(layer.read_text())["/**/mapper"]["ros__parameters"]
+    assert parameters.pop("use_depth") is False
+    assert parameters == {name: float(value) for name, value in (pair.split("=") for pair in COLOUR_ONLY)}
+
+
+def test_send_depth_reaches_the_replay(tmp_path: Path) -> None:
+    mapper, replay = plan_segment({"sequence": str(tmp_path), "sensor": "mono", "send_depth": "false"})
+    assert "send_depth:=false" in words_of(replay)
+    assert "send_depth" not in words_of(mapper)

@@ -212,7 +212,7 @@ def test_missing_depth_in_part_of_the_image_leaves_a_hole_that_the_next_frame_fi
 
 
 def test_masks_where_nothing_is_mapped_open_objects_without_gaussians():
-    mapper = mapped(recorded(0), recorded(1))
+    mapper = mapped(recorded(0), recorded(1), match=False)
     pose = camera().T_world_camera.copy()
     pose[:3, [0, 2]] *= -1  # the other way
     mapped(replace(recorded(2), camera=camera().at(pose), depth=None), mapper=mapper)

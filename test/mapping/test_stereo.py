@@ -140,12 +140,13 @@ def test_keyframes_of_another_size_are_matched_with_each_other() -> None:
     assert complete > 0.5 and error < 0.1
 
 
-def test_tiny_images_are_matched_without_reading_outside() -> None:
+@pytest.mark.parametrize(("width", "height"), [(5, 3), (400, 1), (1, 1)])
+def test_tiny_images_are_matched_without_reading_outside(width: int, height: int) -> None:
     stereo = StereoDepth(MapperConfig(match_width_px=80))
     for number in range(3):
-        small = replace(textured(camera(STEP * number, 5, 3)), depth=None)
+        small = replace(textured(camera(STEP * number, width, height)), depth=None)
         for found in stereo.add(number, small):
-            assert found.frame.depth is not None and found.frame.depth.shape == (3, 5)
+            assert found.frame.depth is not None and found.frame.depth.shape == (height, width)
 
 
 @pytest.mark.parametrize("wrong", [{"planes": 20}, {"planes": 512}, {"large_step": 200}, {"edge": 0}, {"sources": []}])
@@ -161,6 +162,12 @@ def test_sweep_refuses_settings_it_cannot_hold(wrong: dict) -> None:
         sweep.run(descriptors, np.ascontiguousarray(image), **{**settings, **wrong})
     result = sweep.run(descriptors, np.ascontiguousarray(image), **settings)
     assert result.inverse_depth.shape == image.shape and (result.cost == 0).all()  # an image is like itself
+
+
+def test_a_nearest_depth_beyond_the_farthest_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"match_near_m = 20 is not below depth_max_m = 15"):
+        MapperConfig(match_near_m=20.0).validate()
+    MapperConfig(match_near_m=20.0, depth_max_m=100.0).validate()
 
 
 # --- the mapper ---------------------------------------------------------------------------------------------------------
@@ -225,6 +232,19 @@ def test_without_matching_nothing_is_seeded_and_the_mapper_says_so() -> None:
             warnings += mapper.step(None).warnings
     assert len(mapper.gaussians) == 0
     assert any("without depth" in text for text in warnings)
+
+
+def test_a_camera_that_only_turns_seeds_nothing_and_the_mapper_says_what_to_do() -> None:
+    mapper = Mapper(CONFIG)
+    warnings: list[str] = []
+    for number in range(3):
+        mapper.step(replace(textured(turned(camera(), 6 * number)), depth=None), answer=False)
+        while mapper.pending:
+            warnings += mapper.step(None).warnings
+    assert len(mapper.gaussians) == 0
+    assert any("move the camera sideways" in text for text in warnings)
+    walked(mapper, 5)
+    assert len(mapper.gaussians) > 1000
 
 
 def test_reset_forgets_the_keyframe_that_waits() -> None:

@@ -1,10 +1,11 @@
 // Depth of one image from posed images around it: a plane sweep over inverse depth, smoothed semi-globally.
 //
 // Every pixel has a descriptor, a ternary census: how 16 neighbours compare with it, two bits each. The cost of a
-// hypothesis is the sum of the Hamming distances to the two sources that fit best; a source that is occluded or does not
-// see the point is so left out. Costs are then added up along eight paths through the image, where small changes of
-// the hypothesis from one pixel to the next cost `small_step`, and larger ones `large_step`, less across an edge of the image (semi-global
-// matching, Hirschmueller 2008). All sums are of integers, so the result does not depend on the number of threads.
+// hypothesis is the sum of the Hamming distances to the two sources that fit best; one that is occluded or does not see
+// the point is so left out. Costs are then added up along eight paths through the image, where a change of the
+// hypothesis by one from pixel to pixel costs `small_step`, and a larger one `large_step`, less across an edge of the
+// image or the border of a region (semi-global matching, Hirschmueller 2008). All sums are of integers, so the result
+// does not depend on the number of threads.
 #pragma once
 
 #include "../simd.h"
@@ -135,8 +136,9 @@ inline void scan(const Sweep& s, SweepScratch& scratch, bool down) {
       for (int64_t path = 0; path < 3; ++path) {
         const int64_t from = x + path - 1;  // cells are numbered from 1; the outer ones stay 0
         const bool inside = row && from >= 0 && from < width;
-        path_step(cost, before + path * line + (from + 1) * cell + LANES, now + path * line + (x + 1) * cell + LANES, sum,
-                  planes, s.small_step, inside ? penalty(at, above + path - 1) : s.large_step);
+        const uint8_t* cell_before = before + path * line + (from + 1) * cell + LANES;
+        path_step(cost, cell_before, now + path * line + (x + 1) * cell + LANES, sum, planes, s.small_step,
+                  inside ? penalty(at, above + path - 1) : s.large_step);
       }
     }
   }
