@@ -84,7 +84,14 @@ class TileList {
     if (upto > stride_) upto = stride_;
     for (int64_t i = filled; i < upto; i += STEP) {
       order_.sort_until(i + STEP < length ? i + STEP : length);
-      for (int64_t k = i; k < i + STEP && k < length; ++k) __builtin_prefetch(view_.splats.data + order_.position(k));
+      for (int64_t k = i; k < i + STEP && k < length; ++k) {
+        __builtin_prefetch(view_.splats.data + order_.position(k));
+        __builtin_prefetch(view_.row.data + order_.position(k));
+        if (colors_) __builtin_prefetch(view_.colors.data + order_.position(k));
+      }
+      if (channels_)
+        for (int64_t k = i; k < i + STEP && k < length; ++k)
+          __builtin_prefetch(source_ + view_.row[order_.position(k)] * source_stride_);
       for (int64_t k = i; k < i + STEP; k += LANES) fill_lanes(k);
     }
     filled = upto < length ? upto : length;
@@ -229,6 +236,19 @@ GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Dr
     if (done(alive, T)) return end;
   }
   return end;
+}
+
+// Asks for the pixels of a tile, `bytes` each, of an image in memory that nobody touched lately.
+GS_INLINE void prefetch_tile(const void* image, int64_t bytes, const View& view, const TileList& list) {
+  const int64_t width = view.camera.width;
+  const int stop_x = imin(list.tile_x + view.tile_size, view.camera.width);
+  const int stop_y = imin(list.tile_y + view.tile_size, view.camera.height);
+  for (int y = list.tile_y; y < stop_y; ++y) {
+    const char* begin = static_cast<const char*>(image) + (y * width + list.tile_x) * bytes;
+    const char* end = static_cast<const char*>(image) + (y * width + stop_x) * bytes;
+    for (; begin < end; begin += 64) __builtin_prefetch(begin, 0, 2);
+    __builtin_prefetch(end - 1, 0, 2);
+  }
 }
 
 // One value per pixel of a block into an image of the given row length.

@@ -10,16 +10,19 @@
 namespace gs {
 namespace GS_ISA {
 
-// Where the partial of the splat at `position` over a tile it touches is kept.
-GS_INLINE int64_t entry_of(const View& view, uint32_t position, int64_t tile) {
+// Where the partial of the splat at `position` over a tile it touches, in column x and row y of the tiles, is kept.
+GS_INLINE int64_t entry_of(const View& view, uint32_t position, int x, int y) {
   const Rect r = view.rects[position];
-  const int x = static_cast<int>(tile % view.tiles_x), y = static_cast<int>(tile / view.tiles_x);
   return static_cast<int64_t>(view.first[position]) + (y - r.y0) * (r.x1 - r.x0 + 1) + (x - r.x0);
 }
 
 GS_INLINE int64_t entry_count(const View& view, int64_t position) {
   const Rect r = view.rects[position];
   return static_cast<int64_t>(r.x1 - r.x0 + 1) * (r.y1 - r.y0 + 1);
+}
+
+GS_INLINE int64_t entry_of(const View& view, uint32_t position, int64_t tile) {
+  return entry_of(view, position, static_cast<int>(tile % view.tiles_x), static_cast<int>(tile / view.tiles_x));
 }
 
 // Prepares for partials of `width` floats.
