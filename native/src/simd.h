@@ -71,20 +71,6 @@ GS_INLINE void add_quarters(float* out, Vec a) {
   _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), quarter));
 }
 
-// out[2i] = a[i], out[2i + 1] = b[i]
-GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
-  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-  _mm512_storeu_ps(out, _mm512_permutex2var_ps(a.v, low, b.v));
-  _mm512_storeu_ps(out + LANES, _mm512_permutex2var_ps(a.v, high, b.v));
-}
-// p[0], p[1], p[0], p[1], ...
-GS_INLINE Vec set_pair(const float* p) {
-  double pair;
-  std::memcpy(&pair, p, sizeof pair);
-  return {_mm512_castpd_ps(_mm512_set1_pd(pair))};
-}
-
 // Writes base + i for every set bit i of m; may write up to 16 values; returns how many count.
 GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -318,26 +304,6 @@ GS_INLINE void load_columns(const float* const* from, int offset, Vec* out) {
     for (int i = 0; i < LANES; ++i) t[i] = from[i][offset + k];
     out[k] = load(t);
   }
-}
-
-GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
-  float t[2][16];
-  store(t[0], a);
-  store(t[1], b);
-  for (int i = 0; i < 16; ++i) out[2 * i] = t[0][i], out[2 * i + 1] = t[1][i];
-}
-
-GS_INLINE Vec set_pair(const float* p) {
-#if defined(GS_ISA_avx2)
-  double pair;
-  std::memcpy(&pair, p, sizeof pair);
-  const __m256 both_halves = _mm256_castpd_ps(_mm256_set1_pd(pair));
-  return {both_halves, both_halves};
-#else
-  float t[16];
-  for (int i = 0; i < 16; i += 2) t[i] = p[0], t[i + 1] = p[1];
-  return load(t);
-#endif
 }
 
 GS_INLINE float sum(Vec a) {  // in the same pairwise order everywhere
