@@ -6,6 +6,7 @@
 #include "kernels/backward.h"
 #include "kernels/bin.h"
 #include "kernels/blend.h"
+#include "kernels/calibrate.h"
 #include "kernels/ids.h"
 #include "kernels/pack.h"
 #include "kernels/project.h"
@@ -23,7 +24,8 @@ namespace gs {
 const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   using namespace GS_ISA;
   static const Kernels table = {GS_TEXT(GS_ISA),   pack,     project, bin, shade, blend, vote, accumulate,
-                                accumulate_labels, backward, residual, adam};
+                                accumulate_labels, backward, residual, adam,
+                                calibrate};
   return &table;
 }
 

@@ -254,7 +254,7 @@ def test_instruction_sets_agree(isa, tmp_path):
 def test_unknown_instruction_set_is_an_error():
     run = run_forced("neon9", "from gs_semantic.rendering import create_rasterizer; create_rasterizer('cpu')")
     assert run.returncode != 0
-    assert "GS_SEMANTIC_ISA must be scalar, avx2 or avx512" in run.stderr
+    assert "GS_SEMANTIC_ISA must be scalar, avx2, avx512 or neon" in run.stderr
 
 
 def test_missing_library_names_the_build_command(monkeypatch, tmp_path):
