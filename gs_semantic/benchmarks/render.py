@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -281,8 +282,9 @@ def check_room(count: int, facts: dict[str, float]) -> None:
             )
 
 
+@lru_cache(maxsize=4)
 def _agreement(threads: int | None) -> dict[str, float]:
-    room, camera = opaque_room(4000), room_camera(80, 60)
+    room, camera = opaque_room(3000), room_camera(64, 48)
     cpu, oracle = CpuRasterizer(threads=threads), ReferenceRasterizer(dtype=torch.float64)
     start = time.perf_counter()
     expected = oracle.render(room, camera).rgb

@@ -133,7 +133,7 @@ class ReferenceRasterizer:
         local = gaussians.means.to(dtype) @ rotation.T + pose[:3, 3]
         opacity = torch.sigmoid(gaussians.opacity_logits.to(dtype))
         turned = rotation_matrices(gaussians.quats.to(dtype))
-        finite = [t.reshape(len(t), -1).isfinite().all(dim=1) for t in (gaussians.means, turned)]
+        finite = [gaussians.means.isfinite().all(dim=1), turned.flatten(1).isfinite().all(dim=1)]
         finite += [gaussians.log_scales.to(dtype).exp().isfinite().all(dim=1), ~opacity.isnan()]
         usable = torch.stack([*finite, (gaussians.quats != 0).any(dim=1)]).all(dim=0)
         self.skipped = int((~usable).sum())
