@@ -35,7 +35,8 @@ def draw_all(rasterizer, gaussians, camera=CAMERA):
     rendering = view.render(features)
     grads = view.backward(rendering, image, image[..., 0], image[..., 1], rendering.features * 0 + 1, features=features)
     results = [rendering, view.render_ids(ids), view.accumulate(image), view.accumulate_labels(labels), grads]
-    return [value for result in results for value in vars(result).values()] + [view.visible]
+    values = [value for result in results for value in vars(result).values()]
+    return [value for value in values if value is not None] + [view.visible]
 
 
 BAD_ROWS = {
@@ -320,3 +321,12 @@ def test_any_numbers_at_all(values):
     rows["means"][:, 2] = rows["means"][:, 2].abs().clamp_max(50)
     image = CpuRasterizer().render(make_map(rows), CAMERA)
     assert image.rgb.isfinite().all() and image.depth.isfinite().all() and image.alpha.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [INF, -INF, 3e38, NAN])
+def test_colours_that_are_not_finite_do_not_spread(value):
+    """A lane that a Gaussian does not draw must not meet its colour: 0 times infinity is not a number."""
+    good = random_values(200)
+    row = one_gaussian(sh=torch.full((1, 1, 3), value))
+    image = CpuRasterizer().render(make_map({name: torch.cat([good[name], row[name]]) for name in good}), CAMERA)
+    assert image.rgb.isfinite().all()
