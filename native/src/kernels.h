@@ -30,10 +30,12 @@ struct Kernels {
   double (*ssim_l1)(const SsimL1&, int threads);
   void (*adam)(const AdamTensor*, int tensor_count, const int64_t* rows, int64_t count, float beta1, float beta2,
                float eps, int threads);
+  double (*calibrate)(int64_t rounds, int threads);
 };
 
 const Kernels* kernels_scalar();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+const Kernels* kernels_neon();
 
 }  // namespace gs
