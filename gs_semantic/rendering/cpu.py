@@ -347,7 +347,7 @@ class CpuRasterizer:
             return Rendering(*images)
         with torch.no_grad():
             again = self.open(gaussians, camera, tile_size=32).render(median_depth=True)
-        return Rendering(*images, median_depth=again.median_depth)
+        return replace(Rendering(*images), median_depth=again.median_depth)
 
     def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
         """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
