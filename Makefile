@@ -9,7 +9,7 @@ PYTHON ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint build clean distclean
+.PHONY: help demo test lint sanitize build clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -24,6 +24,9 @@ test: lint ## static checks and all tests
 lint: build ## static checks only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+sanitize: ## all kernels of the native library under address and undefined-behaviour sanitizers
+	PATH="$(abspath $(BIN)):$$PATH" tools/check_kernels.sh sanitize
 
 build: $(BIN)/python ## set up the environment, interfaces and native library (what changed)
 	@$(BIN)/python tools/develop.py --torch-version "$(TORCH_VERSION)" --torch-index "$(TORCH_INDEX)"

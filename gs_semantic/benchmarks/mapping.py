@@ -191,9 +191,7 @@ class MapBench:
         crowd(gaussians, objects, SERVICE_GAUSSIANS, SERVICE_OBJECTS, OBJECT_GAUSSIANS)
         save_map(crowded, gaussians, objects, objects.labels)
         room = {"max_gaussians": SERVICE_GAUSSIANS + 100_000}
-        recording, _ = self._steady(
-            SERVICE_HZ, crowded, "services", seconds, room, object_gaussians=OBJECT_GAUSSIANS
-        )
+        recording, _ = self._steady(SERVICE_HZ, crowded, "services", seconds, room, object_gaussians=OBJECT_GAUSSIANS)
         results = {f"service_{key}": value for key, value in recording.task.items()}
         results["service_gaussians"] = len(gaussians)
         results["service_keyframes_per_s"] = recording.mapping_results().get("keyframes_per_s")

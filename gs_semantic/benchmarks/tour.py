@@ -85,9 +85,7 @@ class Tour(Once):
 
     def snapshot(self, number: int, images: dict[str, Image]) -> None:
         """Keep what the topics and the map show of the ``number``-th frame (from 1)."""
-        pixels = {
-            name: conversions.read_image(image, TOPICS[name], [image.encoding]) for name, image in images.items()
-        }
+        pixels = {name: conversions.read_image(image, TOPICS[name], [image.encoding]) for name, image in images.items()}
         camera = self.camera(number)
         view = self.planner.render_view(camera.T_world_camera, camera, depth=True)
         assert view.color is not None and view.depth is not None

@@ -55,7 +55,8 @@ def run_train_bench(
 ) -> dict[str, float]:
     """Train that many Gaussians for some steps; ``what`` is one of KINDS.
 
-    it_per_s counts the whole loop over all steps; *_ms are medians of its stages. psnr_before_db and psnr_db (full) and
+    it_per_s counts the whole loop over all steps; step_ms_p10 is what a step takes when other programs leave the cores
+    alone, core_ms_per_step the time of all threads together; other *_ms are medians of the stages. psnr_before_db and psnr_db (full) and
     loss_before and loss (features) show that it trains; gradient_rel_error_max is the largest relative error of a
     parameter's gradient in a small room against autograd through the float64 reference. Raises InvalidRequestError for
     an unknown kind.
@@ -73,14 +74,17 @@ def run_train_bench(
         for k in range(WARM_UP):
             step(k)
         stages.ms.clear()
-        start = time.perf_counter()
+        start, work = time.perf_counter(), time.process_time()
         for k in range(steps):
             step(k)
-        elapsed = time.perf_counter() - start
+        elapsed, work = time.perf_counter() - start, time.process_time() - work
+        step_ms = np.sum(list(stages.ms.values()), axis=0)
         names = ("psnr_before_db", "psnr_db") if what == "full" else ("loss_before", "loss")
         return {
             "it_per_s": steps / elapsed,
-            "step_ms_p50": float(np.median(np.sum(list(stages.ms.values()), axis=0))),
+            "step_ms_p50": float(np.median(step_ms)),
+            "step_ms_p10": float(np.percentile(step_ms, 10)),
+            "core_ms_per_step": 1e3 * work / steps,
             **{f"{name}_ms": float(np.median(values)) for name, values in stages.ms.items()},
             names[0]: before,
             names[1]: quality(),

@@ -15,14 +15,15 @@ from gs_semantic.cli import options
 EXAMPLES = """examples:
   gs-semantic bench map --sequence sample/house --eval sample/house_eval --masks damaged --json result.json
   gs-semantic bench map --sequence sample/lounge --phase quality
-  gs-semantic bench render --gaussians 200000 --mode ids
+  gs-semantic bench render --gaussians 200000 --mode ids --json ids.json
+  gs-semantic bench render --map maps/house --mode rgb --size 1280x720 --threads 1
   gs-semantic bench train --gaussians 100000 --size 320x240 --what full
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json"""
 
-RENDER_MODES = ("ids", "rgb", "features", "labels", "backward")  # those of benchmarks.render
+RENDER_MODES = ("ids", "rgb", "features", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
 
 
@@ -66,6 +67,7 @@ def _configure_map(sub: argparse.ArgumentParser) -> None:
 
 def _configure_render(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--gaussians", type=int, default=200_000, help="Gaussians in the room [200000]")
+    sub.add_argument("--map", type=Path, metavar="PATH", help="draw this map folder or PLY file instead of the room")
     sub.add_argument("--mode", choices=RENDER_MODES, default="ids", help="what is rendered [ids]")
     sub.add_argument("--size", default="640x480", metavar="WxH", help="image size [640x480]")
     sub.add_argument("--frames", type=int, default=60, help="frames timed [60]")
@@ -189,8 +191,9 @@ def run_render(arguments: argparse.Namespace) -> int:
         frames=arguments.frames,
         threads=arguments.threads,
         isa=arguments.isa,
+        path=arguments.map,
     )
-    options.report(arguments, f"{arguments.mode}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
+    options.report(arguments, f"{arguments.mode}, {results['gaussians']:,.0f} Gaussians, {arguments.size}", results)
     return 0
 
 

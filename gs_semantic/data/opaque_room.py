@@ -12,6 +12,10 @@ from gs_semantic.gaussians.gaussian_map import rgb_to_sh
 
 SIZE = np.array([6.0, 5.0, 3.0])  # metres
 OBJECTS = 30
+# Steps of an additive sequence that covers a square evenly (powers of the inverse plastic number), and how far points
+# stray from it, in spacings: without strays there are no gaps, with uniform points too many.
+SPREAD = np.array([0.7548776662466927, 0.5698402909980532])
+STRAY = 2.2
 
 
 def opaque_room(count: int, seed: int = 0) -> GaussianMap:
@@ -80,8 +84,13 @@ def _surfaces(rng: np.random.Generator) -> list[tuple[float, int, np.ndarray, Sa
             area = float(np.prod((high - low)[others]))
             for side in (low, high):
 
-                def sample(n: int, axis: int = axis, side: np.ndarray = side) -> tuple[np.ndarray, np.ndarray]:
-                    points = rng.uniform(low, high, (n, 3))
+                def sample(
+                    n: int, axis: int = axis, others: list[int] = others, side: np.ndarray = side
+                ) -> tuple[np.ndarray, np.ndarray]:
+                    stray = rng.uniform(-STRAY, STRAY, (n, 2)) / np.sqrt(max(n, 1))
+                    square = (np.arange(n)[:, None] * SPREAD + stray) % 1.0
+                    points = np.empty((n, 3))
+                    points[:, others] = low[others] + square * (high - low)[others]
                     points[:, axis] = side[axis]
                     return points, np.tile(np.eye(3)[axis], (n, 1))
 

@@ -12,6 +12,7 @@ from gs_semantic.rendering.base import (
     Rasterizer,
     RasterSettings,
     Rendering,
+    render_batch,
 )
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Rasterizer",
     "Rendering",
     "create_rasterizer",
+    "render_batch",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,12 +34,17 @@ class RasterSettings:
 
 @dataclass(frozen=True)
 class Rendering:
-    """rgb (H,W,3) unclamped; depth (H,W) = sum w z / sum w metres (0 where nothing); alpha (H,W); features (H,W,C) or None."""
+    """rgb (H,W,3) unclamped; depth (H,W) = sum w z / sum w metres (0 where nothing); alpha (H,W); features (H,W,C) or None.
+
+    median_depth (H,W) metres, where asked for: z of the Gaussian at which the transmittance falls to 1/2 (0 where it
+    never does); it has no gradient.
+    """
 
     rgb: torch.Tensor
     depth: torch.Tensor
     alpha: torch.Tensor
     features: torch.Tensor | None = None
+    median_depth: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,16 @@ class LabelAccumulation:
 
 
 class Rasterizer(Protocol):
-    """Same numbers from every back end, within the tolerance stated in docs/architecture.md."""
+    """Same numbers from every back end, within the tolerance stated in docs/architecture.md.
+
+    ``skipped``: Gaussians of the last map drawn that cannot be, as parameters are not finite or a quaternion is 0.
+    """
 
     name: str
     settings: RasterSettings
+
+    @property
+    def skipped(self) -> int: ...
 
     def render(
         self,
@@ -84,6 +96,7 @@ class Rasterizer(Protocol):
         background: torch.Tensor | None = None,
         feature_grad_to_geometry: bool = True,
         T_camera_world: torch.Tensor | None = None,
+        median_depth: bool = False,
     ) -> Rendering:
         """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable.
 
@@ -103,3 +116,19 @@ class Rasterizer(Protocol):
     def accumulate_labels(self, gaussians: GaussianMap, camera: Camera, labels: torch.Tensor) -> LabelAccumulation:
         """Transpose pass of a label image int32 (H,W)."""
         ...
+
+
+def render_batch(
+    rasterizer: Rasterizer,
+    gaussians: GaussianMap,
+    cameras: Sequence[Camera],
+    features: torch.Tensor | None = None,
+    *,
+    background: torch.Tensor | None = None,
+    median_depth: bool = False,
+) -> list[Rendering]:
+    """One rendering per camera; the cameras may differ in size. What the map needs done once is done once."""
+    return [
+        rasterizer.render(gaussians, camera, features, background=background, median_depth=median_depth)
+        for camera in cameras
+    ]

@@ -106,22 +106,40 @@ class RasterView:
         native.library().gs_view_times(self._handle.pointer, times)
         return dict(zip(("project", "bin", "pass"), times, strict=True))
 
-    def render(self, features: torch.Tensor | None = None, *, background: torch.Tensor | None = None) -> Rendering:
+    @property
+    def evaluations(self) -> int:
+        """How often the last pass evaluated a Gaussian on a block of 4x4 pixels."""
+        return int(native.library().gs_view_evaluations(self._handle.pointer))
+
+    def radii(self) -> torch.Tensor:
+        """(V,2): half the width and height, in pixels, of what each visible Gaussian can draw."""
+        radii = torch.empty(len(self.visible), 2)
+        native.library().gs_view_radii(self._handle.pointer, radii.data_ptr())
+        return radii
+
+    def render(
+        self,
+        features: torch.Tensor | None = None,
+        *,
+        background: torch.Tensor | None = None,
+        median_depth: bool = False,
+    ) -> Rendering:
         """Colour, depth, alpha and (N,C) feature channels, as ``Rasterizer.render`` but without autograd."""
         height, width = self.camera.height, self.camera.width
         padded = self._features(features)
         channels = 0 if padded is None else padded.shape[1]
         rgb, depth, alpha = torch.empty(height, width, 3), torch.empty(height, width), torch.empty(height, width)
         image = torch.empty(height, width, channels)
+        median = torch.empty(height, width) if median_depth else None
         background = _background(background)
         native.call(
             "gs_view_render",
             *(self._handle.pointer, self._parameters.struct, native.pointer(padded), channels),
             native.pointer(background),
-            native.ImagesStruct(rgb.data_ptr(), depth.data_ptr(), alpha.data_ptr(), image.data_ptr()),
+            native.ImagesStruct(*map(native.pointer, (rgb, depth, alpha, image, median))),
             self._threads,
         )
-        return Rendering(rgb, depth, alpha, None if features is None else image[..., : features.shape[1]])
+        return Rendering(rgb, depth, alpha, None if features is None else image[..., : features.shape[1]], median)
 
     def render_ids(self, ids: torch.Tensor) -> IdRendering:
         """As ``Rasterizer.render_ids``."""
@@ -298,6 +316,7 @@ class CpuRasterizer:
         self._scene = native.Handle("gs_scene_create", "gs_scene_destroy")
         self._packed = _Packed()
         self.pack_ms = 0.0
+        self.skipped = 0  # of the packed map
 
     def open(self, gaussians: GaussianMap, camera: Camera, *, tile_size: int = 16) -> RasterView:
         """Project, bin and sort the map for a camera."""
@@ -312,6 +331,7 @@ class CpuRasterizer:
         background: torch.Tensor | None = None,
         feature_grad_to_geometry: bool = True,
         T_camera_world: torch.Tensor | None = None,
+        median_depth: bool = False,
     ) -> Rendering:
         """As ``Rasterizer.render``; differentiable."""
         if T_camera_world is not None:
@@ -319,8 +339,15 @@ class CpuRasterizer:
         parameters = [getattr(gaussians, name) for name in PARAMETERS]
         inputs = [features, background, T_camera_world, *parameters]
         if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)):
-            return self.open(gaussians, camera).render(features, background=background)
-        return Rendering(*_Render.apply(self, gaussians, camera, feature_grad_to_geometry, *inputs))
+            return self.open(gaussians, camera, tile_size=32).render(
+                features, background=background, median_depth=median_depth
+            )
+        images = _Render.apply(self, gaussians, camera, feature_grad_to_geometry, *inputs)
+        if not median_depth:
+            return Rendering(*images)
+        with torch.no_grad():
+            again = self.open(gaussians, camera, tile_size=32).render(median_depth=True)
+        return replace(Rendering(*images), median_depth=again.median_depth)
 
     def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
         """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
@@ -328,11 +355,11 @@ class CpuRasterizer:
 
     def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
         """Transpose pass of an image float32 (H,W,D)."""
-        return self.open(gaussians, camera).accumulate(image)
+        return self.open(gaussians, camera, tile_size=32).accumulate(image)
 
     def accumulate_labels(self, gaussians: GaussianMap, camera: Camera, labels: torch.Tensor) -> LabelAccumulation:
         """Transpose pass of a label image int32 (H,W)."""
-        return self.open(gaussians, camera).accumulate_labels(labels)
+        return self.open(gaussians, camera, tile_size=32).accumulate_labels(labels)
 
     def _take_handle(self) -> native.Handle:
         try:
@@ -369,6 +396,7 @@ class CpuRasterizer:
         else:
             native.call("gs_scene_repack", *scene, changed.ctypes.data, len(changed), threads)
         self._packed = _Packed(weakref.ref(gaussians), parameters.version, history, parameters.revision)
+        self.skipped = int(native.library().gs_scene_invalid(self._scene.pointer))
         self.pack_ms = 1e3 * (time.perf_counter() - start)
 
 

@@ -71,8 +71,11 @@ class CudaRasterizer:
         background: torch.Tensor | None = None,
         feature_grad_to_geometry: bool = True,
         T_camera_world: torch.Tensor | None = None,
+        median_depth: bool = False,
     ) -> Rendering:
-        """As ``Rasterizer.render``; differentiable."""
+        """As ``Rasterizer.render``, without the median depth; differentiable."""
+        if median_depth:
+            raise InvalidRequestError("median_depth: the cuda back end does not draw it; use rasterizer 'cpu'")
         home = gaussians.means.device
         parameters = self._parameters(gaussians)
         pose = self._pose(camera, T_camera_world)

@@ -57,9 +57,9 @@ class ParametersStruct(ctypes.Structure):
 
 
 class ImagesStruct(ctypes.Structure):
-    """Also the layout of the images' gradients."""
+    """Also the layout of the images' gradients, which have no median depth."""
 
-    _fields_ = [(name, _float_p) for name in ("rgb", "depth", "alpha", "features")]
+    _fields_ = [(name, _float_p) for name in ("rgb", "depth", "alpha", "features", "median_depth")]
 
 
 class GradientsStruct(ctypes.Structure):
@@ -149,6 +149,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_scene_destroy": (None, [_handle]),
     "gs_scene_pack": (_i32, [_handle, ctypes.POINTER(ParametersStruct), _f32, _i32]),
     "gs_scene_repack": (_i32, [_handle, ctypes.POINTER(ParametersStruct), _f32, _int_p, _i64, _i32]),
+    "gs_scene_invalid": (_i64, [_handle]),
     "gs_view_create": (_handle, []),
     "gs_view_destroy": (None, [_handle]),
     "gs_view_open": (
@@ -157,7 +158,9 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     ),
     "gs_view_visible_count": (_i64, [_handle]),
     "gs_view_visible": (None, [_handle, _int_p]),
+    "gs_view_radii": (None, [_handle, _float_p]),
     "gs_view_times": (None, [_handle, ctypes.c_double * 3]),
+    "gs_view_evaluations": (_i64, [_handle]),
     "gs_view_render": (
         _i32,
         [_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct), _i32],
@@ -193,6 +196,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
             *(ctypes.POINTER(ctypes.c_double), _i32),
         ],
     ),
+    "gs_calibrate": (ctypes.c_double, [ctypes.c_double, _i32]),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_add_votes": (_i32, [_int_p, _int_p, _int_p, _int_p, _int_p, _int_p, _i64, _i32]),
     "gs_ssim_workspace": (_i64, [ctypes.POINTER(SsimL1Struct), _i32]),
@@ -246,7 +250,7 @@ def available() -> bool:
 
 
 def isa() -> str:
-    """The instruction set in use: scalar, avx2 or avx512."""
+    """The instruction set in use: scalar, avx2, avx512 or neon."""
     return library().gs_isa().decode()
 
 

@@ -46,6 +46,7 @@ class ReferenceRasterizer:
     def __init__(self, settings: RasterSettings | None = None, dtype: torch.dtype | None = None) -> None:
         self.settings = settings or RasterSettings()
         self.dtype = dtype
+        self.skipped = 0  # of the map drawn last
 
     def render(
         self,
@@ -56,12 +57,14 @@ class ReferenceRasterizer:
         background: torch.Tensor | None = None,
         feature_grad_to_geometry: bool = True,
         T_camera_world: torch.Tensor | None = None,
+        median_depth: bool = False,
     ) -> Rendering:
         """Colour (SH of the map's degree), depth, alpha and (N,C) feature channels; differentiable."""
         splats = self._project(gaussians, camera, T_camera_world)
         colors = self._colors(gaussians, camera, T_camera_world)
         values = torch.cat([colors[splats.rows], splats.depth[:, None]], dim=1)
         image = values.new_zeros(camera.height, camera.width, 5)
+        median = values.new_zeros(camera.height, camera.width)
         channels = 0 if features is None else features.shape[1]
         feature_image = values.new_zeros(camera.height, camera.width, channels)
         for tile in self._tiles(splats, camera):
@@ -69,6 +72,8 @@ class ReferenceRasterizer:
             sums = tile.weights @ values[tile.index]
             alpha = tile.weights.sum(dim=1, keepdim=True)
             image[tile.rows, tile.columns] = torch.cat([sums, alpha], dim=1).reshape(*shape, 5)
+            if median_depth:
+                median[tile.rows, tile.columns] = _median(tile.weights, splats.depth[tile.index]).reshape(shape)
             if features is not None:
                 weights = tile.weights if feature_grad_to_geometry else tile.weights.detach()
                 part = features[splats.rows[tile.index]].to(values.dtype)
@@ -78,7 +83,8 @@ class ReferenceRasterizer:
         depth = torch.where(seen, weighted_depth / torch.where(seen, alpha, 1), 0)
         if background is not None:
             rgb = rgb + (1 - alpha)[..., None] * background.to(rgb.dtype)
-        return Rendering(rgb, depth, alpha, None if features is None else feature_image)
+        images = (rgb, depth, alpha, None if features is None else feature_image)
+        return Rendering(*images, median if median_depth else None)
 
     def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
         """Vote of the per-Gaussian ``ids`` int32 (N,), without the early stop; 0 takes part as "no object"."""
@@ -130,7 +136,13 @@ class ReferenceRasterizer:
         rotation = pose[:3, :3]
         local = gaussians.means.to(dtype) @ rotation.T + pose[:3, 3]
         opacity = torch.sigmoid(gaussians.opacity_logits.to(dtype))
-        rows = torch.nonzero((local[:, 2] > s.near) & (local[:, 2] < s.far) & (opacity >= s.alpha_min))[:, 0]
+        turned = rotation_matrices(gaussians.quats.to(dtype))
+        finite = [gaussians.means.isfinite().all(dim=1), turned.flatten(1).isfinite().all(dim=1)]
+        finite += [gaussians.log_scales.to(dtype).exp().isfinite().all(dim=1), ~opacity.isnan()]
+        usable = torch.stack([*finite, (gaussians.quats != 0).any(dim=1)]).all(dim=0)
+        self.skipped = int((~usable).sum())
+        ahead = (local[:, 2] > s.near) & (local[:, 2] < s.far)
+        rows = torch.nonzero(usable & ahead & (opacity >= s.alpha_min))[:, 0]
         local, opacity = local[rows], opacity[rows]
         depth = local[:, 2]
 
@@ -145,7 +157,7 @@ class ReferenceRasterizer:
         diagonal = focal / depth[:, None]
         jacobian = torch.cat([torch.diag_embed(diagonal), (-diagonal * limited)[..., None]], dim=2)
 
-        half = rotation_matrices(gaussians.quats[rows].to(dtype)) * gaussians.log_scales[rows].to(dtype).exp()[:, None]
+        half = turned[rows] * gaussians.log_scales[rows].to(dtype).exp()[:, None]
         factor = jacobian @ rotation @ half
         covariance = factor @ factor.mT + s.eps2d * torch.eye(2, dtype=dtype)
         (xx, xy), (yy, _) = covariance[:, 0].unbind(1), covariance[:, 1].flip(1).unbind(1)
@@ -201,6 +213,13 @@ class ReferenceRasterizer:
         after = torch.cumprod(1 - alpha, dim=1)
         before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
         return torch.where(after > s.transmittance_min, alpha * before, 0)
+
+
+def _median(weights: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """(P,) depth of the Gaussian at which the weights (P,S), front to back, have summed up to 1/2; 0 if they never do."""
+    with torch.no_grad():
+        reached = weights.cumsum(dim=1) >= 0.5
+        return torch.where(reached.any(dim=1), depth[reached.int().argmax(dim=1)], 0)
 
 
 def _two_slot_vote(weights: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,9 @@ using namespace gs;
 
 bool supported(const char* name) {
   if (!std::strcmp(name, "scalar")) return true;
+#if GS_HAVE_neon
+  if (!std::strcmp(name, "neon")) return true;  // every aarch64 has it
+#endif
 #if GS_HAVE_avx2
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
@@ -27,7 +30,10 @@ bool supported(const char* name) {
   return false;
 }
 
-const Kernels* table(const char* name) {
+const Kernels* table([[maybe_unused]] const char* name) {
+#if GS_HAVE_neon
+  if (!std::strcmp(name, "neon")) return kernels_neon();
+#endif
 #if GS_HAVE_avx2
   if (!std::strcmp(name, "avx512")) return kernels_avx512();
   if (!std::strcmp(name, "avx2")) return kernels_avx2();
@@ -39,7 +45,7 @@ const Kernels* kernels() {
   static const Kernels* const chosen = []() -> const Kernels* {
     const char* forced = std::getenv("GS_SEMANTIC_ISA");
     if (forced && *forced) return supported(forced) ? table(forced) : nullptr;
-    for (const char* name : {"avx512", "avx2"})
+    for (const char* name : {"avx512", "avx2", "neon"})
       if (supported(name)) return table(name);
     return table("scalar");
   }();
@@ -81,7 +87,10 @@ int32_t image_pass(View* view, int threads, Pass&& pass) {
   return guarded([&](const Kernels& k) {
     reserve_scratch(*view, threads);
     Stopwatch watch(view->times_ms[2]);
+    for (int i = 0; i < view->scratch_count; ++i) view->scratch[i].evaluations = 0;
     pass(k);
+    view->evaluations = 0;
+    for (int i = 0; i < view->scratch_count; ++i) view->evaluations += view->scratch[i].evaluations;
     return GS_OK;
   });
 }
@@ -105,7 +114,7 @@ const char* gs_error_text(int32_t error) {
     case GS_BAD_ARGUMENT:
       return "bad argument";
     case GS_BAD_ISA:
-      return "GS_SEMANTIC_ISA must be scalar, avx2 or avx512, and this machine and build must have it";
+      return "GS_SEMANTIC_ISA must be scalar, avx2, avx512 or neon, and this machine and build must have it";
     default:
       return "unknown error";
   }
@@ -131,6 +140,12 @@ int32_t gs_scene_repack(Scene* scene, const Parameters* p, float extent_sigma, c
     k.pack(*scene, *p, extent_sigma, changed, changed_count, threads);
     return GS_OK;
   });
+}
+
+int64_t gs_scene_invalid(const Scene* scene) {
+  int64_t count = 0;
+  for (int64_t chunk = 0; chunk < scene->padded / CHUNK; ++chunk) count += scene->invalid[chunk];
+  return count;
 }
 
 View* gs_view_create() { return new (std::nothrow) View; }
@@ -169,7 +184,23 @@ void gs_view_visible(const View* view, int64_t* rows) {
   }
 }
 
+void gs_view_radii(const View* view, float* radii) {
+  for (int64_t block = 0; block < view->blocks; ++block) {
+    const int64_t begin = view->base[block], count = view->base[block + 1] - begin;
+    for (int64_t k = 0; k < count; ++k) {
+      const Splat& s = view->splats[block * BLOCK + k];
+      // Of the ellipse -a x^2 - b x y - c y^2 <= reach.
+      const float reach = s.log2_opacity - s.threshold, det = s.a * s.c - 0.25f * s.b * s.b;
+      float* out = radii + 2 * (begin + k);
+      out[0] = det > 0.f ? __builtin_sqrtf(reach * -s.c / det) : 0.f;
+      out[1] = det > 0.f ? __builtin_sqrtf(reach * -s.a / det) : 0.f;
+    }
+  }
+}
+
 void gs_view_times(const View* view, double times_ms[3]) { std::memcpy(times_ms, view->times_ms, 3 * sizeof(double)); }
+
+int64_t gs_view_evaluations(const View* view) { return view->evaluations; }
 
 int32_t gs_view_render(View* view, const Parameters* p, const float* features, int32_t channels,
                        const float* background, const Images* images, int32_t threads) {
@@ -287,4 +318,20 @@ int32_t gs_sweep_run(SweepScratch* scratch, const Sweep* s, int32_t threads) {
     k.sweep(*s, *scratch, threads);
     return GS_OK;
   });
+}
+
+double gs_calibrate(double milliseconds, int32_t threads) {
+  if (!kernels()) return 0.0;
+  double first_ms = 0.0, ms = 0.0, work;
+  constexpr int64_t TRIAL = 10000;
+  {
+    Stopwatch watch(first_ms);
+    work = kernels()->calibrate(TRIAL, threads);
+  }
+  const double rounds = TRIAL * milliseconds / (first_ms > 1e-3 ? first_ms : 1e-3);
+  {
+    Stopwatch watch(ms);
+    work = kernels()->calibrate(rounds > 1.0 ? static_cast<int64_t>(rounds) : 1, threads);
+  }
+  return work / ms * 1e-6;
 }

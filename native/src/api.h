@@ -13,7 +13,7 @@ enum { GS_OK = 0, GS_OUT_OF_MEMORY = 1, GS_TOO_MANY = 2, GS_BAD_ARGUMENT = 3, GS
 
 // Rises when the meaning of any function below changes.
 GS_API int32_t gs_abi_version();
-// "scalar", "avx2" or "avx512"; null when GS_SEMANTIC_ISA asks for what this machine or build does not have.
+// "scalar", "avx2", "avx512" or "neon"; null when GS_SEMANTIC_ISA asks for what this machine or build does not have.
 GS_API const char* gs_isa();
 GS_API int32_t gs_thread_count(int32_t threads);
 GS_API const char* gs_error_text(int32_t error);
@@ -26,14 +26,21 @@ GS_API int32_t gs_scene_pack(gs::Scene*, const gs::Parameters*, float extent_sig
 GS_API int32_t gs_scene_repack(gs::Scene*, const gs::Parameters*, float extent_sigma, const int32_t* changed,
                                int64_t changed_count, int32_t threads);
 
+// Rows that are never drawn, as some of their parameters are not finite numbers or their quaternion is 0.
+GS_API int64_t gs_scene_invalid(const gs::Scene*);
+
 GS_API gs::View* gs_view_create();
 GS_API void gs_view_destroy(gs::View*);
 GS_API int32_t gs_view_open(gs::View*, const gs::Scene*, const gs::Camera*, const gs::Settings*, int32_t tile_size,
                             int32_t threads);
 GS_API int64_t gs_view_visible_count(const gs::View*);
 GS_API void gs_view_visible(const gs::View*, int64_t* rows);
+// (visible, 2): half the width and height in pixels of what each visible Gaussian can draw.
+GS_API void gs_view_radii(const gs::View*, float* radii);
 // Milliseconds: project, bin, last pass.
 GS_API void gs_view_times(const gs::View*, double times_ms[3]);
+// How often the last pass evaluated a splat on a block of 4x4 pixels.
+GS_API int64_t gs_view_evaluations(const gs::View*);
 
 // features (N, channels), channels a multiple of 4; background (3,) or null; images as in gs::Images.
 GS_API int32_t gs_view_render(gs::View*, const gs::Parameters*, const float* features, int32_t channels,
@@ -89,3 +96,6 @@ GS_API gs::SweepScratch* gs_sweep_create();
 GS_API void gs_sweep_destroy(gs::SweepScratch*);
 // Depth of an image from posed sources; the scratch keeps its memory from call to call.
 GS_API int32_t gs_sweep_run(gs::SweepScratch*, const gs::Sweep*, int32_t threads);
+
+// Gigaflops of a loop of fused multiply-adds of about `milliseconds`: what the machine has to give at this moment.
+GS_API double gs_calibrate(double milliseconds, int32_t threads);

@@ -32,10 +32,12 @@ struct Kernels {
                float eps, int threads);
   void (*census)(const uint8_t* image, int width, int height, int step, int threshold, uint32_t* out, int threads);
   void (*sweep)(const Sweep&, SweepScratch&, int threads);
+  double (*calibrate)(int64_t rounds, int threads);
 };
 
 const Kernels* kernels_scalar();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+const Kernels* kernels_neon();
 
 }  // namespace gs

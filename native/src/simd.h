@@ -1,5 +1,5 @@
-// Sixteen float lanes and their masks: AVX-512 (one register), AVX2 (two registers), or GCC vector extensions, which
-// the compiler lowers to whatever the machine has. Everything lives in a namespace per instruction set.
+// Sixteen float lanes and their masks: AVX-512 (one register), AVX2 (two registers), NEON (four registers), or GCC vector
+// extensions, which the compiler lowers to whatever the machine has. Everything lives in a namespace per instruction set.
 //
 // Comparisons with NaN are false. vmin(a, b) and vmax(a, b) return b when either is NaN.
 #pragma once
@@ -9,6 +9,8 @@
 
 #if defined(GS_ISA_avx512) || defined(GS_ISA_avx2)
 #include <immintrin.h>
+#elif defined(GS_ISA_neon)
+#include <arm_neon.h>
 #endif
 
 #define GS_INLINE inline __attribute__((always_inline))
@@ -71,20 +73,6 @@ GS_INLINE void add_quarters(float* out, Vec a) {
   _mm_storeu_ps(out, _mm_add_ps(_mm_loadu_ps(out), quarter));
 }
 
-// out[2i] = a[i], out[2i + 1] = b[i]
-GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
-  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-  _mm512_storeu_ps(out, _mm512_permutex2var_ps(a.v, low, b.v));
-  _mm512_storeu_ps(out + LANES, _mm512_permutex2var_ps(a.v, high, b.v));
-}
-// p[0], p[1], p[0], p[1], ...
-GS_INLINE Vec set_pair(const float* p) {
-  double pair;
-  std::memcpy(&pair, p, sizeof pair);
-  return {_mm512_castpd_ps(_mm512_set1_pd(pair))};
-}
-
 // Writes base + i for every set bit i of m; may write up to 16 values; returns how many count.
 GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -115,6 +103,21 @@ GS_INLINE void load_columns(const float* const* from, int offset, Vec* out) {
   out[1].v = high(a, c);
   out[2].v = low(b, d);
   out[3].v = high(b, d);
+}
+
+// out[i * stride + k] = in[k], lane i, for k < 4.
+GS_INLINE void store_columns(const Vec* in, float* out, int64_t stride) {
+  const __m512 a = _mm512_unpacklo_ps(in[0].v, in[1].v), b = _mm512_unpackhi_ps(in[0].v, in[1].v),
+               c = _mm512_unpacklo_ps(in[2].v, in[3].v), d = _mm512_unpackhi_ps(in[2].v, in[3].v);
+  const __m512d e = _mm512_castps_pd(a), f = _mm512_castps_pd(b), g = _mm512_castps_pd(c), h = _mm512_castps_pd(d);
+  const __m512 r[4] = {_mm512_castpd_ps(_mm512_unpacklo_pd(e, g)), _mm512_castpd_ps(_mm512_unpackhi_pd(e, g)),
+                       _mm512_castpd_ps(_mm512_unpacklo_pd(f, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(f, h))};
+  GS_UNROLL for (int i = 0; i < 4; ++i) {
+    _mm_storeu_ps(out + i * stride, _mm512_castps512_ps128(r[i]));
+    _mm_storeu_ps(out + (4 + i) * stride, _mm512_extractf32x4_ps(r[i], 1));
+    _mm_storeu_ps(out + (8 + i) * stride, _mm512_extractf32x4_ps(r[i], 2));
+    _mm_storeu_ps(out + (12 + i) * stride, _mm512_extractf32x4_ps(r[i], 3));
+  }
 }
 
 GS_INLINE void transpose16(Vec* r) {
@@ -232,6 +235,136 @@ GS_INLINE Vec select(Mask m, Vec yes, Vec no) {
   return {_mm256_blendv_ps(no.a, yes.a, m.a), _mm256_blendv_ps(no.b, yes.b, m.b)};
 }
 
+#elif defined(GS_ISA_neon)
+
+struct Vec {
+  float32x4_t q[4];
+};
+struct Mask {
+  uint32x4_t q[4];
+};
+
+#define GS_EACH GS_UNROLL for (int i = 0; i < 4; ++i)
+GS_INLINE Vec set(float x) {
+  const float32x4_t t = vdupq_n_f32(x);
+  return {{t, t, t, t}};
+}
+GS_INLINE Vec set_bits(int32_t x) {
+  const float32x4_t t = vreinterpretq_f32_s32(vdupq_n_s32(x));
+  return {{t, t, t, t}};
+}
+GS_INLINE Vec load(const float* p) {
+  return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+GS_INLINE void store(float* p, Vec x) { GS_EACH vst1q_f32(p + 4 * i, x.q[i]); }
+#define GS_BINARY(name, expression)        \
+  GS_INLINE Vec name(Vec x, Vec y) {       \
+    Vec r;                                 \
+    GS_EACH {                              \
+      const float32x4_t a = x.q[i], b = y.q[i]; \
+      r.q[i] = expression;                 \
+    }                                      \
+    return r;                              \
+  }
+GS_BINARY(operator+, vaddq_f32(a, b))
+GS_BINARY(operator-, vsubq_f32(a, b))
+GS_BINARY(operator*, vmulq_f32(a, b))
+GS_BINARY(operator/, vdivq_f32(a, b))
+GS_BINARY(vmin, vbslq_f32(vcltq_f32(a, b), a, b))
+GS_BINARY(vmax, vbslq_f32(vcgtq_f32(a, b), a, b))
+#undef GS_BINARY
+GS_INLINE Vec fma(Vec x, Vec y, Vec z) {
+  GS_EACH z.q[i] = vfmaq_f32(z.q[i], x.q[i], y.q[i]);
+  return z;
+}
+GS_INLINE Vec fnma(Vec x, Vec y, Vec z) {
+  GS_EACH z.q[i] = vfmsq_f32(z.q[i], x.q[i], y.q[i]);
+  return z;
+}
+#define GS_UNARY(name, expression)    \
+  GS_INLINE Vec name(Vec x) {         \
+    GS_EACH {                         \
+      const float32x4_t a = x.q[i];   \
+      x.q[i] = expression;            \
+    }                                 \
+    return x;                         \
+  }
+GS_INLINE float32x4_t exponent_quarter(float32x4_t a) {
+  const int32x4_t field = vandq_s32(vshrq_n_s32(vreinterpretq_s32_f32(a), 23), vdupq_n_s32(255));
+  return vcvtq_f32_s32(vsubq_s32(field, vdupq_n_s32(127)));
+}
+GS_INLINE float32x4_t mantissa_quarter(float32x4_t a) {
+  const int32x4_t low = vandq_s32(vreinterpretq_s32_f32(a), vdupq_n_s32(0x007fffff));
+  return vreinterpretq_f32_s32(vorrq_s32(low, vdupq_n_s32(0x3f800000)));
+}
+GS_UNARY(vsqrt, vsqrtq_f32(a))
+GS_UNARY(vabs, vabsq_f32(a))
+GS_UNARY(round_nearest, vrndnq_f32(a))
+GS_UNARY(exponent, exponent_quarter(a))
+GS_UNARY(mantissa, mantissa_quarter(a))
+GS_UNARY(truncated, vreinterpretq_f32_s32(vcvtq_s32_f32(a)))
+#undef GS_UNARY
+GS_INLINE Vec scale_by_exp2(Vec x, Vec whole) {  // whole is limited so that the exponent field cannot wrap
+  const Vec w = vmin(vmax(whole, set(-126.f)), set(127.f));
+  GS_EACH {
+    const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(w.q[i]), vdupq_n_s32(127)), 23);
+    x.q[i] = vmulq_f32(x.q[i], vreinterpretq_f32_s32(power));
+  }
+  return x;
+}
+
+#define GS_COMPARE(name, expression)            \
+  GS_INLINE Mask name(Vec x, Vec y) {           \
+    Mask r;                                     \
+    GS_EACH {                                   \
+      const float32x4_t a = x.q[i], b = y.q[i]; \
+      r.q[i] = expression;                      \
+    }                                           \
+    return r;                                   \
+  }
+GS_COMPARE(gt, vcgtq_f32(a, b))
+GS_COMPARE(ge, vcgeq_f32(a, b))
+GS_COMPARE(eq_bits, vceqq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)))
+#undef GS_COMPARE
+GS_INLINE Mask both(Mask x, Mask y) {
+  GS_EACH x.q[i] = vandq_u32(x.q[i], y.q[i]);
+  return x;
+}
+GS_INLINE Mask either(Mask x, Mask y) {
+  GS_EACH x.q[i] = vorrq_u32(x.q[i], y.q[i]);
+  return x;
+}
+GS_INLINE Mask without(Mask x, Mask y) {
+  GS_EACH x.q[i] = vbicq_u32(x.q[i], y.q[i]);
+  return x;
+}
+GS_INLINE uint32x4_t lane_bits() {
+  static const uint32_t one_per_lane[4] = {1, 2, 4, 8};
+  return vld1q_u32(one_per_lane);
+}
+GS_INLINE uint32_t bits(Mask x) {
+  uint32_t r = 0;
+  GS_EACH r |= vaddvq_u32(vandq_u32(x.q[i], lane_bits())) << (4 * i);
+  return r;
+}
+GS_INLINE bool any(Mask x) {
+  return vmaxvq_u32(vorrq_u32(vorrq_u32(x.q[0], x.q[1]), vorrq_u32(x.q[2], x.q[3]))) != 0;
+}
+GS_INLINE Mask from_bits(uint32_t m) {
+  Mask r;
+  GS_EACH r.q[i] = vtstq_u32(vdupq_n_u32(m >> (4 * i)), lane_bits());
+  return r;
+}
+GS_INLINE Vec keep(Mask m, Vec x) {
+  GS_EACH x.q[i] = vreinterpretq_f32_u32(vandq_u32(m.q[i], vreinterpretq_u32_f32(x.q[i])));
+  return x;
+}
+GS_INLINE Vec select(Mask m, Vec yes, Vec no) {
+  GS_EACH no.q[i] = vbslq_f32(m.q[i], yes.q[i], no.q[i]);
+  return no;
+}
+#undef GS_EACH
+
 #else  // vector extensions
 
 typedef float FloatLanes __attribute__((vector_size(64)));
@@ -320,24 +453,11 @@ GS_INLINE void load_columns(const float* const* from, int offset, Vec* out) {
   }
 }
 
-GS_INLINE void store_pairs(float* out, Vec a, Vec b) {
-  float t[2][16];
-  store(t[0], a);
-  store(t[1], b);
-  for (int i = 0; i < 16; ++i) out[2 * i] = t[0][i], out[2 * i + 1] = t[1][i];
-}
-
-GS_INLINE Vec set_pair(const float* p) {
-#if defined(GS_ISA_avx2)
-  double pair;
-  std::memcpy(&pair, p, sizeof pair);
-  const __m256 both_halves = _mm256_castpd_ps(_mm256_set1_pd(pair));
-  return {both_halves, both_halves};
-#else
-  float t[16];
-  for (int i = 0; i < 16; i += 2) t[i] = p[0], t[i + 1] = p[1];
-  return load(t);
-#endif
+GS_INLINE void store_columns(const Vec* in, float* out, int64_t stride) {
+  alignas(64) float t[4][LANES];
+  for (int k = 0; k < 4; ++k) store(t[k], in[k]);
+  for (int i = 0; i < LANES; ++i)
+    for (int k = 0; k < 4; ++k) out[i * stride + k] = t[k][i];
 }
 
 GS_INLINE float sum(Vec a) {  // in the same pairwise order everywhere
@@ -399,7 +519,18 @@ GS_INLINE Vec zero() { return set(0.f); }
 GS_INLINE Vec operator-(Vec a) { return zero() - a; }
 GS_INLINE Vec clamp(Vec x, Vec lo, Vec hi) { return vmin(hi, vmax(lo, x)); }
 
-// 2^x to 2.6e-6 relative (minimax polynomial of degree 4 on [-1/2, 1/2]); underflows to 0 or a denormal's neighbour.
+// 2^x to 2.6e-6 relative (minimax polynomial of degree 4); underflows to 0 or a denormal's neighbour.
+#if defined(GS_ISA_avx512)
+GS_INLINE Vec exp2_fast(Vec x) {  // the polynomial of [-1/2, 1/2] moved to [0, 1), as the instructions take the floor
+  const Vec f = {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+  Vec q = set(1.353415168e-02f);
+  q = fma(q, f, set(5.201149182e-02f));
+  q = fma(q, f, set(2.414427384e-01f));
+  q = fma(q, f, set(6.930038379e-01f));
+  q = fma(q, f, set(1.000002593e+00f));
+  return scale_by_exp2(q, x);
+}
+#else
 GS_INLINE Vec exp2_fast(Vec x) {
   const Vec whole = round_nearest(x), f = x - whole;
   Vec q = set(9.570090427e-3f);
@@ -409,6 +540,7 @@ GS_INLINE Vec exp2_fast(Vec x) {
   q = fma(q, f, set(9.999992614e-1f));
   return scale_by_exp2(q, whole);
 }
+#endif
 
 // 2^x to float precision (degree 6).
 GS_INLINE Vec exp2_exact(Vec x) {

@@ -41,7 +41,8 @@ struct Scene {
   int64_t count = 0, padded = 0;
   int64_t stride = 0;  // rows that there is room for
   Buffer<float> fields;
-  Buffer<float> spheres;  // (chunks, 4): centre, radius
+  Buffer<float> spheres;    // (chunks, 4): centre, radius
+  Buffer<uint8_t> invalid;  // (chunks): rows that have parameters which are not finite numbers
   const float* field(int i) const { return fields.data + i * stride; }
 };
 
@@ -66,6 +67,8 @@ struct Scratch {
   Buffer<uint64_t> sort_a, sort_b;
   Buffer<float> sums;
   Buffer<uint8_t> drawn;
+  Buffer<int32_t> counts;
+  int64_t evaluations = 0;  // of a splat on a block, in the pass that runs
 };
 
 // One map seen by one camera: projected Gaussians ("splats") and, per tile, which of them touch it, by depth.
@@ -99,6 +102,7 @@ struct View {
   Buffer<float> splat_gradients;  // by visible index: 16 sums of a backward pass
   Buffer<double> pose_partials;   // by block: 6 sums of a backward pass
   double times_ms[3] = {};        // project, bin, the last pass
+  int64_t evaluations = 0;        // of a splat on a 4x4-pixel block, in the last pass
 };
 
 struct Gradients {  // rows aligned with the visible splats; any may be null
@@ -112,6 +116,7 @@ struct ImageGradients {  // of the returned images; any may be null
 
 struct Images {  // (H, W, channels)
   float *rgb, *depth, *alpha, *features;
+  float* median_depth;  // null: not wanted
 };
 
 // Depth of a reference image by comparing it with posed sources (see kernels/sweep.h). Descriptor images have one

@@ -110,7 +110,7 @@ def test_gradients(to_geometry):
     results = []
     for rasterizer, dtype in ((create_rasterizer("cuda"), torch.float32), (ReferenceRasterizer(), torch.float64)):
         generator = torch.Generator().manual_seed(5)
-        inputs = {name: value.to(dtype).requires_grad_() for name, value in random_values(COUNT, 2, 4).items()}
+        inputs = {name: value.to(dtype).clone().requires_grad_() for name, value in random_values(COUNT, 2, 4).items()}
         inputs["features"] = torch.randn(COUNT, 20, generator=generator).to(dtype).requires_grad_()
         inputs["pose"] = torch.from_numpy(CAMERA.T_camera_world).to(dtype).requires_grad_()
         rendering = rasterizer.render(

@@ -36,7 +36,8 @@ def draw_all(rasterizer, gaussians, camera=CAMERA):
     image_grads = (image, image[..., 0], image[..., 1], rendering.features * 0 + 1)
     grads = view.backward(rendering, *image_grads, features=features, pose=True)
     results = [rendering, view.render_ids(ids), view.accumulate(image), view.accumulate_labels(labels), grads]
-    return [value for result in results for value in vars(result).values()] + [view.visible]
+    values = [value for result in results for value in vars(result).values()]
+    return [value for value in values if value is not None] + [view.visible]
 
 
 BAD_ROWS = {
@@ -255,7 +256,7 @@ def test_instruction_sets_agree(isa, tmp_path):
 def test_unknown_instruction_set_is_an_error():
     run = run_forced("neon9", "from gs_semantic.rendering import create_rasterizer; create_rasterizer('cpu')")
     assert run.returncode != 0
-    assert "GS_SEMANTIC_ISA must be scalar, avx2 or avx512" in run.stderr
+    assert "GS_SEMANTIC_ISA must be scalar, avx2, avx512 or neon" in run.stderr
 
 
 def test_missing_library_names_the_build_command(monkeypatch, tmp_path):
@@ -321,3 +322,12 @@ def test_any_numbers_at_all(values):
     rows["means"][:, 2] = rows["means"][:, 2].abs().clamp_max(50)
     image = CpuRasterizer().render(make_map(rows), CAMERA)
     assert image.rgb.isfinite().all() and image.depth.isfinite().all() and image.alpha.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [INF, -INF, 3e38, NAN])
+def test_colours_that_are_not_finite_do_not_spread(value):
+    """A lane that a Gaussian does not draw must not meet its colour: 0 times infinity is not a number."""
+    good = random_values(200)
+    row = one_gaussian(sh=torch.full((1, 1, 3), value))
+    image = CpuRasterizer().render(make_map({name: torch.cat([good[name], row[name]]) for name in good}), CAMERA)
+    assert image.rgb.isfinite().all()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from raster_scenes import Parameters, make_map, random_values, relative_error, small_camera
+from raster_scenes import Parameters, make_map, one_gaussian, random_values, relative_error, small_camera
+from test_robustness import BAD_ROWS
 
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.rendering import native
 from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.rendering.reference import ReferenceRasterizer
 from gs_semantic.rendering.residual import LossSettings, image_gradients
 from gs_semantic.rendering.step import (
     ATTRIBUTES,
@@ -318,3 +320,63 @@ def test_step_from_gradients_equals_torch(dense, channels):
     for name in names:
         moved = values[name].detach() - before[name]
         assert relative_error(joined[name] - before[name], moved) < 5e-3, name
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_useless_row_stays_and_changes_nothing_for_the_others(name):
+    results = []
+    for extra in (None, BAD_ROWS[name]):
+        values = random_values(300, 3)
+        if extra is not None:
+            bad = one_gaussian(**extra)
+            values = {key: torch.cat([value, bad[key]]) for key, value in values.items()}
+        gaussians, rasterizer = make_map(values), CpuRasterizer()
+        register_adam(gaussians)
+        for _ in range(3):
+            view = rasterizer.open(gaussians, CAMERA)
+            result = optimise(view, gaussians, target(slots=False), LOSS, RATES, pose=True)
+        results.append([gaussians[key][:300] for key in ATTRIBUTES] + [result.pose])
+        if extra is not None:
+            for key in ATTRIBUTES:
+                assert torch.equal(gaussians[key][300:].nan_to_num(7), bad[key].nan_to_num(7)), key
+            assert not gaussians.state("means", "adam")[300:].any()
+    for clean, dirty in zip(*results, strict=True):
+        assert torch.isfinite(dirty).all() and torch.equal(clean, dirty)
+
+
+EXTREME = {
+    "opacity 1": {"opacity_logits": torch.tensor([30.0])},
+    "covers the whole screen": {"log_scales": torch.full((1, 3), 2.0), "opacity_logits": torch.tensor([-2.0])},
+    "thin as a sheet": {"log_scales": torch.tensor([[-1.0, -1.0, -12.0]])},
+    "a speck": {"log_scales": torch.full((1, 3), -14.0)},
+    "just before the camera": {"means": torch.tensor([[0.0, 0.0, 0.02]]), "log_scales": torch.full((1, 3), -6.0)},
+}
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_gradients_of_extreme_gaussians(name):
+    values = random_values(50, 4)
+    extreme = one_gaussian(**EXTREME[name])
+    values = {key: torch.cat([value, extreme[key]]) for key, value in values.items()}
+    weight = torch.randn(CAMERA.height, CAMERA.width, 3, generator=torch.Generator().manual_seed(6))
+    gradients = []
+    for rasterizer, dtype in ((CpuRasterizer(), torch.float32), (ReferenceRasterizer(), torch.float64)):
+        inputs = {key: value.to(dtype).clone().requires_grad_() for key, value in values.items()}
+        image = rasterizer.render(Parameters(*(inputs[key] for key in ATTRIBUTES)), CAMERA)
+        ((image.rgb * weight).sum() + (image.depth * weight[..., 0]).sum()).backward()
+        gradients.append({key: value.grad for key, value in inputs.items()})
+    for key, expected in gradients[1].items():
+        assert torch.isfinite(gradients[0][key]).all()
+        assert relative_error(gradients[0][key], expected) < 1e-3, key
+
+
+def test_one_pixel_and_one_gaussian():
+    gaussians = make_map(one_gaussian())
+    register_adam(gaussians)
+    camera = small_camera(1, 1)
+    wanted = StepTarget(torch.zeros(1, 1, 3), torch.full((1, 1), 1.9))
+    errors = [
+        optimise(CpuRasterizer().open(gaussians, camera), gaussians, wanted, LOSS, RATES).colour_error
+        for _ in range(20)
+    ]
+    assert errors[-1] < errors[0]

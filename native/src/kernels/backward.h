@@ -93,18 +93,25 @@ struct TileSums {
   // Leaves them as the partials of the tile's entries.
   void flush(View& view, const TileList& list, int64_t tile) const {
     constexpr int64_t AHEAD = 16;
+    const int x = static_cast<int>(tile % view.tiles_x), y = static_cast<int>(tile / view.tiles_x);
     for (int64_t k = 0; k < list.filled; ++k) {
       if (k + AHEAD < list.filled) {
         __builtin_prefetch(view.rects.data + list.position[k + AHEAD]);
         __builtin_prefetch(view.first.data + list.position[k + AHEAD]);
       }
       if (!drawn[k]) continue;
-      const int64_t e = entry_of(view, list.position[k], tile);
+      const int64_t e = entry_of(view, list.position[k], x, y);
       for (int i = 0; i < width; i += LANES) store(view.partials.data + e * width + i, load(sums + k * width + i));
       view.touched[e] = 1;
     }
   }
 };
+
+template <int WIDTH>
+GS_INLINE void prefetch_partials(const View& view, int64_t position) {
+  const float* partial = view.partials.data + static_cast<int64_t>(view.first[position]) * WIDTH;
+  for (int k = 0; k < 2 * LANES; k += LANES) __builtin_prefetch(partial + k);
+}
 
 template <bool color, int channels>
 void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t tile, Scratch& scratch) {
@@ -189,6 +196,7 @@ void project_backward(View& view, const Parameters& p, bool accumulated, float* 
 
       for (int64_t i = s.position + 2 * LANES; i < s.position + 3 * LANES && i < block * BLOCK + count; ++i) {
         const int64_t row = view.row[i];
+        prefetch_partials<WIDTH>(view, i);
         __builtin_prefetch(p.means + 3 * row);
         __builtin_prefetch(p.quats + 4 * row);
         __builtin_prefetch(p.log_scales + 3 * row);

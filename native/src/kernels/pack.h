@@ -51,6 +51,7 @@ GS_INLINE Vec log2_sigmoid(Vec logit) {
 GS_INLINE void pack_chunk(Scene& scene, const Parameters& p, float extent_sigma, int64_t chunk) {
   const int64_t n = p.count, stride = scene.stride;
   Vec low[3], high[3];
+  int invalid = 0;
   for (int k = 0; k < 3; ++k) low[k] = set(3e38f), high[k] = set(-3e38f);
   for (int64_t i = chunk * CHUNK; i < (chunk + 1) * CHUNK; i += LANES) {
     const int64_t left = n - i;
@@ -81,13 +82,20 @@ GS_INLINE void pack_chunk(Scene& scene, const Parameters& p, float extent_sigma,
     const Vec values[Scene::FIELDS] = {mean[0],          mean[1],          mean[2],          covariance(0, 0),
                                        covariance(0, 1), covariance(0, 2), covariance(1, 1), covariance(1, 2),
                                        covariance(2, 2), log2_opacity};
+    // Infinity minus itself is not a number, and that equals nothing: one sum tells whether all are finite.
+    Vec probe = zero();
+    for (int k = 0; k < Scene::FIELDS; ++k) probe = probe + (values[k] - values[k]);
+    const uint32_t usable = bits(ge(probe, zero())), rows = 0xffffu >> (LANES - valid);
+    invalid += __builtin_popcount(rows & ~usable);
     for (int k = 0; k < Scene::FIELDS; ++k) store(out + k * stride, values[k]);
+    store(out + Scene::LOG2_OPACITY * stride, select(from_bits(usable), log2_opacity, set(-200.f)));
     const Vec reach = set(extent_sigma) * vmax(scale[0], vmax(scale[1], scale[2]));
     for (int k = 0; k < 3; ++k) {
       low[k] = vmin(mean[k] - reach, low[k]);  // NaN leaves the limit as it was
       high[k] = vmax(mean[k] + reach, high[k]);
     }
   }
+  scene.invalid[chunk] = static_cast<uint8_t>(invalid);
   float* sphere = scene.spheres.data + 4 * chunk;
   float radius2 = 0.f;
   for (int k = 0; k < 3; ++k) {
@@ -115,6 +123,7 @@ inline void pack(Scene& scene, const Parameters& p, float extent_sigma, const in
     const int64_t room = chunks + chunks / 8;
     scene.fields.reserve(static_cast<size_t>(room | 1) * CHUNK * Scene::FIELDS);
     scene.spheres.reserve(static_cast<size_t>(room | 1) * 4);
+    scene.invalid.reserve(static_cast<size_t>(room | 1));
     scene.stride = (room | 1) * CHUNK;  // odd, so that the fields of a row do not compete for the same cache lines
     changed = nullptr;
   }

@@ -57,8 +57,8 @@ GS_INLINE void composite_backward(const TileList& list, Records& records, Vec al
   Vec behind = zero();
   for (int i = records.count - 1; i >= 0; --i) {
     const int k = records.splat[i];
-    records.x[i] = list.at(TileList::PX, k);
-    records.y[i] = list.at(TileList::PY, k);
+    records.x[i] = list.field(TileList::PX)[k];
+    records.y[i] = list.field(TileList::PY)[k];
     Vec q = g_w, q2 = zero();
     if (color) {
       q = fma(g_value[0], set(list.at(TileList::RED, k)), q);

@@ -86,7 +86,7 @@ inline void shade(View& view, const Parameters& p, int threads) {
         for (int c = 0; c < 3; ++c) rgb[c] += values[k] * sh[3 * k + c];
       uint8_t limited = 0;
       for (int c = 0; c < 3; ++c)
-        if (!(rgb[c] > 0.f)) {  // NaN becomes 0 too
+        if (!(rgb[c] > 0.f && rgb[c] < 3e38f)) {  // what is not a finite number becomes 0 too
           rgb[c] = 0.f;
           limited |= static_cast<uint8_t>(1 << c);
         }

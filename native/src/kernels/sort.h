@@ -58,25 +58,30 @@ class TileOrder {
   uint32_t position(int64_t i) const { return static_cast<uint32_t>(keys_[i]); }
 
   void sort_until(int64_t stop) {
+    const uint32_t* bucket_end = scratch_.bucket_end.data;
     while (*sorted_ < stop) {
-      const uint32_t begin = *sorted_, end = begin_ + scratch_.bucket_end[next_++];
-      if (end - begin <= FEW)
-        insertion_sort(keys_ + begin, end - begin);
-      else
+      const uint32_t begin = *sorted_;
+      uint32_t end = begin_ + bucket_end[next_++];
+      if (end - begin > MANY) {
         radix_sort(keys_ + begin, end - begin, scratch_);
+      } else {
+        // Buckets hold about one key each, so this is one pass over several of them, with few moves.
+        while (end < stop && begin_ + bucket_end[next_] - end <= MANY) end = begin_ + bucket_end[next_++];
+        insertion_sort(keys_ + begin, end - begin);
+      }
       *sorted_ = end;
     }
   }
 
  private:
-  static constexpr int64_t FEW = 48, PER_BUCKET = 4, MAX_BUCKETS = 4096;
+  static constexpr int64_t MANY = 48, MAX_BUCKETS = 32768;
 
   void spread() {
     begin_ = *sorted_;
     uint64_t* keys = keys_ + begin_;
     const int64_t n = length_ - begin_;
     int64_t count = 1;
-    while (count < MAX_BUCKETS && count * PER_BUCKET < n) count *= 2;
+    while (count < MAX_BUCKETS && count < n) count *= 2;
     uint32_t* end = scratch_.bucket_end.reserve(count);
     std::memset(end, 0, count * sizeof *end);
     uint32_t low = 0xffffffffu, high = 0;

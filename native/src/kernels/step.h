@@ -74,7 +74,12 @@ GS_INLINE int64_t compare_features(const WindowLoss& loss, const TileList& list,
 template <bool features>
 void step_tile(View& view, TileList& list, const WindowLoss& loss, int64_t tile, Scratch& scratch, TileError& error) {
   const int64_t width = view.camera.width;
-  if (features) list.carry_features(loss.features, loss.channels, loss.channels);
+  prefetch_tile(loss.rgb, 3 * sizeof(float), view, list);
+  if (loss.depth) prefetch_tile(loss.depth, sizeof(float), view, list);
+  if (features) {
+    prefetch_tile(loss.slots, sizeof(int64_t), view, list);
+    list.carry_features(loss.features, loss.channels, loss.channels);
+  }
   const TileSums out(list, scratch, features ? 2 * LANES : LANES);
   Records records(list, scratch);
   const Vec alpha_max = set(view.settings.alpha_max);
@@ -305,6 +310,7 @@ inline double step_features(View& view, const FeatureLoss& loss, const AdamState
   begin_partials(view, LANES);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
     TileList list(view, tile, scratch, false);
+    prefetch_tile(loss.target, channels * sizeof(float), view, list);
     list.carry_features(state.features, channels, channels);
     const TileSums out(list, scratch, LANES);
     Records records(list, scratch);
@@ -337,6 +343,7 @@ inline double step_features(View& view, const FeatureLoss& loss, const AdamState
     for (int64_t first = begin; first < stop; first += LANES) {
       const int lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
       for (int64_t i = first + 2 * LANES; i < first + 3 * LANES && i < stop; ++i) {
+        prefetch_partials<LANES>(view, i);
         prefetch_features(state, channels, view.row[i]);
         __builtin_prefetch(steps + view.row[i], 1);
       }

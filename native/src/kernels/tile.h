@@ -17,6 +17,7 @@ constexpr int PASS = 16;  // feature channels that one pass carries
 template <auto x>
 struct Constant {
   static constexpr auto value = x;
+  constexpr operator decltype(x)() const { return x; }
 };
 
 GS_INLINE Vec lane_x() {
@@ -40,14 +41,18 @@ GS_INLINE Vec lane_y() {
 // reaches as far as at the nearest dy of that row, and touches exactly the blocks in between, as an ellipse is convex.
 class TileList {
  public:
-  enum Field { PX, PY, A, B, C, LOG2_O, THRESHOLD, DEPTH, COLUMNS, RED = COLUMNS, GREEN, BLUE, ID };
+  enum Column { PX, PY, A, B, C, LOG2_O, THRESHOLD, Z, COLUMNS };  // as in a Splat
+  // Of a record. The exponent is log2_opacity - u^2 - v^2, with u = UX x + UY y + U0 and v = VY y + V0 for a pixel at
+  // (x, y) of the tile.
+  enum Field { UX, UY, U0, VY, V0, LIMIT, PEAK, DEPTH, RED, GREEN, BLUE, ID };
   static constexpr int RECORD = 16;  // floats
 
   int64_t length = 0, filled = 0;
+  int64_t evaluations = 0;  // of a splat on a block
   int tile_x = 0, tile_y = 0;  // of the first pixel
   uint32_t *row = nullptr, *position = nullptr;
 
-  // The feature channels of one pass, one row of PASS floats per splat, near each other in memory.
+  // The feature channels of one pass, one row of PASS floats per splat with zeros behind, near each other in memory.
   float* features = nullptr;
 
   // `colors`: records carry the splat's colour; `ids`, if not null, are those of the map's rows, for the records.
@@ -65,6 +70,8 @@ class TileList {
     position = scratch.position.reserve(stride_);
   }
 
+  ~TileList() { scratch_.evaluations += evaluations; }
+
   // Before filling: copy `channels` values of each splat's row, too.
   void carry_features(const float* source, int channels, int64_t stride) {
     source_ = source;
@@ -76,15 +83,16 @@ class TileList {
 
   GS_INLINE float* field(int k) const { return fields_ + k * stride_; }
   GS_INLINE const float* record(int64_t i) const { return records_ + i * RECORD; }
-  GS_INLINE float at(int k, int64_t i) const { return records_[i * RECORD + k]; }
+  GS_INLINE float at(Field k, int64_t i) const { return records_[i * RECORD + k]; }
 
   // The next splats of the list, STEP at a time, until `upto` at least.
   void fill(int64_t upto) {
     upto = (upto + STEP - 1) / STEP * STEP;
     if (upto > stride_) upto = stride_;
     for (int64_t i = filled; i < upto; i += STEP) {
-      order_.sort_until(i + STEP < length ? i + STEP : length);
-      for (int64_t k = i; k < i + STEP && k < length; ++k) __builtin_prefetch(view_.splats.data + order_.position(k));
+      if (i == 0) fetch(0), fetch(STEP);
+      fetch(i + 2 * STEP);
+      if (channels_) fetch_features(i + STEP);
       for (int64_t k = i; k < i + STEP; k += LANES) fill_lanes(k);
     }
     filled = upto < length ? upto : length;
@@ -102,6 +110,23 @@ class TileList {
   static constexpr int STEP = 64;
 
  private:
+  // Sorts and asks for the splats of a step before they are needed.
+  GS_INLINE void fetch(int64_t begin) {
+    const int64_t end = begin + STEP < length ? begin + STEP : length;
+    order_.sort_until(end);
+    for (int64_t k = begin; k < end; ++k) {
+      const uint32_t p = order_.position(k);
+      __builtin_prefetch(view_.splats.data + p);
+      __builtin_prefetch(view_.row.data + p);
+      if (colors_) __builtin_prefetch(view_.colors.data + p);
+    }
+  }
+
+  GS_INLINE void fetch_features(int64_t begin) {
+    for (int64_t k = begin; k < begin + STEP && k < length; ++k)
+      __builtin_prefetch(source_ + view_.row[order_.position(k)] * source_stride_);
+  }
+
   GS_INLINE void fill_lanes(int64_t i) {
     static const Splat nothing = {0.f, 0.f, -1.f, 0.f, -1.f, -200.f, 0.f, 0.f};  // that no pixel draws
     const float* from[LANES];
@@ -115,7 +140,6 @@ class TileList {
       const uint32_t p = position[i + k] = order_.position(i + k);
       row[i + k] = view_.row[p];
       from[k] = &view_.splats[p].x;
-      std::memcpy(out, from[k], sizeof(Splat));
       if (colors_) std::memcpy(out + RED, &view_.colors[p], sizeof(Color));
       if (ids_) std::memcpy(out + ID, ids_ + row[i + k], sizeof(int32_t));
       if (channels_) copy_features(i + k);
@@ -123,11 +147,24 @@ class TileList {
     Vec column[COLUMNS];
     load_columns(from, 0, column);
     load_columns(from, 4, column + 4);
-    for (int k = 0; k < COLUMNS; ++k) store(field(k) + i, column[k]);
-    note_blocks(i, column);
+    for (int k = 0; k < COLUMNS; ++k) store(fields_ + k * stride_ + i, column[k]);
+    const Vec ux = vsqrt(-column[A]), uy = set(-0.5f) * column[B] / ux;
+    const Vec vy = vsqrt(vmax(-column[C] - uy * uy, zero()));
+    const Vec x = column[PX] - set(static_cast<float>(tile_x)), y = column[PY] - set(static_cast<float>(tile_y));
+    const Vec record[8] = {ux, uy, -fma(ux, x, uy * y), vy, -(vy * y), column[THRESHOLD], column[LOG2_O], column[Z]};
+    store_columns(record, records_ + i * RECORD, RECORD);
+    store_columns(record + 4, records_ + i * RECORD + 4, RECORD);
+    if (blocks_ == 8)
+      note_blocks(i, column, Constant<8>{});
+    else if (blocks_ == 4)
+      note_blocks(i, column, Constant<4>{});
+    else
+      note_blocks(i, column, blocks_);
   }
 
-  GS_INLINE void note_blocks(int64_t i, const Vec* column) {
+  template <class Count>
+  GS_INLINE void note_blocks(int64_t i, const Vec* column, Count count) {
+    const int blocks = count;
     const Vec x = column[PX] - set(static_cast<float>(tile_x)), y = column[PY] - set(static_cast<float>(tile_y));
     // Rounding must not lose a block: the ellipse is taken a little too large and its centre a little uncertain.
     const Vec K = column[LOG2_O] - column[THRESHOLD] + set(1e-4f);
@@ -141,12 +178,12 @@ class TileList {
     const Vec right_of = x + margin - set(0.5f), left_of = x - margin - set(BLOCK_SIDE - 0.5f);
     const int64_t groups = stride_ / LANES;
     uint16_t* mask = masks_ + i / LANES;
-    for (int r = 0; r < blocks_; ++r) {
+    for (int r = 0; r < blocks; ++r) {
       const Vec top = set(BLOCK_SIDE * r + 0.5f) - y - slack, bottom = set(BLOCK_SIDE * (r + 1) - 0.5f) - y + slack;
       const Vec dy1 = clamp(furthest, top, bottom), dy0 = clamp(-furthest, top, bottom);
       const Vec right = fma(slope, dy1, right_of) + vsqrt(fnma(fall * dy1, dy1, k));
       const Vec left = fma(slope, dy0, left_of) - vsqrt(fnma(fall * dy0, dy0, k));  // NaN where it misses the band
-      for (int c = 0; c < blocks_; ++c, mask += groups) {
+      GS_UNROLL for (int c = 0; c < blocks; ++c, mask += groups) {
         const Vec edge = set(static_cast<float>(BLOCK_SIDE * c));
         *mask = static_cast<uint16_t>(bits(both(ge(right, edge), ge(edge, left))));
       }
@@ -192,43 +229,68 @@ GS_INLINE void for_each_block(const View& view, const TileList& list, Visit&& vi
     }
 }
 
+constexpr int BATCH = 96 + TileList::STEP;  // the most splats that the walk visits between two flushes
+
 // Walks one block. draw(k, weight, alpha, T, drawn) sees every splat that may touch it, in order; done(alive, T) ends
-// the walk early. Returns the final transmittance.
+// the walk early; flush() is called after every BATCH splats at most, and at the end. Returns the final transmittance.
 //
 // The transmittance that the walk carries along goes on falling in finished pixels: it never rises, so it is above
 // transmittance_min exactly where the pixel was never finished, and no step has to wait for the last one's comparison.
-template <class Draw, class Done>
-GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Draw&& draw, Done&& done) {
-  constexpr int ENOUGH = 24;
-  const Vec px = set(static_cast<float>(block.x)) + lane_x(), py = set(static_cast<float>(block.y)) + lane_y();
+template <class Draw, class Done, class Flush>
+GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Draw&& draw, Done&& done, Flush&& flush) {
+  // Long batches, as each ends in a mispredicted branch; but few splats are copied that no block may need.
+  constexpr int MANY = BATCH - TileList::STEP, ENOUGH = 24;
+  const Vec px = set(static_cast<float>(block.x - list.tile_x)) + lane_x(),
+            py = set(static_cast<float>(block.y - list.tile_y)) + lane_y();
   const Vec alpha_max = set(view.settings.alpha_max), t_min = set(view.settings.transmittance_min);
   const int x = (block.x - list.tile_x) / BLOCK_SIDE, y = (block.y - list.tile_y) / BLOCK_SIDE;
-  int32_t candidates[ENOUGH + TileList::STEP + LANES];
+  int32_t candidates[BATCH + LANES];
   Vec T = keep(from_bits(block.inside), set(1.f)), end = T;
   Mask alive = from_bits(block.inside);
   for (int64_t start = 0; start < list.length;) {
     int n = 0;
-    for (; start < list.length && n < ENOUGH; start += TileList::STEP) {
+    for (; start < list.length && n < (start < list.filled ? MANY : ENOUGH); start += TileList::STEP) {
       if (list.filled <= start) list.fill(start + TileList::STEP);
       n += list.candidates_of(x, y, start, candidates + n);
     }
-    for (int i = 0; i < n; ++i) {
+    int i = 0;
+    for (bool finished = false; i < n && !finished; ++i) {
       const int k = candidates[i];
       const float* splat = list.record(k);
-      const Vec dx = px - set(splat[TileList::PX]), dy = py - set(splat[TileList::PY]);
-      const Vec linear = fma(set(splat[TileList::A]), dx, set(splat[TileList::B]) * dy);
-      const Vec power = fma(dx, linear, fma(dy * dy, set(splat[TileList::C]), set(splat[TileList::LOG2_O])));
-      const Vec alpha = keep(ge(power, set(splat[TileList::THRESHOLD])), vmin(exp2_fast(power), alpha_max));
+      const Vec u = fma(px, set(splat[TileList::UX]), fma(py, set(splat[TileList::UY]), set(splat[TileList::U0])));
+      const Vec v = fma(py, set(splat[TileList::VY]), set(splat[TileList::V0]));
+      const Vec power = fnma(u, u, fnma(v, v, set(splat[TileList::PEAK])));
+      const Vec alpha = keep(ge(power, set(splat[TileList::LIMIT])), vmin(exp2_fast(power), alpha_max));
       const Vec next = fnma(alpha, T, T);
       alive = gt(next, t_min);
       draw(k, keep(alive, alpha * T), alpha, T, alive);
       end = select(alive, next, end);
       T = next;
-      if ((i & 1) && done(alive, T)) return end;
+      if (i & 1) finished = done(alive, T);
     }
-    if (done(alive, T)) return end;
+    flush();
+    list.evaluations += i;
+    if (done(alive, T)) break;
   }
   return end;
+}
+
+// Asks for the pixels of a tile, `bytes` each, of an image in memory that nobody touched lately.
+GS_INLINE void prefetch_tile(const void* image, int64_t bytes, const View& view, const TileList& list) {
+  const int64_t width = view.camera.width;
+  const int stop_x = imin(list.tile_x + view.tile_size, view.camera.width);
+  const int stop_y = imin(list.tile_y + view.tile_size, view.camera.height);
+  for (int y = list.tile_y; y < stop_y; ++y) {
+    const char* begin = static_cast<const char*>(image) + (y * width + list.tile_x) * bytes;
+    const char* end = static_cast<const char*>(image) + (y * width + stop_x) * bytes;
+    for (; begin < end; begin += 64) __builtin_prefetch(begin, 0, 2);
+    __builtin_prefetch(end - 1, 0, 2);
+  }
+}
+
+template <class Draw, class Done>
+GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Draw&& draw, Done&& done) {
+  return walk(view, list, block, static_cast<Draw&&>(draw), static_cast<Done&&>(done), [] {});
 }
 
 // One value per pixel of a block into an image of the given row length.

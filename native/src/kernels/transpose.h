@@ -10,16 +10,19 @@
 namespace gs {
 namespace GS_ISA {
 
-// Where the partial of the splat at `position` over a tile it touches is kept.
-GS_INLINE int64_t entry_of(const View& view, uint32_t position, int64_t tile) {
+// Where the partial of the splat at `position` over a tile it touches, in column x and row y of the tiles, is kept.
+GS_INLINE int64_t entry_of(const View& view, uint32_t position, int x, int y) {
   const Rect r = view.rects[position];
-  const int x = static_cast<int>(tile % view.tiles_x), y = static_cast<int>(tile / view.tiles_x);
   return static_cast<int64_t>(view.first[position]) + (y - r.y0) * (r.x1 - r.x0 + 1) + (x - r.x0);
 }
 
 GS_INLINE int64_t entry_count(const View& view, int64_t position) {
   const Rect r = view.rects[position];
   return static_cast<int64_t>(r.x1 - r.x0 + 1) * (r.y1 - r.y0 + 1);
+}
+
+GS_INLINE int64_t entry_of(const View& view, uint32_t position, int64_t tile) {
+  return entry_of(view, position, static_cast<int>(tile % view.tiles_x), static_cast<int>(tile / view.tiles_x));
 }
 
 // Prepares for partials of `width` floats.
@@ -90,57 +93,91 @@ GS_INLINE void add_outer(const float* w, const float (*rows)[LANES], float* sums
   store(sums, even + odd);
 }
 
+// One pass: `count` channels of the image from `image` on, `stride` apart; the first pass also sums the weights.
+template <bool first>
+void accumulate_pass(View& view, const float* image, int count, int64_t stride, float* weighted_sum, float* weight_sum,
+                     int32_t* pixel_count, int threads) {
+  constexpr int WIDTH = first ? LANES + 4 : LANES, WEIGHT = LANES, COUNT = LANES + 1;  // floats of a partial
+  begin_partials(view, WIDTH);
+  for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
+    TileList list(view, tile, scratch, false);
+    float* sums = scratch.sums.reserve(list.length * LANES);
+    std::memset(sums, 0, list.length * LANES * sizeof(float));
+    float* weight_of = scratch.features.reserve(first ? list.length * LANES : 0);
+    if (first) std::memset(weight_of, 0, list.length * LANES * sizeof(float));
+    int32_t* pixels = scratch.counts.reserve(list.length);
+    std::memset(pixels, 0, list.length * sizeof *pixels);
+    for_each_block(view, list, [&](const PixelBlock& block) {
+      alignas(64) float rows[LANES][LANES], weights[BATCH][LANES];
+      int32_t weighted[BATCH];
+      int noted = 0;
+      load_pixels(image, stride, count, view.camera.width, block, rows);
+      prefetch_next_pixels(image, stride, view.camera.width, block);
+      walk(
+          view, list, block,
+          [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
+            const uint32_t drawn = bits(gt(w, zero()));
+            store(weights[noted], w);
+            weighted[noted] = k;
+            noted += drawn != 0;
+            pixels[k] += __builtin_popcount(drawn);
+          },
+          [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); },
+          [&]() __attribute__((always_inline)) {
+            Vec pixel[LANES];
+            GS_UNROLL for (int p = 0; p < LANES; ++p) pixel[p] = load(rows[p]);
+            for (int i = 0; i < noted; ++i) {
+              const int64_t k = weighted[i];
+              if (first) store(weight_of + k * LANES, load(weight_of + k * LANES) + load(weights[i]));
+              Vec even = load(sums + k * LANES), odd = zero();
+              GS_UNROLL for (int p = 0; p < LANES; p += 2) {
+                even = fma(pixel[p], set(weights[i][p]), even);
+                odd = fma(pixel[p + 1], set(weights[i][p + 1]), odd);
+              }
+              store(sums + k * LANES, even + odd);
+            }
+            noted = 0;
+          });
+    });
+    for (int64_t k = 0; k < list.filled; ++k) {
+      if (pixels[k] == 0) continue;
+      const int64_t e = entry_of(view, list.position[k], tile);
+      float* partial = view.partials.data + e * WIDTH;
+      store(partial, load(sums + k * LANES));
+      if (first) {
+        partial[WEIGHT] = sum(load(weight_of + k * LANES));
+        partial[COUNT] = static_cast<float>(pixels[k]);
+      }
+      view.touched[e] = 1;
+    }
+  });
+  for_each_visible(view, threads, [&](int64_t position, int64_t, int64_t row) {
+    Vec total = zero();
+    float weight = 0.f, drawn = 0.f;
+    const int64_t begin = view.first[position], end = begin + entry_count(view, position);
+    bool seen = false;
+    for (int64_t e = begin; e < end; ++e) {
+      if (!view.touched[e]) continue;
+      seen = true;
+      const float* partial = view.partials.data + e * WIDTH;
+      total = total + load(partial);
+      if (first) weight += partial[WEIGHT], drawn += partial[COUNT];
+    }
+    if (!seen) return;
+    store_first(weighted_sum + row * stride, total, count);
+    if (first) {
+      weight_sum[row] = weight;
+      pixel_count[row] = static_cast<int32_t>(drawn);
+    }
+  });
+}
+
 inline void accumulate(View& view, const float* image, int channels, float* weighted_sum, float* weight_sum,
                        int32_t* pixel_count, int threads) {
-  constexpr int WEIGHT = 14, COUNT = 15;  // the first pass keeps two channels for these
-  int done = 0;
-  for (bool first = true; first || done < channels; first = false) {
-    const int n = imin(channels - done, first ? WEIGHT : LANES);
-    begin_partials(view, LANES);
-    for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-      TileList list(view, tile, scratch, false);
-      float* sums = scratch.sums.reserve(list.length * LANES);
-      std::memset(sums, 0, list.length * LANES * sizeof(float));
-      uint8_t* drawn_somewhere = scratch.drawn.reserve(list.length);
-      std::memset(drawn_somewhere, 0, list.length);
-      for_each_block(view, list, [&](const PixelBlock& block) {
-        alignas(64) float rows[LANES][LANES], weights[LANES];
-        load_pixels(image + done, channels, n, view.camera.width, block, rows);
-        if (first)
-          for (int p = 0; p < LANES; ++p) rows[p][WEIGHT] = 1.f;
-        walk(
-            view, list, block,
-            [&](int k, Vec w, Vec, Vec, Mask) __attribute__((always_inline)) {
-              const uint32_t drawn = bits(gt(w, zero()));
-              if (!drawn) return;
-              drawn_somewhere[k] = 1;
-              store(weights, w);
-              float* s = sums + static_cast<int64_t>(k) * LANES;
-              add_outer(weights, rows, s);
-              if (first) s[COUNT] += static_cast<float>(__builtin_popcount(drawn));
-            },
-            [](Mask alive, Vec) __attribute__((always_inline)) { return !any(alive); });
-      });
-      for (int64_t k = 0; k < list.filled; ++k) {
-        if (!drawn_somewhere[k]) continue;
-        const int64_t e = entry_of(view, list.position[k], tile);
-        store(view.partials.data + e * LANES, load(sums + k * LANES));
-        view.touched[e] = 1;
-      }
-    });
-    for_each_visible(view, threads, [&](int64_t position, int64_t, int64_t row) {
-      Vec total;
-      if (!sum_partials<LANES>(view, position, &total)) return;
-      alignas(64) float t[LANES];
-      store(t, total);
-      std::memcpy(weighted_sum + row * channels + done, t, n * sizeof(float));
-      if (first) {
-        weight_sum[row] = t[WEIGHT];
-        pixel_count[row] = static_cast<int32_t>(t[COUNT]);
-      }
-    });
-    done += n;
-  }
+  accumulate_pass<true>(view, image, imin(channels, LANES), channels, weighted_sum, weight_sum, pixel_count, threads);
+  for (int done = LANES; done < channels; done += LANES)
+    accumulate_pass<false>(view, image + done, imin(channels - done, LANES), channels, weighted_sum + done, nullptr,
+                           nullptr, threads);
 }
 
 // Two labels and their weights, the heavier one first.

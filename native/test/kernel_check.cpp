@@ -1,0 +1,182 @@
+// Runs every kernel on small and degenerate scenes and writes what they return, for two uses: under sanitizers, and to
+// compare instruction sets (also under an emulator). All arrays have exactly the size that the interface asks for.
+//
+//   kernel_check FILE        runs everything and writes the results as floats
+//   kernel_check --compare A B   exits with 1 where two such files differ by more than rounding explains
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../src/api.h"
+
+namespace {
+
+using Floats = std::vector<float>;
+
+void fail(const std::string& text) {
+  std::fprintf(stderr, "kernel_check: %s\n", text.c_str());
+  std::exit(1);
+}
+
+void ok(int32_t error, const char* what) {
+  if (error) fail(std::string(what) + ": " + gs_error_text(error));
+}
+
+struct Map {
+  Floats means, quats, log_scales, opacity_logits, sh;
+  int sh_count;
+
+  Map(int count, int sh_coefficients, bool with_bad_rows) : sh_count(sh_coefficients) {
+    std::mt19937 generator(static_cast<unsigned>(count));
+    // Not std::normal_distribution, whose numbers differ between libraries.
+    auto uniform = [&] { return static_cast<float>(generator() >> 8) / static_cast<float>(1 << 24); };
+    auto spread = [&](float scale) { return scale * (uniform() + uniform() + uniform() - 1.5f); };
+    for (int i = 0; i < count; ++i) {
+      means.insert(means.end(), {spread(1.2f), spread(1.f), 2.5f + spread(1.f)});
+      quats.insert(quats.end(), {spread(1.f) + 0.1f, spread(1.f), spread(1.f), spread(1.f)});
+      for (int k = 0; k < 3; ++k) log_scales.push_back(-3.f + spread(1.f));
+      opacity_logits.push_back(spread(3.f));
+      for (int k = 0; k < 3 * sh_count; ++k) sh.push_back(spread(0.5f));
+    }
+    if (!with_bad_rows) return;
+    const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+    const float bad[] = {nan, infinity, -infinity, 0.f, 1e30f, -1e30f, 1e-40f, 80.f};
+    for (int i = 0; i < count; i += 3) {
+      const float value = bad[generator() % 8];
+      switch (generator() % 6) {
+        case 0: means[3 * i + generator() % 3] = value; break;
+        case 1: quats[4 * i + generator() % 4] = value; break;
+        case 2: log_scales[3 * i + generator() % 3] = value; break;
+        case 3: opacity_logits[i] = value; break;
+        case 4: sh[3 * i * sh_count] = value; break;
+        default: std::fill_n(&quats[4 * i], 4, 0.f);
+      }
+    }
+  }
+
+  int64_t count() const { return static_cast<int64_t>(opacity_logits.size()); }
+  gs::Parameters parameters() const {
+    return {means.data(), quats.data(), log_scales.data(), opacity_logits.data(), sh.data(), count(), sh_count};
+  }
+};
+
+class Results {
+ public:
+  template <class T>
+  void add(const std::vector<T>& values, const char* what) {
+    for (T value : values) {
+      if (!std::isfinite(static_cast<double>(value))) fail(std::string(what) + " is not finite");
+      all_.push_back(static_cast<float>(value));
+    }
+  }
+  const Floats& all() const { return all_; }
+
+ private:
+  Floats all_;
+};
+
+void run(const Map& map, int width, int height, int tile, int channels, int threads, Results& results) {
+  const gs::Parameters p = map.parameters();
+  const int64_t n = map.count(), pixels = int64_t{width} * height;
+  gs::Scene* scene = gs_scene_create();
+  gs::View* view = gs_view_create();
+  const gs::Settings settings = {0.01f, 1e10f, 0.3f, 1.f / 255.f, 0.999f, 1e-4f, 3.33f};
+  gs::Camera camera = {{1, 0, 0, 0, 1, 0, 0, 0, 1}, {0, 0, 0}, 60.f, 61.f, 0.49f * width, 0.47f * height, width, height};
+  ok(gs_scene_pack(scene, &p, settings.extent_sigma, threads), "pack");
+  if (n > 0) {
+    const std::vector<int32_t> chunks = {0, static_cast<int32_t>((n - 1) / gs::CHUNK)};
+    ok(gs_scene_repack(scene, &p, settings.extent_sigma, chunks.data(), 2, threads), "repack");
+  }
+  ok(gs_view_open(view, scene, &camera, &settings, tile, threads), "open");
+  std::vector<int64_t> visible(gs_view_visible_count(view));
+  gs_view_visible(view, visible.data());
+  const int64_t seen = static_cast<int64_t>(visible.size());
+  Floats radii(2 * seen);
+  gs_view_radii(view, radii.data());
+
+  Floats features(n * channels), background = {0.1f, 0.2f, 0.3f};
+  for (size_t i = 0; i < features.size(); ++i) features[i] = static_cast<float>(i % 17) / 17.f;
+  Floats rgb(3 * pixels), depth(pixels), alpha(pixels), image(pixels * channels), median(pixels);
+  const gs::Images images = {rgb.data(), depth.data(), alpha.data(), image.data(), median.data()};
+  ok(gs_view_render(view, &p, features.data(), channels, background.data(), &images, threads), "render");
+  results.add(rgb, "rgb");
+  results.add(depth, "depth");
+  results.add(alpha, "alpha");
+  results.add(image, "features");
+
+  std::vector<int32_t> ids(n), winner(pixels);
+  for (int64_t i = 0; i < n; ++i) ids[i] = static_cast<int32_t>(i % 5);
+  Floats confidence(pixels), id_depth(pixels);
+  ok(gs_view_ids(view, ids.data(), 0.f, winner.data(), confidence.data(), id_depth.data(), threads), "ids");
+  results.add(confidence, "confidence");
+
+  Floats sums(n * 3), weights(n), target(3 * pixels, 0.5f);
+  std::vector<int32_t> drawn(n);
+  ok(gs_view_accumulate(view, target.data(), 3, sums.data(), weights.data(), drawn.data(), threads), "accumulate");
+  results.add(sums, "weighted sum");
+  std::vector<int32_t> labels(pixels), label_of(n);
+  for (int64_t i = 0; i < pixels; ++i) labels[i] = static_cast<int32_t>(i / 7 % 6);
+  Floats label_weight(n), label_sum(n);
+  ok(gs_view_accumulate_labels(view, labels.data(), label_of.data(), label_weight.data(), label_sum.data(), threads),
+     "labels");
+  results.add(label_sum, "label weights");
+
+  Floats g_rgb(3 * pixels, 0.3f), g_depth(pixels, 0.2f), g_alpha(pixels, -0.1f), g_features(pixels * channels, 0.25f);
+  Floats g_means(3 * seen), g_quats(4 * seen), g_scales(3 * seen), g_logits(seen), g_sh(3 * seen * map.sh_count),
+      g_values(seen * channels), norms(seen), sizes(seen);
+  gs::ImageGradients grads = {};
+  grads.rgb = g_rgb.data(), grads.depth = g_depth.data(), grads.alpha = g_alpha.data();
+  gs::Gradients out = {};
+  out.means = g_means.data(), out.quats = g_quats.data(), out.log_scales = g_scales.data();
+  out.opacity_logits = g_logits.data(), out.sh = g_sh.data(), out.means2d_norm = norms.data(), out.radii = sizes.data();
+  if (channels) grads.features = g_features.data(), out.features = g_values.data();
+  ok(gs_view_backward(view, &p, features.data(), channels, background.data(), &images, &grads, 1, &out, threads),
+     "backward");
+  gs_view_destroy(view);
+  gs_scene_destroy(scene);
+}
+
+int compare(const char* first, const char* second) {
+  auto read = [](const char* path) {
+    FILE* file = std::fopen(path, "rb");
+    if (!file) fail(std::string("cannot read ") + path);
+    Floats values;
+    for (float value; std::fread(&value, sizeof value, 1, file) == 1;) values.push_back(value);
+    std::fclose(file);
+    return values;
+  };
+  const Floats a = read(first), b = read(second);
+  if (a.size() != b.size() || a.empty()) fail("the files are of different runs");
+  size_t far = 0;
+  for (size_t i = 0; i < a.size(); ++i) far += std::fabs(a[i] - b[i]) > 1e-3f * std::max(1.f, std::fabs(a[i]));
+  std::printf("%zu of %zu values differ\n", far, a.size());
+  return far * 2000 > a.size();  // a splat on the edge of a threshold may go either way
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 4 && std::string(argv[1]) == "--compare") return compare(argv[2], argv[3]);
+  if (argc != 2) fail("give a file for the results, or --compare and two files");
+  if (!gs_isa()) fail(gs_error_text(GS_BAD_ISA));
+  Results results;
+  for (const int count : {0, 1, 63, 64, 65, 1500})
+    for (const bool bad : {false, true})
+      for (const auto& size : {std::pair{1, 1}, std::pair{3, 2}, std::pair{61, 47}, std::pair{97, 33}}) {
+        const Map map(count, count % 2 ? 1 : 16, bad);
+        run(map, size.first, size.second, 16, 4, 1, results);
+        run(map, size.first, size.second, 32, 20, 3, results);
+        run(map, size.first, size.second, 8, 0, 2, results);
+      }
+  FILE* file = std::fopen(argv[1], "wb");
+  if (!file || std::fwrite(results.all().data(), sizeof(float), results.all().size(), file) != results.all().size())
+    fail(std::string("cannot write ") + argv[1]);
+  std::fclose(file);
+  std::printf("%s: %zu values\n", gs_isa(), results.all().size());
+  return 0;
+}
