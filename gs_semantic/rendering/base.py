@@ -123,5 +123,7 @@ def render_batch(
     median_depth: bool = False,
 ) -> list[Rendering]:
     """One rendering per camera; the cameras may differ in size. What the map needs done once is done once."""
-    options = {"background": background, "median_depth": median_depth}
-    return [rasterizer.render(gaussians, camera, features, **options) for camera in cameras]
+    return [
+        rasterizer.render(gaussians, camera, features, background=background, median_depth=median_depth)
+        for camera in cameras
+    ]
