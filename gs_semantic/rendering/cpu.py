@@ -343,11 +343,12 @@ class CpuRasterizer:
                 features, background=background, median_depth=median_depth
             )
         images = _Render.apply(self, gaussians, camera, feature_grad_to_geometry, *inputs)
+        rendering = Rendering(*images)
         if not median_depth:
-            return Rendering(*images)
+            return rendering
         with torch.no_grad():
             again = self.open(gaussians, camera, tile_size=32).render(median_depth=True)
-        return replace(Rendering(*images), median_depth=again.median_depth)
+        return replace(rendering, median_depth=again.median_depth)
 
     def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
         """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""

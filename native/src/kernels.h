@@ -7,7 +7,8 @@ namespace gs {
 
 struct Kernels {
   const char* name;
-  void (*pack)(Scene&, const Parameters&, float extent_sigma, const int32_t* changed, int64_t changed_count, int threads);
+  void (*pack)(Scene&, const Parameters&, float extent_sigma, const int32_t* changed, int64_t changed_count,
+               int threads);
   void (*project)(View&, const Scene&, int threads);
   void (*bin)(View&, int threads);
   void (*shade)(View&, const Parameters&, int threads);
