@@ -60,7 +60,13 @@ class CudaRasterizer:
         if not torch.cuda.is_available():
             raise InvalidRequestError("rasterizer 'cuda': torch finds no CUDA device here; use 'cpu' or 'auto'")
         self.device = torch.device(device)
+        self._unusable = torch.zeros(())  # rows of the map drawn last; read only when somebody asks
         self._copied: tuple[Any, tuple, list[torch.Tensor]] = (lambda: None, (), [])
+
+    @property
+    def skipped(self) -> int:
+        """Gaussians of the last map drawn that cannot be, as parameters are not finite or a quaternion is 0."""
+        return int(self._unusable)
 
     def render(
         self,
@@ -188,6 +194,7 @@ class CudaRasterizer:
         s = self.settings
         usable = means.isfinite().all(1) & log_scales.isfinite().all(1) & logits.isfinite()
         usable &= quats.isfinite().all(1) & (quats.norm(dim=1) > 0)
+        self._unusable = (~usable).sum()
         opacities = torch.sigmoid(torch.where(usable, logits, -100.0))  # below alpha_min: gsplat leaves it out
         clean = [torch.where(usable[:, None], value, fill) for value, fill in ((means, 0), (quats, 1), (log_scales, 0))]
         intrinsics = torch.tensor(

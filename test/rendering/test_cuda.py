@@ -136,5 +136,7 @@ def test_rows_that_are_not_finite_are_left_out():
     for row, name in enumerate(("means", "quats", "log_scales", "opacity_logits")):
         values[name][row] = float("nan")
     values["quats"][4] = 0
-    dirty = create_rasterizer("cuda").render(make_map(values), CAMERA)
+    rasterizer = create_rasterizer("cuda")
+    dirty = rasterizer.render(make_map(values), CAMERA)
+    assert rasterizer.skipped == 5
     assert torch.allclose(clean.rgb, dirty.rgb, atol=1e-5)
