@@ -25,6 +25,7 @@ from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
 from gs_semantic.mapping.pose_refinement import PoseRefiner
 from gs_semantic.mapping.seeding import Seeds, make_seeds
 from gs_semantic.mapping.stereo import Matched, StereoDepth
+from gs_semantic.mapping.view import label_images
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
@@ -172,12 +173,7 @@ class Mapper:
     def render_labels(self, camera: Camera, stamp_ns: int = 0, tentative: bool = False) -> LabelImages:
         """Label images of the map as it is; ``tentative`` shows objects that are not confirmed yet, too."""
         slots, classes = self._tables(tentative)
-        result = self.rasterizer.render_ids(self.gaussians, camera, self.gaussians["object"])
-        winner = result.ids.numpy()
-        instance = slots[winner]
-        confidence = np.round(result.confidence.numpy() * 255).astype(np.uint8)
-        confidence[instance == 0] = 0
-        return LabelImages(stamp_ns, camera, instance, classes[winner], confidence, result.depth.numpy())
+        return label_images(self.rasterizer, self.gaussians, camera, slots, classes, stamp_ns)
 
     def _tables(self, tentative: bool) -> tuple[np.ndarray, np.ndarray]:
         """Slot -> published slot (0 for hidden objects), slot -> class id."""

@@ -58,12 +58,24 @@ class MapView:
 
     def render_labels(self, rasterizer: Rasterizer, camera: Camera, stamp_ns: int = 0) -> LabelImages:
         """Label images seen by a camera."""
-        result = rasterizer.render_ids(self.gaussians, camera, self.gaussians["object"])
-        winner = result.ids.numpy()
-        instance = self._slots[winner]
-        confidence = np.round(result.confidence.numpy() * 255).astype(np.uint8)
-        confidence[instance == 0] = 0
-        return LabelImages(stamp_ns, camera, instance, self.classes[winner], confidence, result.depth.numpy())
+        return label_images(rasterizer, self.gaussians, camera, self._slots, self.classes, stamp_ns)
+
+
+def label_images(
+    rasterizer: Rasterizer,
+    gaussians: GaussianMap,
+    camera: Camera,
+    slots: np.ndarray,
+    classes: np.ndarray,
+    stamp_ns: int = 0,
+) -> LabelImages:
+    """Label images of a map. slots int32 (S,): the object to show for each object slot, 0 = none; classes (S,)."""
+    result = rasterizer.render_ids(gaussians, camera, gaussians["object"])
+    winner = result.ids.numpy()
+    instance = slots[winner]
+    confidence = np.round(result.confidence.numpy() * 255).astype(np.uint8)
+    confidence[instance == 0] = 0
+    return LabelImages(stamp_ns, camera, instance, classes[winner], confidence, result.depth.numpy())
 
 
 def forget_copies(gaussians: GaussianMap) -> None:

@@ -295,7 +295,7 @@ def test_default_namespace_is_that_of_the_rviz_file():
 
 
 def test_the_sensor_mono_gives_the_mapper_what_offline_mapping_without_depth_uses() -> None:
-    (mapper,) = plan_segment({"sensor": "mono"})
+    mapper = plan_segment({"sensor": "mono"})[0]
     layer = next(layer for layer in mapper.parameters if isinstance(layer, Path) and layer.name == "mono.yaml")
     parameters = yaml.safe_load(layer.read_text())["/**/mapper"]["ros__parameters"]
     assert parameters.pop("use_depth") is False

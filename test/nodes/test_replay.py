@@ -158,7 +158,7 @@ def test_without_listeners_it_plays_after_its_patience_and_names_the_topics(
     (text,) = told
     assert "/stage/color/image, /stage/color/camera_info" in text and "/stage/depth/image" in text
     assert "instance" not in text  # masks are not sent
-    assert "no subscriber" in text and "Is the mapper running" in text
+    assert "no subscriber" in text and "Start the mapper" in text
 
 
 # --- bags -------------------------------------------------------------------------------------------------------------

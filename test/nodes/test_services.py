@@ -25,6 +25,7 @@ from gs_semantic.nodes import conversions
 @pytest.fixture
 def planner(rig: Rig) -> Iterator[SemanticMap]:
     rig.map_scene()
+    rig.settled()
     with SemanticMap("/rig/mapper") as planner:
         yield planner
 
