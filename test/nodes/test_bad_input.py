@@ -116,7 +116,7 @@ def test_stamps_that_never_match(rig: Rig) -> None:
         messages = rig.messages(rig.next_stamp())
         messages["depth/image"].header.stamp.nanosec += 7_000_000
         rig.publish(messages)
-        rig.until(lambda dropped=dropped: rig.mapper.statistics.frames_dropped == dropped, "the frame's end")
+        rig.until(lambda dropped=dropped: rig.mapper.inputs.unmatched == dropped, "the frame's end")
     rig.told("/rig/depth/image", "no stamp is equal to one of /rig/color/image", "+7.0 ms apart")
     rig.still_works()
 
