@@ -412,8 +412,11 @@ def test_a_running_mapper_is_asked_for_its_parameters(make_rig: Callable[..., Ri
     node = Node("doctor", context=context)
     try:
         look = Doctor(node, Setting.of(plan_segment({"namespace": "rig"})[0]))
-        look.listen(2.5)
-        found = look.findings()
+        for _ in range(10):  # ~/status comes once a second, on a busy machine later
+            look.listen(2.5)
+            found = look.findings()
+            if any("state 'mapping'" in finding.message for finding in found):
+                break
         look.close()
     finally:
         node.destroy_node()

@@ -20,7 +20,7 @@ from gs_semantic.gaussians.map_folder import load_map
 
 def call(rig: Rig, kind: type[Any], name: str, request: Any) -> Any:
     client = rig.node.create_client(kind, f"/rig/mapper/{name}")
-    assert client.wait_for_service(10)
+    assert client.wait_for_service(60)
     future = client.call_async(request)
     rig.until(future.done, name)
     rig.node.destroy_client(client)
