@@ -12,8 +12,9 @@ import numpy as np
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
+from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.evaluation.instances import InstanceScore, RawMaskScore
-from gs_semantic.evaluation.metrics import ClassScore, psnr
+from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.mapping.events import LabelImages
 
@@ -113,7 +114,10 @@ class MapScore:
                 "duplicate_ids_pct": instances.duplicates_pct,
             }
         if self._classes_seen:
-            results |= {"semantic_miou": self.classes.miou, "raw_semantic_miou": self.raw_classes.miou}
+            results |= {
+                "semantic_miou": self.classes.result().miou,
+                "raw_semantic_miou": self.raw_classes.result().miou,
+            }
         finite = [value for value in self.psnr_db if math.isfinite(value)]
         if finite:
             results["psnr_db"] = float(np.mean(finite))
