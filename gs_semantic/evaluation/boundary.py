@@ -5,11 +5,13 @@ Boundary IoU follows Cheng et al. (Boundary IoU, CVPR 2021): only the bands alon
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+
+from gs_semantic.evaluation.contingency import Contingency, ViewMeans
 
 BAND_SHARE = 0.02  # width of the band as a share of the image's diagonal
 
@@ -46,11 +48,24 @@ def boundary_band(mask: np.ndarray, width: int | None = None) -> np.ndarray:
     return mask & (inside == 0)
 
 
+def boundary_bands(ids: np.ndarray, width: int | None = None) -> np.ndarray:
+    """An id image (H, W) with 0 wherever a pixel lies outside the boundary band of its own id's mask; int64.
+
+    All masks of an image at once: a pixel is in its band when the square around it holds another id or leaves the image.
+    """
+    size = 2 * (band_width(*ids.shape) if width is None else width) + 1
+    keys, dense = np.unique(ids, return_inverse=True)
+    labels = (dense.reshape(ids.shape) + 1).astype(np.float32)  # 0 is what lies outside; float32 counts to 2^24
+    square, outside = np.ones((size, size), np.uint8), {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+    inside = cv2.erode(labels, square, **outside) == cv2.dilate(labels, square, **outside)
+    return np.where(inside, 0, keys[dense.reshape(ids.shape)]).astype(np.int64)
+
+
 @dataclass
 class MaskPairScore:
     """Mask IoU and boundary IoU of named masks over views: mean over the views of a name, then plain mean over names.
 
-    A name is whatever identifies an object: a prompt (LERF-Mask) or an id. Only views where the truth shows it count. A
+    A name is whatever identifies an object, such as a prompt of LERF-Mask. Only views where the truth shows it count. A
     prediction that is missing there scores 0, so leaving out difficult objects never pays.
     """
 
@@ -70,17 +85,6 @@ class MaskPairScore:
             assert value is not None  # the truth is not empty
             scores.setdefault(name, []).append(value)
 
-    def update_ids(self, predicted: np.ndarray, truth: np.ndarray, ignore: Collection[int] = ()) -> None:
-        """One view of all objects: id images (H, W) whose ids mean the same, that is, are matched already.
-
-        Pixels whose truth is 0 (unlabelled) or in ``ignore`` belong to no object in either image.
-        """
-        _check(predicted, truth)
-        nobody = (0, *ignore)
-        predicted = np.where(np.isin(truth, nobody), 0, predicted)
-        for key in np.setdiff1d(truth, nobody).tolist():
-            self.update(key, predicted == key, truth == key)
-
     def by_name(self) -> dict[Hashable, tuple[float, float]]:
         """Mask IoU and boundary IoU of every name, each the mean over its views."""
         return {name: (float(np.mean(self._mask[name])), float(np.mean(self._boundary[name]))) for name in self._mask}
@@ -94,6 +98,55 @@ class MaskPairScore:
     def mean_boundary_iou(self) -> float:
         """Mean boundary IoU over names (mBIoU); NaN without any."""
         return _mean([boundary for _, boundary in self.by_name().values()])
+
+
+@dataclass
+class ObjectMaskScore:
+    """Mask IoU and boundary IoU of all objects of id images, averaged as by ``MaskPairScore``.
+
+    Predicted ids need not be the true ones: ``result`` takes which belongs to which, so a match made on other views, as
+    on those of training, can be used. Pixels whose truth is 0 (unlabelled) or in ``ignore`` belong to no object in
+    either image.
+    """
+
+    ignore: Collection[int] = ()
+    _masks: ViewMeans = field(default_factory=ViewMeans, init=False)
+    _bands: ViewMeans = field(default_factory=ViewMeans, init=False)
+
+    def update(self, predicted: np.ndarray, truth: np.ndarray) -> None:
+        """One view: id images (H, W), 0 = none."""
+        _check(predicted, truth)
+        nobody = np.isin(truth, (0, *self.ignore))
+        predicted, truth = np.where(nobody, 0, predicted), np.where(nobody, 0, truth)
+        self._masks.update(Contingency.of(predicted, truth))
+        self._bands.update(Contingency.of(boundary_bands(predicted), boundary_bands(truth)))
+
+    def result(self, match: Mapping[int, int] | None = None) -> ObjectMaskResult:
+        """Scores when ``match`` gives the predicted id of each true one (None: the same); without a match it scores 0."""
+        pairs = {key: key if match is None else match.get(key, 0) for key in self._masks.truths if key}
+        iou, boundary = (
+            {key: means.iou(key, own) if own else 0.0 for key, own in pairs.items()}
+            for means in (self._masks, self._bands)
+        )
+        return ObjectMaskResult(iou, boundary)
+
+
+@dataclass(frozen=True)
+class ObjectMaskResult:
+    """Mask IoU and boundary IoU by true id, each the mean over the views that show the object."""
+
+    iou: dict[int, float]
+    boundary_iou: dict[int, float]
+
+    @property
+    def miou(self) -> float:
+        """Mean mask IoU over objects; NaN without any."""
+        return _mean(list(self.iou.values()))
+
+    @property
+    def mean_boundary_iou(self) -> float:
+        """Mean boundary IoU over objects (mBIoU); NaN without any."""
+        return _mean(list(self.boundary_iou.values()))
 
 
 def _check(prediction: np.ndarray, truth: np.ndarray) -> None:

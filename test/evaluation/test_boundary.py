@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from gs_semantic.evaluation.boundary import MaskPairScore, band_width, boundary_band, boundary_iou, mask_iou
+from gs_semantic.evaluation.boundary import (
+    MaskPairScore,
+    ObjectMaskScore,
+    band_width,
+    boundary_band,
+    boundary_bands,
+    boundary_iou,
+    mask_iou,
+)
 
 NOTHING, ALL = np.zeros((100, 100), bool), np.ones((100, 100), bool)
 
@@ -67,21 +75,52 @@ def test_views_then_names_are_averaged_and_what_is_missing_scores_zero():
     assert np.isnan(MaskPairScore().miou) and np.isnan(MaskPairScore().mean_boundary_iou)
 
 
-def test_id_images():
+def test_bands_of_all_ids_at_once_are_those_of_single_masks():
+    rng = np.random.default_rng(0)
+    ids = (ndimage.gaussian_filter(rng.standard_normal((90, 120)), 6) * 30).astype(int) * 70_000
+    assert len(np.unique(ids)) > 4
+    bands = boundary_bands(ids)
+    for key in np.setdiff1d(ids, 0):
+        assert np.array_equal(bands == key, boundary_band(ids == key))
+
+
+def test_objects_of_id_images_score_as_their_masks_do():
+    rng = np.random.default_rng(1)
+    views = []
+    for _ in range(3):
+        truth = (ndimage.gaussian_filter(rng.standard_normal((60, 80)), 6) * 20).astype(int).clip(0)
+        views.append((np.where(rng.random(truth.shape) < 0.9, truth, 0), truth))
+    objects, pairs = ObjectMaskScore(), MaskPairScore()
+    for predicted, truth in views:
+        objects.update(np.where(predicted > 0, predicted + 100, 0), truth)
+        for key in np.setdiff1d(truth, 0).tolist():
+            pairs.update(key, (predicted == key) & (truth > 0), truth == key)
+    result = objects.result({key: key + 100 for key in range(1, 20)})
+    expected = pairs.by_name()
+    assert len(expected) > 1 and result.iou == pytest.approx({key: mask for key, (mask, _) in expected.items()})
+    assert result.boundary_iou == pytest.approx({key: band for key, (_, band) in expected.items()})
+    assert result.miou == pytest.approx(pairs.miou)
+    assert result.mean_boundary_iou == pytest.approx(pairs.mean_boundary_iou)
+    assert 0 < result.mean_boundary_iou < result.miou < 1
+
+
+def test_objects_without_a_match_and_pixels_without_a_truth():
     truth = np.where(square(20, 60), 4, 0)
     truth[:10] = 9
     predicted = truth.copy()
     predicted[70:] = 4  # where nobody knows
     predicted[:10] = 0
-    score = MaskPairScore()
-    score.update_ids(predicted, truth)
-    assert score.by_name() == {4: (1.0, 1.0), 9: (0.0, 0.0)}
-    without = MaskPairScore()
-    without.update_ids(predicted, truth, ignore=(9,))
-    assert without.by_name() == {4: (1.0, 1.0)}
+    score = ObjectMaskScore()
+    score.update(predicted, truth)
+    assert score.result().iou == score.result().boundary_iou == {4: 1.0, 9: 0.0}
+    assert score.result({9: 4}).iou == {4: 0.0, 9: 0.0}
+    without = ObjectMaskScore(ignore=(9,))
+    without.update(predicted, truth)
+    assert without.result().iou == {4: 1.0}
+    assert np.isnan(ObjectMaskScore().result().miou)
 
 
-@pytest.mark.parametrize("compare", [mask_iou, boundary_iou, MaskPairScore().update_ids])
+@pytest.mark.parametrize("compare", [mask_iou, boundary_iou, ObjectMaskScore().update])
 def test_different_sizes_are_refused(compare):
     with pytest.raises(ValueError, match="same shape"):
         compare(ALL, np.ones((50, 100), bool))
