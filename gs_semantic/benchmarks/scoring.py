@@ -45,6 +45,11 @@ def withheld(index: int, every: int) -> bool:
     return every > 0 and index % every == every - 1
 
 
+def mapped(sequence: FrameSequence, every: int) -> list[int]:
+    """Frames that a map may see: neither withheld, nor kept for evaluation by the data set."""
+    return [i for i in range(len(sequence)) if not withheld(i, every) and i not in sequence.test_indices]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The views of a labelled sequence to score at."""
@@ -54,8 +59,9 @@ class Evaluation:
 
     @classmethod
     def of(cls, sequence: FrameSequence, every: int = 0) -> Evaluation:
-        """All frames of ``sequence``, or those that ``every`` withholds from the map."""
-        indices = tuple(i for i in range(len(sequence)) if every == 0 or withheld(i, every))
+        """The frames that ``every`` withholds from the map; with 0 those that the data set keeps for evaluation, or all."""
+        frames = range(len(sequence))
+        indices = tuple(i for i in frames if withheld(i, every)) if every else sequence.test_indices or tuple(frames)
         if not indices:
             raise InvalidRequestError(f"{sequence.folder}: {len(sequence)} frames, too few to withhold every {every}th")
         return cls(sequence, indices)
