@@ -23,7 +23,7 @@ VERBS = {
     "doctor": (doctor, "say what is wrong with the installation and the live topics, and how to mend it"),
     "map": (map, "map a recorded sequence offline into a map folder"),
     "render": (render, "render views of a map folder to images"),
-    "evaluate": (evaluate, "score a map folder against a labelled sequence"),
+    "evaluate": (evaluate, "score a map or predicted images against a labelled sequence"),
     "data": (data, "look at recorded sequences; write them as ROS 2 bags"),
     "bench": (bench, "measure mapping, rendering and memory"),
 }
