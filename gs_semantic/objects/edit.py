@@ -20,7 +20,7 @@ from gs_semantic.gaussians import GaussianMap
 from gs_semantic.gaussians.rigid import move_rows
 from gs_semantic.mapping.lifting import add_votes, register_votes, relabel_votes
 from gs_semantic.objects.geometry import update_geometry
-from gs_semantic.objects.registry import MapObject, ObjectRegistry, Provenance
+from gs_semantic.objects.registry import Box, MapObject, ObjectRegistry, Provenance
 from gs_semantic.rendering.harmonics import rotate_harmonics
 
 PROBABILITY = "object_probability"  # attribute (N,): of the label, where a map was trained with one
@@ -160,7 +160,7 @@ def move(
         raise InvalidRequestError("motion: expected a rigid 4x4 matrix of finite numbers")
     taken = _selected(gaussians, chosen, selection)
     _move(gaussians, np.flatnonzero(np.logical_or.reduce(list(taken.values()))), motion)
-    _moved(gaussians, objects, chosen, taken)
+    _follow(gaussians, objects, {obj.slot: motion for obj in chosen}, taken)
 
 
 def turn_about(centre: np.ndarray, degrees: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -184,10 +184,10 @@ def swap(
     taken = _selected(gaussians, (first, second), selection)
     shift = np.eye(4)
     shift[:3, 3] = _stands(second) - _stands(first)
-    rows = [np.flatnonzero(taken[first.slot]), np.flatnonzero(taken[second.slot] & ~taken[first.slot])]
-    for own, motion in zip(rows, (shift, np.linalg.inv(shift)), strict=True):
-        _move(gaussians, own, motion)
-    _moved(gaussians, objects, (first, second), taken)
+    back = np.linalg.inv(shift)
+    _move(gaussians, np.flatnonzero(taken[first.slot]), shift)
+    _move(gaussians, np.flatnonzero(taken[second.slot] & ~taken[first.slot]), back)
+    _follow(gaussians, objects, {first.slot: shift, second.slot: back}, taken)
 
 
 def _stands(obj: MapObject) -> np.ndarray:
@@ -240,13 +240,21 @@ def _move(gaussians: GaussianMap, rows: np.ndarray, motion: np.ndarray) -> None:
     move_rows(gaussians, rows, motion[None])
 
 
-def _moved(
-    gaussians: GaussianMap, objects: ObjectRegistry, chosen: Sequence[MapObject], taken: dict[int, np.ndarray]
+def _follow(
+    gaussians: GaussianMap, objects: ObjectRegistry, motions: dict[int, np.ndarray], taken: dict[int, np.ndarray]
 ) -> None:
-    """Note that an operator moved the objects; Gaussians of others may have come along."""
-    for obj in chosen:
-        obj.provenance = Provenance.OPERATOR
-    _update(gaussians, objects, gaussians["object"].numpy()[np.logical_or.reduce(list(taken.values()))])
+    """Move what is known of the objects with their Gaussians; those of others that came along are looked at anew."""
+    for slot, motion in motions.items():
+        obj, rotation = objects.by_slot(slot), motion[:3, :3]
+        obj.provenance, obj.revision = Provenance.OPERATOR, gaussians.revision
+        if obj.centroid is not None and obj.covariance is not None:
+            obj.centroid = rotation @ obj.centroid + motion[:3, 3]
+            obj.covariance = rotation @ obj.covariance @ rotation.T
+        if obj.box is not None:
+            box = obj.box
+            obj.box = Box(rotation @ box.centre + motion[:3, 3], box.size, rotation @ box.rotation)
+    others = np.unique(gaussians["object"].numpy()[np.logical_or.reduce(list(taken.values()))])
+    _update(gaussians, objects, [slot for slot in others.tolist() if slot not in motions])
 
 
 def _update(gaussians: GaussianMap, objects: ObjectRegistry, slots: Iterable[int] | np.ndarray) -> None:

@@ -65,7 +65,7 @@ def test_move(room, tmp_path):
     local = before.means.numpy()[rows] - centre
     expected = np.stack([-local[:, 1], local[:, 0], local[:, 2]], axis=1) + centre + [0.5, -0.25, 0]
     assert np.allclose(after.means.numpy()[rows], expected, atol=1e-4)
-    assert np.allclose(moved.by_id(3).centroid, centre + [0.5, -0.25, 0], atol=0.02)  # estimated anew
+    assert np.allclose(moved.by_id(3).centroid, centre + [0.5, -0.25, 0], atol=1e-6)
 
 
 def test_swap_in_place(room, tmp_path):

@@ -97,7 +97,7 @@ def test_the_rule_of_gaussian_grouping_takes_what_lies_inside():
 
 
 def test_probability_of_votes_and_of_training():
-    gaussians, objects = make_map()
+    gaussians, _ = make_map()
     row = int(np.flatnonzero(gaussians["object"].numpy() == MUG)[0])
     add_votes(gaussians, np.array([row]), np.array([TABLE]), np.ones(1, np.float32))
     assert edit.probability_of(gaussians, TABLE)[row] == pytest.approx(1 / 3)
