@@ -1,7 +1,7 @@
-"""Look at recorded sequences and write them as ROS 2 bags or as folders of images.
+"""Look at recorded sequences, write them as ROS 2 bags or as folders of images, and make scenes in code.
 
 Formats that are read: our own folders of images, ROS 2 bags (mcap, sqlite3), TUM RGB-D, Replica, ScanNet, nerfstudio and
-instant-ngp, COLMAP. docs/data.md describes each.
+instant-ngp, COLMAP, Gaussian Grouping, LERF-Mask. docs/data.md describes each.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ EXAMPLES = """examples:
   gs-semantic data info sample/house
   gs-semantic data to-bag sample/house house_bag --masks shuffled
   gs-semantic data to-bag my_scan scan_bag --format sqlite3 --images compressed
-  gs-semantic data convert house_bag house_copy --max-width 320"""
+  gs-semantic data convert house_bag house_copy --max-width 320
+  gs-semantic data make-objects many --count 100 && gs-semantic map many/train many_map --masks shuffled"""
 
 INFO_FRAMES = 20  # looked at for shares and the box
+SEQUENCE: dict[str, Any] = {"type": Path, "help": "recorded sequence, of any format"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
             formatter_class=parser.formatter_class,
             allow_abbrev=False,
         )
-        sub.add_argument("sequence", type=Path, help="recorded sequence, of any format")
         return sub
 
     info = add("info", "Format, frames, sizes, share of pixels with depth, labels and bounding box of a sequence.")
+    info.add_argument("sequence", **SEQUENCE)
     options.add_json(info)
     to_bag = add("to-bag", "Write a sequence as a ROS 2 bag, as a camera would have sent it.")
+    to_bag.add_argument("sequence", **SEQUENCE)
     to_bag.add_argument("bag", type=Path, help="folder of the bag to write; an older bag there is replaced")
     to_bag.add_argument("--format", choices=("mcap", "sqlite3"), default="mcap", help="storage of the bag [mcap]")
     to_bag.add_argument(
@@ -54,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     to_bag.add_argument("--namespace", default="/gs_semantic", help="of the camera's topics [/gs_semantic]")
     options.add_masks(to_bag, default="perfect")
     convert = add("convert", "Write a sequence as a folder of images in our own format.")
+    convert.add_argument("sequence", **SEQUENCE)
     convert.add_argument("folder", type=Path, help="folder to write; it must not exist yet")
     for sub in (to_bag, convert):
         options.add_noise(sub)
@@ -62,10 +66,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
         sub.add_argument("--every", type=int, default=1, metavar="K", help="take every K-th frame only [1]")
     convert.set_defaults(seed=0)
+    make = add("make-objects", "Make a room with many small objects: views for mapping in train/, others in test/.")
+    make.add_argument("folder", type=Path, help="folder to write; it must not exist yet")
+    make.add_argument("--count", type=int, default=25, metavar="N", help="objects [25]")
+    make.add_argument("--seed", type=int, default=0, help="another seed, another scene [0]")
+    make.add_argument("--views", type=int, default=80, metavar="N", help="views in train/ [80]")
+    make.add_argument("--test-views", type=int, default=20, metavar="N", help="views in test/, between those [20]")
+    make.add_argument("--size", default="320x240", metavar="WxH", help="image size [320x240]")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"info": run_info, "to-bag": run_to_bag, "convert": run_convert}[arguments.data_verb](arguments)
+    verbs = {"info": run_info, "to-bag": run_to_bag, "convert": run_convert, "make-objects": run_make_objects}
+    return verbs[arguments.data_verb](arguments)
 
 
 def run_info(arguments: argparse.Namespace) -> int:
@@ -159,6 +171,25 @@ def run_convert(arguments: argparse.Namespace) -> int:
     with options.progress_bar("writing", len(indices)) as advance:
         write_folder(sequence, arguments.folder, indices, advance)
     _print_written(arguments.folder, len(indices), arguments.folder.rglob("*"))
+    return 0
+
+
+def run_make_objects(arguments: argparse.Namespace) -> int:
+    from gs_semantic.data.folder_writer import write_folder
+    from gs_semantic.data.procedural import ObjectScene, ObjectSequence
+    from gs_semantic.errors import InvalidRequestError, StorageError
+
+    size = options.size(arguments.size)
+    if arguments.views < 1 or arguments.test_views < 1:
+        raise InvalidRequestError("--views, --test-views: expected a number from 1 on")
+    if arguments.folder.exists():
+        raise StorageError(f"{arguments.folder}: is there already; choose another name")
+    scene = ObjectScene.make(arguments.count, arguments.seed)
+    with options.progress_bar("making", arguments.views + arguments.test_views) as advance:
+        for name, count, phase in (("train", arguments.views, 0.0), ("test", arguments.test_views, 0.5)):
+            sequence = ObjectSequence(scene, scene.cameras(count, size, phase), cache=1)
+            write_folder(sequence, arguments.folder / name, progress=advance)
+    _print_written(arguments.folder, arguments.views + arguments.test_views, arguments.folder.rglob("*"))
     return 0
 
 

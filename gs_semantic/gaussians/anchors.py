@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from scipy.spatial.transform import Rotation
 
 from gs_semantic.gaussians.gaussian_map import GaussianMap
+from gs_semantic.gaussians.rigid import move_rows
 
 
 def move_with_keyframes(gaussians: GaussianMap, moves: dict[int, np.ndarray]) -> np.ndarray:
     """Move the Gaussians of each keyframe rigidly by its 4x4 motion in the world; returns their rows (int64).
 
-    Colour coefficients beyond degree 0 are not rotated: corrections of poses are small.
+    Colour coefficients beyond degree 0 stay: corrections of poses are small.
     """
     keyframe = gaussians["keyframe"].numpy()
     if not moves or not len(keyframe):
@@ -24,24 +23,5 @@ def move_with_keyframes(gaussians: GaussianMap, moves: dict[int, np.ndarray]) ->
     place = which[keyframe]
     rows = np.nonzero(place >= 0)[0]
     place = place[rows]
-    T = np.stack(list(moves.values()))
-    turn = T[:, :3, :3].astype(np.float32)
-    # p + (R - 1) p + t keeps float32 exact for the small motions that corrections are
-    change = turn - np.eye(3, dtype=np.float32)
-    means = gaussians["means"].numpy()
-    old = means[rows]
-    means[rows] = old + np.einsum("nij,nj->ni", change[place], old) + T[:, :3, 3].astype(np.float32)[place]
-    quats = gaussians["quats"].numpy()
-    x, y, z, w = Rotation.from_matrix(T[:, :3, :3]).as_quat().astype(np.float32).T[:, place]
-    a, b, c, d = quats[rows].T
-    quats[rows] = np.stack(
-        [
-            w * a - x * b - y * c - z * d,
-            w * b + x * a + y * d - z * c,
-            w * c - x * d + y * a + z * b,
-            w * d + x * c - y * b + z * a,
-        ],
-        1,
-    )
-    gaussians.touch(torch.from_numpy(rows))
+    move_rows(gaussians, rows, np.stack(list(moves.values())), place)
     return rows

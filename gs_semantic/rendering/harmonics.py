@@ -33,3 +33,22 @@ def spherical_harmonics(directions: torch.Tensor, count: int) -> torch.Tensor:
             -0.5900435899266435 * x * (xx - 3 * yy),
         ]
     return torch.stack(values, dim=-1)
+
+
+def rotate_harmonics(sh: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Coefficients (N,count,3) of colours that turned with their Gaussians by ``rotation`` (3,3) in the world.
+
+    The colour that was seen along a direction d is then seen along ``rotation @ d``. Each degree turns by itself: its
+    matrix is what takes the functions at a few directions to those at the directions turned back.
+    """
+    turned = sh.clone()
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(64, 3, generator=generator, dtype=torch.float64), dim=-1)
+    count = sh.shape[1]
+    here = spherical_harmonics(directions, count)
+    back = spherical_harmonics(directions @ rotation.double(), count)
+    for degree in range(1, round(count**0.5)):
+        band = slice(degree**2, (degree + 1) ** 2)
+        matrix = torch.linalg.lstsq(here[:, band], back[:, band]).solution
+        turned[:, band] = torch.einsum("ij,njc->nic", matrix.to(sh.dtype), sh[:, band])
+    return turned

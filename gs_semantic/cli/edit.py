@@ -1,0 +1,135 @@
+"""Edit a map object by object and write the result: as a map folder, or as a PLY file when OUT ends in .ply.
+
+remove takes objects out, extract keeps nothing else, move turns and shifts them, swap lets two change places. Objects are
+named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
+same folder; either way the old content stays whole until the new one is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gs_semantic.cli import options
+
+if TYPE_CHECKING:
+    from gs_semantic.gaussians import GaussianMap
+    from gs_semantic.objects.edit import Selection
+    from gs_semantic.objects.registry import ObjectRegistry
+
+EXAMPLES = """examples:
+  gs-semantic edit list house_map
+  gs-semantic edit remove house_map without_chairs --object 12 31
+  gs-semantic edit remove house_map clean --object sofa --rule grouping
+  gs-semantic edit extract house_map mug.ply --object 17
+  gs-semantic edit move house_map moved --object 12 --by 0.5 0 0 --turn 0 0 90
+  gs-semantic edit swap house_map swapped --object 12 31"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="edit_verb", required=True, metavar="WHAT")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=EXAMPLES,
+            formatter_class=parser.formatter_class,
+            allow_abbrev=False,
+        )
+        sub.add_argument("map", type=Path, help="map folder")
+        if name != "list":
+            sub.add_argument("out", type=Path, help="map folder or .ply file to write; an older one is replaced")
+            sub.add_argument("--object", nargs="+", required=True, metavar="ID", help="ids or names of objects")
+            sub.add_argument(
+                "--rule",
+                choices=("label", "grouping"),
+                default="label",
+                help="Gaussians of an object: those labelled so, or as Gaussian Grouping removes objects: more probable "
+                "than --probability, and all inside their hull [label]",
+            )
+            sub.add_argument("--probability", type=float, default=0.3, help="of --rule grouping [0.3]")
+        options.add_json(sub)
+        return sub
+
+    add("list", "Ids, names, sizes and places of the objects of a map.")
+    add("remove", "Take objects out of a map.")
+    add("extract", "Keep nothing but the given objects.")
+    moving = add("move", "Turn and shift objects.")
+    moving.add_argument(
+        "--by", type=float, nargs=3, default=(0.0, 0.0, 0.0), metavar=("X", "Y", "Z"), help="shift, m in the map frame"
+    )
+    moving.add_argument(
+        "--turn",
+        type=float,
+        nargs=3,
+        default=(0.0, 0.0, 0.0),
+        metavar=("RX", "RY", "RZ"),
+        help="degrees about the map's x, then y, then z axis, around the middle of the objects",
+    )
+    add("swap", "Let two objects change places.")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from gs_semantic.gaussians.map_folder import load_map, save_map
+    from gs_semantic.gaussians.ply import save_ply
+
+    gaussians, objects = load_map(arguments.map)
+    if arguments.edit_verb == "list":
+        return run_list(arguments, objects)
+    before = len(gaussians), len(objects)
+    _apply(arguments, gaussians, objects)
+    if arguments.out.suffix.lower() == ".ply":
+        save_ply(arguments.out, gaussians)
+    else:
+        save_map(arguments.out, gaussians, objects)
+    results = {
+        "gaussians_before": before[0],
+        "gaussians": len(gaussians),
+        "objects_before": before[1],
+        "objects": len(objects),
+    }
+    options.report(arguments, f"{arguments.out}: {arguments.map} after {arguments.edit_verb}", results)
+    return 0
+
+
+def _apply(arguments: argparse.Namespace, gaussians: GaussianMap, objects: ObjectRegistry) -> None:
+    import numpy as np
+
+    from gs_semantic.errors import InvalidRequestError
+    from gs_semantic.objects import edit
+
+    chosen = edit.find_objects(objects, arguments.object)
+    selection = _selection(arguments)
+    if arguments.edit_verb == "remove":
+        edit.remove(gaussians, objects, chosen, selection)
+    elif arguments.edit_verb == "extract":
+        edit.extract(gaussians, objects, chosen, selection)
+    elif arguments.edit_verb == "swap":
+        if len(chosen) != 2:
+            raise InvalidRequestError(f"swap: expected two objects, got {len(chosen)}")
+        edit.swap(gaussians, objects, chosen[0], chosen[1], selection)
+    else:
+        placed = [obj.centroid for obj in chosen if obj.centroid is not None]
+        centre = np.mean(placed, axis=0) if placed else np.zeros(3)
+        motion = edit.turn_about(centre, np.array(arguments.turn), np.array(arguments.by))
+        edit.move(gaussians, objects, chosen, motion, selection)
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    from gs_semantic.objects.edit import Selection
+
+    return Selection(arguments.probability, hull=True) if arguments.rule == "grouping" else Selection()
+
+
+def run_list(arguments: argparse.Namespace, objects: ObjectRegistry) -> int:
+    results = {}
+    for obj in sorted(objects, key=lambda obj: obj.id):
+        place = "" if obj.centroid is None else " at " + " ".join(f"{value:.2f}" for value in obj.centroid) + " m"
+        results[str(obj.id)] = (
+            f"{objects.class_name(obj)}, {obj.state.name.lower()}, {obj.num_gaussians} Gaussians{place}"
+        )
+    options.report(arguments, f"objects of {arguments.map}", results)
+    return 0
