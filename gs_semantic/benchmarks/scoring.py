@@ -12,8 +12,9 @@ import numpy as np
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
+from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.evaluation.instances import InstanceScore, RawMaskScore
-from gs_semantic.evaluation.metrics import ClassScore, psnr
+from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.mapping.events import LabelImages
 
@@ -44,6 +45,11 @@ def withheld(index: int, every: int) -> bool:
     return every > 0 and index % every == every - 1
 
 
+def mapped(sequence: FrameSequence, every: int) -> list[int]:
+    """Frames that a map may see: neither withheld, nor kept for evaluation by the data set."""
+    return [i for i in range(len(sequence)) if not withheld(i, every) and i not in sequence.test_indices]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The views of a labelled sequence to score at."""
@@ -53,8 +59,9 @@ class Evaluation:
 
     @classmethod
     def of(cls, sequence: FrameSequence, every: int = 0) -> Evaluation:
-        """All frames of ``sequence``, or those that ``every`` withholds from the map."""
-        indices = tuple(i for i in range(len(sequence)) if every == 0 or withheld(i, every))
+        """The frames that ``every`` withholds from the map; with 0 those that the data set keeps for evaluation, or all."""
+        frames = range(len(sequence))
+        indices = tuple(i for i in frames if withheld(i, every)) if every else sequence.test_indices or tuple(frames)
         if not indices:
             raise InvalidRequestError(f"{sequence.folder}: {len(sequence)} frames, too few to withhold every {every}th")
         return cls(sequence, indices)
@@ -113,7 +120,10 @@ class MapScore:
                 "duplicate_ids_pct": instances.duplicates_pct,
             }
         if self._classes_seen:
-            results |= {"semantic_miou": self.classes.miou, "raw_semantic_miou": self.raw_classes.miou}
+            results |= {
+                "semantic_miou": self.classes.result().miou,
+                "raw_semantic_miou": self.raw_classes.result().miou,
+            }
         finite = [value for value in self.psnr_db if math.isfinite(value)]
         if finite:
             results["psnr_db"] = float(np.mean(finite))

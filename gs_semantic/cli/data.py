@@ -1,7 +1,7 @@
 """Look at recorded sequences and write them as ROS 2 bags or as folders of images.
 
 Formats that are read: our own folders of images, ROS 2 bags (mcap, sqlite3), TUM RGB-D, Replica, ScanNet, nerfstudio and
-instant-ngp, COLMAP. docs/data.md describes each.
+instant-ngp, COLMAP, Gaussian Grouping, LERF-Mask. docs/data.md describes each.
 """
 
 from __future__ import annotations

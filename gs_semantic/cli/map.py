@@ -30,13 +30,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.offline import COLOUR_ONLY, MapOffline, map_sequence
-    from gs_semantic.benchmarks.scoring import withheld
+    from gs_semantic.benchmarks.scoring import mapped
     from gs_semantic.data.formats import open_sequence
 
     sequence = open_sequence(arguments.sequence, noise=options.noise_of(arguments), max_width=arguments.max_width)
     use_depth = sequence.has_depth and not arguments.no_depth
     shown = MapOffline.create(sequence.labels, [*(() if use_depth else COLOUR_ONLY), *arguments.param])
-    indices = [i for i in range(len(sequence)) if not withheld(i, arguments.skip_every)]
+    indices = mapped(sequence, arguments.skip_every)
     started = time.perf_counter()
     with options.progress_bar("mapping", len(indices)) as advance:
         keyframes = map_sequence(shown, sequence, indices, options.damage_of(arguments), advance, use_depth)

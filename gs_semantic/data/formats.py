@@ -10,6 +10,7 @@ from typing import Any
 from gs_semantic.data.bag import BagSequence
 from gs_semantic.data.bag_files import is_bag
 from gs_semantic.data.colmap import ColmapSequence, find_model
+from gs_semantic.data.grouping import GroupingSequence, is_grouping
 from gs_semantic.data.nerfstudio import TransformsSequence, find_transforms
 from gs_semantic.data.replica import ReplicaSequence
 from gs_semantic.data.scannet import ScanNetSequence
@@ -44,6 +45,12 @@ FORMATS = (  # in the order in which they are tried: the first that recognises t
     Format("scannet", _holds("color", "depth", "pose"), ScanNetSequence, "color/, depth/, pose/ and intrinsic/"),
     Format("tum", _holds("rgb.txt"), TumSequence, "rgb.txt, depth.txt and groundtruth.txt"),
     Format("bag", is_bag, BagSequence, "a ROS 2 bag: its folder, or a .mcap or .db3 file"),
+    Format(
+        "gaussian_grouping",
+        is_grouping,
+        GroupingSequence,
+        "a COLMAP model with object_mask/ or test_mask/ (LERF-Mask)",
+    ),
     Format("colmap", lambda path: find_model(path) is not None, ColmapSequence, "sparse/0/cameras.bin and images.bin"),
 )
 

@@ -82,6 +82,16 @@ def image_size(path: Path) -> tuple[int, int]:
         raise InvalidInputError(f"{path}: cannot be read as an image: {error}") from error
 
 
+def resized_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixels of any type at another (width, height); values are never mixed."""
+    if pixels.shape[1::-1] == size:
+        return pixels
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(size[::-1], pixels.shape, strict=False)
+    )
+    return np.ascontiguousarray(pixels[rows[:, None], columns])
+
+
 @dataclass(frozen=True)
 class Lens:
     """Intrinsics of recorded images with lens distortion, and how they become those of a pinhole camera.

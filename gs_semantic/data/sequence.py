@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Protocol
 import cv2
 import numpy as np
 
-from gs_semantic.data.images import COLOUR_SUFFIXES, Lens, read_colour, read_depth, read_ids
+from gs_semantic.data.images import COLOUR_SUFFIXES, Lens, read_colour, read_depth, read_ids, resized_nearest
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera, Frame, MaskInfo
 from gs_semantic.labels import LabelSet
@@ -77,6 +77,7 @@ class FrameSequence(ABC):
     has_depth = False
     has_instances = False
     has_semantic = False
+    test_indices: tuple[int, ...] = ()  # frames that the data set keeps for evaluation
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class FrameSequence(ABC):
         if not self.has_semantic:
             return None
         camera = self.camera(index)
-        return _shrunk(self._semantic(self._checked(index)), (camera.width, camera.height), cv2.INTER_NEAREST)
+        return resized_nearest(self._semantic(self._checked(index)), (camera.width, camera.height))
 
     def stamp_ns(self, index: int) -> int:
         """When the frame was taken, ns."""
@@ -153,13 +154,13 @@ class FrameSequence(ABC):
         camera = self._limited(frame.camera)
         if camera is not frame.camera:
             size = (camera.width, camera.height)
-            instances = None if frame.instances is None else _shrunk(frame.instances, size, cv2.INTER_NEAREST)
+            instances = None if frame.instances is None else resized_nearest(frame.instances, size)
             left = set() if instances is None else set(np.unique(instances).tolist())  # small masks may vanish
             frame = replace(
                 frame,
                 camera=camera,
-                rgb=_shrunk(frame.rgb, size, cv2.INTER_AREA),
-                depth=None if frame.depth is None else _shrunk(frame.depth, size, cv2.INTER_NEAREST),
+                rgb=cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA),
+                depth=None if frame.depth is None else resized_nearest(frame.depth, size),
                 instances=instances,
                 masks={key: info for key, info in frame.masks.items() if key in left},
             )
@@ -180,18 +181,6 @@ class FrameSequence(ABC):
                 if key not in classes:
                     classes[key] = int(np.bincount(semantic[instances == key]).argmax())
         return {key: MaskInfo(class_id=classes.get(key, 0)) for key in ids}
-
-
-def _shrunk(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    if pixels.shape[1::-1] == size:
-        return pixels
-    if interpolation == cv2.INTER_NEAREST:  # of any type, which OpenCV does not offer
-        rows, columns = (
-            ((np.arange(new) + 0.5) * old / new).astype(np.intp)
-            for new, old in zip(size[::-1], pixels.shape, strict=False)
-        )
-        return np.ascontiguousarray(pixels[rows[:, None], columns])
-    return cv2.resize(pixels, size, interpolation=interpolation)
 
 
 class RgbdSequence(FrameSequence):

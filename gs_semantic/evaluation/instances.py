@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from gs_semantic.evaluation.contingency import Contingency
+
 LARGE_PIXELS = 2000  # evaluation pixels from which a ground-truth instance counts as large
 
 
@@ -47,30 +49,11 @@ class InstanceScore:
     """
 
     ignore: Collection[int] = ()
-    _pairs: dict[tuple[int, int], int] = field(default_factory=dict)  # (ground truth, predicted) -> pixels
+    _table: Contingency = field(default_factory=Contingency, init=False)
 
     def update(self, predicted: np.ndarray, truth: np.ndarray) -> None:
-        """One view: ids (H, W) of the map, 0 = none, and of the ground truth, 0 = unlabelled; ids are below 2^31."""
-        if predicted.shape != truth.shape:
-            raise ValueError(f"predicted {predicted.shape} and truth {truth.shape} must have the same shape")
-        counted = truth > 0
-        for key in self.ignore:
-            counted &= truth != key
-        pairs = truth[counted].astype(np.int64) << 32 | predicted[counted].astype(np.int64)
-        codes, counts = np.unique(pairs, return_counts=True)
-        for code, pixels in zip(codes.tolist(), counts.tolist(), strict=True):
-            pair = (code >> 32, code & 0xFFFFFFFF)
-            self._pairs[pair] = self._pairs.get(pair, 0) + pixels
-
-    def _table(self) -> tuple[list[int], list[int], np.ndarray]:
-        """Ground-truth ids, map ids (0 first) and the pixels they share."""
-        truths = sorted({truth for truth, _ in self._pairs})
-        predictions = sorted({0} | {predicted for _, predicted in self._pairs})
-        row, column = ({key: i for i, key in enumerate(keys)} for keys in (truths, predictions))
-        table = np.zeros((len(truths), len(predictions)))
-        for (truth, predicted), pixels in self._pairs.items():
-            table[row[truth], column[predicted]] = pixels
-        return truths, predictions, table
+        """One view: ids (H, W) of the map, 0 = none, and of the ground truth, 0 = unlabelled."""
+        self._table += Contingency.of(predicted, truth, (0, *self.ignore))
 
     def result(self, *, direct: bool = False, duplicate_ids: Collection[int] | None = None) -> InstanceResult:
         """Score of all views so far.
@@ -78,11 +61,9 @@ class InstanceScore:
         direct: predicted ids are ground-truth ids already, nothing is matched. duplicate_ids: only these map ids
         (the confirmed ones) can be duplicates; default all.
         """
-        truths, predictions, table = self._table()
-        area = table.sum(axis=1)
-        hits, predicted_area = table[:, 1:], table.sum(axis=0)[1:]
-        iou = hits / np.maximum(area[:, None] + predicted_area[None] - hits, 1)
-        ids = predictions[1:]
+        area, objects = self._table.truth_pixels, self._table.without_prediction(0)
+        truths, ids, hits = objects.truths.tolist(), objects.predictions.tolist(), objects.pixels
+        iou = hits / (area[:, None] + hits.sum(axis=0)[None] - hits)
         if direct:
             pairs = [(row, ids.index(key)) for row, key in enumerate(truths) if key in ids]
         else:
@@ -90,7 +71,7 @@ class InstanceScore:
         matched = {truths[row]: (ids[column], float(iou[row, column])) for row, column in pairs if iou[row, column] > 0}
         return InstanceResult(
             iou={key: matched[key][1] if key in matched else 0.0 for key in truths},
-            pixels={key: int(pixels) for key, pixels in zip(truths, area, strict=True)},
+            pixels=dict(zip(truths, area.tolist(), strict=True)),
             match={key: value[0] for key, value in matched.items()},
             duplicates_pct=self._duplicates(truths, ids, hits, duplicate_ids),
         )
@@ -109,14 +90,11 @@ def by_largest_overlap(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     This makes ids of single frames comparable over frames: the raw-mask score and the voxel baseline use it.
     """
-    ids, dense = np.unique(masks, return_inverse=True)
-    dense = dense.reshape(masks.shape)
-    width = int(truth.max()) + 1
-    votes = np.bincount(dense.ravel() * width + truth.ravel(), minlength=len(ids) * width).reshape(len(ids), width)
-    votes[:, 0] = 0  # unlabelled pixels have no say
-    winner = votes.argmax(axis=1)
-    winner[ids == 0] = 0
-    return winner[dense].astype(np.int32)
+    table = Contingency.of(masks, truth, ignore=(0,)).without_prediction(0)  # unlabelled pixels have no say
+    winner = np.zeros(int(masks.max()) + 1, np.int32)
+    if table.pixels.size:
+        winner[table.predictions] = table.truths[table.pixels.argmax(axis=0)]
+    return winner[masks]
 
 
 @dataclass

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gs_semantic.evaluation.contingency import Contingency
+
 LARGE_PIXELS = 2000  # pixels in one frame from which an instance counts as large there
 MASK_SHARE = 0.02  # a mask counts as a part of an instance when it holds at least this share of it
 
@@ -29,16 +31,8 @@ class MaskScore:
 
     def update(self, masks: np.ndarray, truth: np.ndarray) -> None:
         """One frame: mask numbers (H, W), 0 = none, and true instance ids (H, W), 0 = unlabelled."""
-        if masks.shape != truth.shape:
-            raise ValueError(f"masks {masks.shape} and truth {truth.shape} must have the same shape")
-        counted = truth > 0
-        for key in self.ignore:
-            counted &= truth != key
-        ids, row = np.unique(truth[counted], return_inverse=True)
-        numbers, column = np.unique(np.append(masks[counted], 0), return_inverse=True)
-        table = np.zeros((len(ids), len(numbers)), np.int64)
-        np.add.at(table, (row, column[:-1]), 1)
-        area, hits = table.sum(axis=1), table[:, 1:]  # numbers[0] is 0, no mask
+        table = Contingency.of(masks, truth, (0, *self.ignore))
+        area, hits = table.truth_pixels, table.without_prediction(0).pixels
         self._counted += int(area.sum())
         self._labelled += int(hits.sum())
         if not hits.size:
@@ -48,7 +42,7 @@ class MaskScore:
         iou = hits / (area[:, None] + hits.sum(axis=0)[None] - hits)
         majority = hits.argmax(axis=0)
         part = hits >= np.maximum(MASK_SHARE * area, 1)[:, None]
-        part &= majority[None] == np.arange(len(ids))[:, None]
+        part &= majority[None] == np.arange(len(area))[:, None]
         self._foreign += int(hits.sum() - hits.max(axis=0).sum())
         for i in np.nonzero(area >= self.least)[0]:
             self._best.append((float(iou[i].max()), int(area[i])))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gs_semantic.data.sequence import RgbdSequence
+from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.evaluation.instances import InstanceScore
-from gs_semantic.evaluation.metrics import psnr
 from gs_semantic.evaluation.voxel_baseline import VoxelBaseline
 from gs_semantic.gaussians import Camera, Frame
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scene import BOXES, WALLS, camera, frame, shuffled
 
-from gs_semantic.evaluation.metrics import psnr
+from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.gaussians import Camera, Frame, GaussianMap
 from gs_semantic.gaussians.map_folder import load_map, save_map
 from gs_semantic.mapping.config import MapperConfig

@@ -9,7 +9,7 @@ import pytest
 from scene import BOXES, camera, frame
 
 from gs_semantic.errors import InvalidRequestError
-from gs_semantic.evaluation.metrics import psnr
+from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.mapper import Mapper

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from gs_semantic.evaluation.metrics import ClassScore, depth_errors, psnr, ssim
+from gs_semantic.evaluation.image_quality import psnr, ssim
 
 
 def test_psnr():
@@ -40,34 +40,3 @@ def test_ssim_against_the_formula_written_out():
     assert ssim(a, a) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="11x11"):
         ssim(a[:10], b[:10])
-
-
-def test_class_score_known_answer():
-    score = ClassScore()
-    score.update(np.array([[1, 1, 2, 2]]), np.array([[1, 1, 1, 2]]))
-    score.update(np.array([[9, 0, 2]]), np.array([[2, 2, 0]]))  # the last pixel is void and left out
-    assert score.iou == pytest.approx({1: 2 / 3, 2: 1 / 4})
-    assert score.miou == pytest.approx((2 / 3 + 1 / 4) / 2)
-    assert score.mean_accuracy == pytest.approx((2 / 3 + 1 / 3) / 2)
-    assert score.accuracy == pytest.approx(3 / 6)
-
-
-def test_class_score_without_pixels():
-    score = ClassScore()
-    score.update(np.zeros((2, 2), int), np.zeros((2, 2), int))
-    assert np.isnan(score.miou) and np.isnan(score.accuracy) and np.isnan(score.mean_accuracy)
-    with pytest.raises(ValueError, match="same shape"):
-        score.update(np.zeros((2, 2), int), np.zeros((2, 3), int))
-
-
-def test_depth_errors_known_answer():
-    truth = np.array([2.0, 4.0, 1.0, 0.0, np.nan, 20.0])
-    predicted = np.array([1.0, 5.0, 0.0, 3.0, 3.0, 3.0])
-    errors = depth_errors(predicted, truth)
-    assert errors.abs_rel == pytest.approx((1 / 2 + 1 / 4) / 2)
-    assert errors.abs_diff == pytest.approx(1.0) and errors.rmse == pytest.approx(1.0)
-    assert errors.sq_rel == pytest.approx((1 / 2 + 1 / 4) / 2)
-    assert errors.delta == (0.0, 0.5, 0.5)  # ratios 2 and exactly 1.25
-    assert errors.completeness == pytest.approx(2 / 3)
-    assert depth_errors(np.zeros(2), np.ones(2)).completeness == 0.0
-    assert np.isnan(depth_errors(np.ones(2), np.zeros(2)).completeness)
