@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.segmentation.config import parse_overrides
     from gs_semantic.segmentation.progress import Listener, ProgressBar, TensorBoardWriter
-    from gs_semantic.segmentation.scoring import match_ids, score_views
+    from gs_semantic.segmentation.scoring import score_views
     from gs_semantic.segmentation.trainer import TrainingJob, train
 
     job = TrainingJob(
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         **result.metrics,
     }
     if not result.cancelled:
-        results |= score_views(method, method.scene.held_out, match_ids(method))
+        results |= score_views(method, method.scene.held_out)
     arguments.seed = config.seed
     for warning in method.scene.warnings:
         print(f"gs-semantic: {warning}")

@@ -19,7 +19,7 @@ from gs_semantic.rendering.losses import ssim_l1_gradient
 from gs_semantic.rendering.step import StepRates
 from gs_semantic.segmentation.config import TrainingConfig
 from gs_semantic.segmentation.densification import Densifier
-from gs_semantic.segmentation.engine import EngineSettings, ImageGradients, StepStatistics, make_engine
+from gs_semantic.segmentation.engine import EngineSettings, ImageGradients, Pass, StepStatistics, make_engine
 from gs_semantic.segmentation.scene import Scene, first_gaussians
 
 
@@ -101,6 +101,9 @@ class LiftingMethod:
     def update_heads(self, iteration: int) -> None:
         """Let what is not part of the map take a step; its gradients are there."""
 
+    def before_step(self, iteration: int, index: int, forward: Pass, gradients: ImageGradients) -> None:
+        """Look at a training view and the gradients of its images before anything moves."""
+
     def wants_feature_gradients(self, iteration: int) -> bool:
         """Should ``observe`` get the gradients of the Gaussians' features?"""
         return False
@@ -163,6 +166,7 @@ class LiftingMethod:
             rows, values = (None, None) if own is None else (own.rows, own.values.grad)
             gradients = ImageGradients(grad_rgb, features, None if values is None else rows, values)
         self._check(losses, iteration, view.name)
+        self.before_step(iteration, index, forward, gradients)
         wanted = labelled and self.wants_feature_gradients(iteration)
         statistics = self.engine.step(forward, gradients, self.rates(iteration), wanted)
         self.observe(iteration, index, statistics)

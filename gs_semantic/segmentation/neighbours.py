@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-BLOCK_BYTES = 64 << 20  # largest piece of a matrix of distances
+BLOCK_BYTES = 32 << 20  # largest piece of a matrix of projections
 
 
 class NeighbourIndex:
@@ -67,11 +67,11 @@ class NeighbourIndex:
     def _smallest_positive_of_all(self, targets: np.ndarray, directions: np.ndarray, count: int) -> np.ndarray:
         count = min(count, len(self.points))
         found = np.full((len(targets), count), -1)
-        points = self.points.astype(np.float32)
-        rows = max(1, BLOCK_BYTES // (4 * len(points)))
+        points = self.points
+        rows = max(1, BLOCK_BYTES // points.itemsize // len(points))
         for first in range(0, len(targets), rows):
             part = slice(first, first + rows)
-            v = directions[part].astype(np.float32)
+            v = directions[part]
             along = v @ points.T - np.einsum("td,td->t", v, points[targets[part]])[:, None]
             along[~(along > 0)] = np.inf
             along[np.arange(len(v)), targets[part]] = np.inf

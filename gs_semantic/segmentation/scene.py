@@ -117,11 +117,13 @@ def make_scene(
 ) -> Scene:
     """Read a sequence whose images already have the size to train at.
 
-    Held out are all views of ``evaluation``, or every k-th of the sequence. Raises InvalidInputError naming what is
+    Held out are all views of ``evaluation``, those that the recording sets apart, or every k-th of the sequence. Raises InvalidInputError naming what is
     missing: too few views, neither depth nor points, no view that sees anything.
     """
     every = 0 if evaluation is not None else config.hold_out_every
     held = [index for index in range(len(sequence)) if every and index % every == every - 1]
+    if sequence.test_indices:
+        held = list(sequence.test_indices)
     train = [index for index in range(len(sequence)) if index not in held]
     damage = Damage("none" if config.masks == "perfect" else config.masks, config.mask_seed)  # type: ignore[arg-type]
     infos: dict[int, MaskInfo] = {}
