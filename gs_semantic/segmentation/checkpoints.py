@@ -43,7 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, weights_only=True)
     except FileNotFoundError:
         raise InvalidInputError(f"{path}: no such checkpoint; start without resuming") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         raise InvalidInputError(f"{path}: is not a readable checkpoint: {reason(error)}") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
