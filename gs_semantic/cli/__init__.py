@@ -24,7 +24,7 @@ VERBS = {
     "map": (map, "map a recorded sequence offline into a map folder"),
     "train": (train, "train a map with objects from a recorded sequence, by one of the lifting methods"),
     "render": (render, "render views of a map folder to images"),
-    "evaluate": (evaluate, "score a map folder against a labelled sequence"),
+    "evaluate": (evaluate, "score a map or predicted images against a labelled sequence"),
     "data": (data, "look at recorded sequences; write them as ROS 2 bags"),
     "bench": (bench, "measure mapping, rendering and memory"),
 }

@@ -33,7 +33,8 @@ def is_grouping(path: Path) -> bool:
 
 
 class GroupingSequence(ColmapSequence):
-    """Photographs with object masks. Test views may lack a mask, and then have no instances.
+    """Photographs with object masks. Test views may lack a mask, or have an empty one; then they have no
+    instances.
 
     ``test_indices``: the views that training must not see. ``prompts``: of each annotated view, by index, the true mask
     of every prompt, as a file.
@@ -48,7 +49,7 @@ class GroupingSequence(ColmapSequence):
             raise InvalidInputError(f"{self.model}: two images have the same name but for folder or suffix")
         self.has_instances = (self.folder / MASKS).is_dir()
         self.test_indices = self._split()
-        self.prompts = self._find_prompts()
+        self.prompts = self.find_prompts(self.folder / PROMPTS) if (self.folder / PROMPTS).is_dir() else {}
         if self.prompts and not self.test_indices:
             self.test_indices = tuple(sorted(self.prompts))
 
@@ -65,10 +66,8 @@ class GroupingSequence(ColmapSequence):
         train = {self._index[file.stem] for file in files}
         return tuple(i for i in range(len(self)) if i not in train)
 
-    def _find_prompts(self) -> dict[int, dict[str, Path]]:
-        folder = self.folder / PROMPTS
-        if not folder.is_dir():
-            return {}
+    def find_prompts(self, folder: Path) -> dict[int, dict[str, Path]]:
+        """Files of masks by view and prompt in a folder laid out as test_mask/: the true ones, or predicted ones."""
         found = {}
         for view in sorted(path for path in folder.iterdir() if path.is_dir()):
             files = {file.stem: file for file in sorted(view.glob("*.png"))}
@@ -111,6 +110,8 @@ class GroupingSequence(ColmapSequence):
         lens = self.lenses[self.photographs[index].camera_id]
         size = (lens.recorded.width, lens.recorded.height)
         instances = lens.undistort(_fitted(read_ids(path, "object"), size, path), labels=True)
+        if index in self.test_indices and not instances.any():  # the data set's way to say that there is none
+            return frame
         return Frame(frame.stamp_ns, frame.camera, frame.rgb, None, instances, self._masks(instances, None))
 
 

@@ -84,7 +84,7 @@ class Lpips:
         path = Path(torch.hub.get_dir()) / "checkpoints" / backbone.file
         if not path.is_file():
             raise MissingExtraError(
-                f"lpips_{name}: {path} is not there; torchvision leaves it there when it loads the pretrained network"
+                f"{path}: no such file; torchvision leaves it there when it loads the pretrained network"
             )
         weights = {key.removeprefix("features."): value for key, value in _read(path).items() if "features." in key}
         try:
