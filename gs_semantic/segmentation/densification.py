@@ -29,6 +29,7 @@ class Densifier:
         random: np.random.Generator,
     ) -> None:
         self.gaussians, self.engine, self.config, self.extent, self.random = gaussians, engine, config, extent, random
+        self.limit = config.max_gaussians  # 0: none
         self.forget()
 
     def forget(self) -> None:
@@ -72,8 +73,7 @@ class Densifier:
     @property
     def room(self) -> int | None:
         """How many Gaussians may be added; None: any number."""
-        limit = self.config.max_gaussians
-        return max(0, limit - len(self.gaussians)) if limit else None
+        return max(0, self.limit - len(self.gaussians)) if self.limit else None
 
     def largest_scale(self) -> torch.Tensor:
         """(N,) metres."""

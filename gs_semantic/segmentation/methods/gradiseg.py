@@ -146,8 +146,11 @@ class GradiSeg(GaussianGrouping):
         self.views[statistics.rows] += 1
 
     def densify(self, iteration: int) -> None:
-        super().densify(iteration)
         config = self.config
+        if config.igd and config.max_gaussians:  # ordinary densification leaves room for IGD
+            share = 1.0 if iteration > config.igd_from else 1 + config.igd_total_share
+            self.densifier.limit = int(config.max_gaussians / share)
+        super().densify(iteration)
         if iteration == config.igd_from:
             self.first_count = len(self.gaussians)
         if self.watching(iteration) and iteration % config.igd_every == 0:
