@@ -20,9 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("map", type=Path, help="map folder to write")
     options.add_masks(parser, default="perfect")
     options.add_noise(parser)
-    parser.add_argument(
-        "--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]"
-    )
+    parser.add_argument("--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]")
     options.add_no_depth(parser)
     parser.add_argument("--skip-every", type=int, default=0, metavar="K", help="withhold every K-th frame [0: none]")
     parser.add_argument("--refine", type=int, default=0, metavar="N", help="further optimisation steps at the end [0]")

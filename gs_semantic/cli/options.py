@@ -36,9 +36,7 @@ def add_noise(parser: argparse.ArgumentParser) -> None:
 
 def add_no_depth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--no-depth",
-        action="store_true",
-        help="withhold recorded depth: colour and poses only, depth is found by matching",
+        "--no-depth", action="store_true", help="withhold recorded depth: colour and poses only, depth is found by matching"
     )
 
 

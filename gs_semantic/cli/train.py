@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ EXAMPLES = """examples:
   gs-semantic train gradiseg sample/house house_gradiseg --eval sample/house_eval --json gradiseg.json
   gs-semantic train gradiseg sample/house out --set max_gaussians=80000 --set igd_threshold=0.5 --options-file mine.yaml
   gs-semantic train gradiseg sample/house out --resume
+  gs-semantic train gradiseg sample/house sample/lounge trained --preset quick --at-once 2   # trained/house, ...
   gs-semantic train --list-options gradiseg"""
 
 PRESETS = ("quick", "standard", "paper")  # those of segmentation.config
@@ -39,18 +41,52 @@ class ListOptions(argparse.Action):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", help="the method: plain, grouping, gradiseg, ... (one that is unknown lists all)")
-    parser.add_argument("sequence", type=Path, help="recorded sequence, of any format (docs/data.md)")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("sequence", type=Path, nargs="+", help="recorded sequence, of any format (docs/data.md)")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; of several recordings, above them")
     parser.add_argument("--preset", choices=PRESETS, default="standard", help="options to start from [standard]")
     parser.add_argument("--eval", type=Path, help="labelled sequence to score at; without, every 8th view is held out")
     parser.add_argument("--options-file", type=Path, metavar="FILE", help="YAML file with lines of 'name: value'")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option; may be repeated")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT, with its options")
+    parser.add_argument("--at-once", type=int, default=1, metavar="K", help="of several recordings, K at a time [1]")
     parser.add_argument("--list-options", action=ListOptions, metavar="METHOD", help="print a method's options and end")
     options.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    return run_one(arguments) if len(arguments.sequence) == 1 else run_many(arguments)
+
+
+def run_many(arguments: argparse.Namespace) -> int:
+    """Every recording in a process of its own."""
+    import json
+
+    from gs_semantic.segmentation.jobs import LOG, names_of, run_processes
+
+    shared = ["--preset", arguments.preset]
+    shared += ["--resume"] if arguments.resume else []
+    for flag, value in (("--eval", arguments.eval), ("--options-file", arguments.options_file)):
+        shared += [flag, str(value)] if value else []
+    shared += [word for pair in arguments.set for word in ("--set", pair)]
+    commands = {}
+    for name, sequence in names_of(arguments.sequence).items():
+        folder = arguments.output / name
+        words = ["train", arguments.method, str(sequence), str(folder), *shared, "--json", str(folder / "result.json")]
+        commands[folder] = words
+    with options.progress_bar(arguments.method, len(commands)) as advance:
+        codes = run_processes(commands, arguments.at_once, advance)
+    results: dict[str, float] = {}
+    for folder, code in codes.items():
+        if code:
+            print(f"gs-semantic: {folder}: ended with exit code {code}; see {folder / LOG}", file=sys.stderr)
+            continue
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))["results"]
+        results |= {f"{folder.name}_{key}": value for key, value in found.items()}
+    options.report(arguments, f"{arguments.method} on {len(commands)} recordings, {arguments.preset}", results)
+    return max(codes.values())
+
+
+def run_one(arguments: argparse.Namespace) -> int:
     from gs_semantic.segmentation.config import parse_overrides
     from gs_semantic.segmentation.progress import Listener, ProgressBar, TensorBoardWriter
     from gs_semantic.segmentation.scoring import score_views
@@ -58,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     job = TrainingJob(
         arguments.method,
-        arguments.sequence,
+        arguments.sequence[0],
         arguments.output,
         arguments.preset,
         arguments.options_file,
@@ -84,10 +120,13 @@ def run(arguments: argparse.Namespace) -> int:
         results |= score_views(method, method.scene.held_out)
     arguments.seed = config.seed
     for warning in method.scene.warnings:
-        print(f"gs-semantic: {warning}")
-    options.report(arguments, f"{arguments.method} on {arguments.sequence}, {arguments.preset}", results)
+        print(f"gs-semantic: {warning}", file=sys.stderr)
+    options.report(arguments, f"{arguments.method} on {arguments.sequence[0]}, {arguments.preset}", results)
     if result.cancelled:
-        print(f"cancelled at iteration {result.iteration}; {arguments.output} keeps the best checkpoint")
+        print(
+            f"gs-semantic: cancelled at iteration {result.iteration}; {arguments.output} keeps the best checkpoint",
+            file=sys.stderr,
+        )
     return 0
 
 

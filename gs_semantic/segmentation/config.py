@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -181,11 +181,6 @@ def describe_options(kind: type[TrainingConfig]) -> list[tuple[str, Any, str]]:
     """Name, default in the paper preset and text of every option."""
     config = make_config(kind, "paper")
     return [(spec.name, getattr(config, spec.name), spec.metadata["text"]) for spec in fields(kind)]
-
-
-def changed(config: Config, **values: Any) -> Config:
-    """The same options but for ``values``."""
-    return replace(config, **values)
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

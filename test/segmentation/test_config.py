@@ -24,7 +24,12 @@ def test_the_paper_preset_is_the_published_recipe():
     assert (grouping.regularise_every, grouping.neighbours, grouping.regularise_points) == (5, 5, 1000)
     assert grouping.identity_pixels == 0 and grouping.normalise_by == 256
     gradiseg = make_config(method_class("gradiseg").Config, "paper")
-    assert (gradiseg.densify_until, gradiseg.igd_from, gradiseg.igd_until, gradiseg.la_from) == (12000, 12000, 15000, 12000)
+    assert (gradiseg.densify_until, gradiseg.igd_from, gradiseg.igd_until, gradiseg.la_from) == (
+        12000,
+        12000,
+        15000,
+        12000,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
