@@ -23,6 +23,7 @@ class ErrorCode(IntEnum):
     MAP_FRAME_MISMATCH = 31
     STORAGE = 32
     MISSING_EXTRA = 40
+    TRAINING = 50
 
 
 class GsSemanticError(Exception):
@@ -71,6 +72,12 @@ class StorageError(GsSemanticError):
     """Reading or writing failed (no space, no permission); the text names the path."""
 
     code = ErrorCode.STORAGE
+
+
+class TrainingError(GsSemanticError):
+    """Training had to stop; the text says where and why, and which checkpoint is the last good one."""
+
+    code = ErrorCode.TRAINING
 
 
 class MissingExtraError(GsSemanticError, ImportError):

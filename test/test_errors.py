@@ -26,6 +26,7 @@ def test_codes_never_change():
         "MAP_FRAME_MISMATCH": 31,
         "STORAGE": 32,
         "MISSING_EXTRA": 40,
+        "TRAINING": 50,
     }
 
 

@@ -10,6 +10,7 @@ from gs_semantic.nodes.mapper_parameters import LIVE_MAPPING, NodeParameters
 from gs_semantic.nodes.parameters import table
 from gs_semantic.nodes.replay_node import ReplayParameters
 from gs_semantic.nodes.segmenter_node import SegmenterParameters, settings_of
+from gs_semantic.nodes.trainer_node import TrainerParameters
 from gs_semantic.segmenters.registry import KINDS
 
 # segmenters of one module have the same settings
@@ -22,6 +23,7 @@ TABLES: list[tuple[str, type, Iterable[str]]] = [
     ("## replay", ReplayParameters, ()),
     ("## segmenter: the node", SegmenterParameters, ()),
     *((f"## segmenter: {name}", settings_of(kind), ()) for name, kind in SETTINGS.items()),
+    ("## trainer", TrainerParameters, ()),
 ]
 INTRODUCTION = """# Parameters
 

@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gs_semantic.cli import options
+from gs_semantic.cli import options, suite
 
 if TYPE_CHECKING:
     from gs_semantic.benchmarks.offline import MapOffline
@@ -34,12 +34,13 @@ EXAMPLES = """examples:
   gs-semantic evaluate house_map sample/house_eval
   gs-semantic evaluate lounge_map sample/lounge --skip-every 8 --json lounge_scores.json
   gs-semantic evaluate house_map sample/house_eval --protocol boundary --protocol replica
-  gs-semantic render house_map views --trajectory sample/house_eval && gs-semantic evaluate views sample/house_eval"""
+  gs-semantic render house_map views --trajectory sample/house_eval && gs-semantic evaluate views sample/house_eval
+  gs-semantic evaluate suite gradiseg --json docs/results/gradiseg.json"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("map", type=Path, help="map folder, or folder of predicted images")
-    parser.add_argument("sequence", type=Path, help="labelled sequence to score against")
+    parser.add_argument("map", type=Path, help="map folder, folder of predicted images, or 'suite'")
+    parser.add_argument("sequence", type=Path, help="labelled sequence to score against, or the suite's name")
     parser.add_argument(
         "--skip-every", type=int, default=0, metavar="K", help="score only at every K-th frame, as `map` withheld them"
     )
@@ -53,10 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="classes: sum the pixels of all views, or average over views [dataset]",
     )
     options.add_masks(parser, default="perfect")
+    suite.add_options(parser)
     options.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.map == Path(suite.WORD):
+        return suite.run(arguments)
     from gs_semantic.benchmarks.predictions import MapPredictions, open_predictions
     from gs_semantic.benchmarks.scoring import Evaluation
     from gs_semantic.data.formats import open_sequence

@@ -1,4 +1,4 @@
-"""Start the live nodes as processes: `segment` (mapper, and replay with a sequence) or `replay`.
+"""Start the live nodes as processes: `segment` (mapper, and replay with a sequence), `replay` or `train`.
 
 The arguments are those of the launch files, written `name:=value` or `--name value`.
 """
@@ -16,7 +16,8 @@ EXAMPLES = """examples:
   gs-semantic run segment color_image:=/camera/color/image_raw camera_info:=/camera/color/camera_info \\
       depth_image:=/camera/aligned_depth_to_color/image_raw instance_image:=/segmenter/masks
   gs-semantic run segment --load-map house_map --save-on-exit house_map
-  gs-semantic run replay sequence:=sample/lounge loop:=true"""
+  gs-semantic run replay sequence:=sample/lounge loop:=true
+  gs-semantic run train method:=gradiseg sequence:=sample/house output:=house_trained preset:=quick"""
 
 
 class LaunchStyle(argparse.Action):

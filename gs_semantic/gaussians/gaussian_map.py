@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -102,6 +103,22 @@ class GaussianMap:
         """Overwrite all rows of an attribute."""
         self[name].copy_(value)
         self.touch(core=name in CORE)
+
+    def replace(self, name: str, values: torch.Tensor) -> None:
+        """Give an attribute rows of another shape, (N, ...) as in ``values``; new rows get its fill value."""
+        spec = dataclasses.replace(self._specs[name], shape=tuple(values.shape[1:]))
+        self._buffers[name], self._specs[name] = self._refilled(values), spec
+        self.touch(core=name in CORE)
+
+    def replace_state(self, name: str, key: str, values: torch.Tensor) -> None:
+        """The same for optimiser state."""
+        spec = dataclasses.replace(self._state_specs[(name, key)], shape=tuple(values.shape[1:]))
+        self._state[(name, key)], self._state_specs[(name, key)] = self._refilled(values), spec
+
+    def _refilled(self, values: torch.Tensor) -> torch.Tensor:
+        if len(values) != self._count:
+            raise ValueError(f"{len(values)} rows were given, the map has {self._count}")
+        return _copied(values, self._count, self._capacity)
 
     def state(self, name: str, key: str) -> torch.Tensor:
         """Optimiser state rows (N, ...)."""

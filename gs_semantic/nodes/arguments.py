@@ -1,7 +1,7 @@
-"""The start arguments of ``segment`` and ``replay``: one table, read by the launch files and by ``gs-semantic run``.
+"""The start arguments of each use: one table, read by the launch files and by ``gs-semantic run``.
 
-An argument becomes a parameter, a topic remapping or a choice of configuration files of the nodes; ``plan_segment`` and
-``plan_replay`` turn argument values into the nodes to start. Nothing here imports ROS.
+An argument becomes a parameter, a topic remapping or a choice of configuration files of the nodes; ``plan_segment``,
+``plan_replay`` and ``plan_train`` turn argument values into the nodes to start. Nothing here imports ROS.
 
 Parameters are layered, later ones win: config/base.yaml, config/sensor/<sensor>.yaml, config/mode/<mode>.yaml, the
 arguments that were given, params_file.
@@ -21,7 +21,7 @@ from gs_semantic.segmenters.registry import KINDS
 from gs_semantic.share import share_path
 
 NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
-MAPPER, REPLAY, SEGMENTER = "mapper", "replay", "segmenter"
+MAPPER, REPLAY, SEGMENTER, TRAINER = "mapper", "replay", "segmenter", "trainer"
 SENSORS = ("rgbd", "structured_light", "tof", "mono")
 MODES = ("realtime", "quality")
 PER_CAMERA = ("color", "depth", "instance")  # first words of the topics that each camera has
@@ -226,6 +226,40 @@ SEGMENT_ARGUMENTS = (
 )
 
 
+TRAIN_ARGUMENTS = (
+    Argument(
+        "method",
+        "gradiseg",
+        "Lifting method: plain, grouping, gradiseg, ... (docs/training.md).",
+        parameters=((TRAINER, "method"),),
+    ),
+    Argument(
+        "sequence",
+        "",
+        "Recorded sequence to train on, of any format; empty: goals of the action are waited for.",
+        parameters=((TRAINER, "sequence"),),
+    ),
+    Argument("output", "trained", "Folder for map, checkpoints and metrics.", parameters=((TRAINER, "output"),)),
+    Argument(
+        "evaluation",
+        "",
+        "Labelled sequence to score at; empty: views of the sequence are held out.",
+        parameters=((TRAINER, "evaluation"),),
+    ),
+    Argument(
+        "preset",
+        "standard",
+        "Options to start from.",
+        ("quick", "standard", "paper"),
+        parameters=((TRAINER, "preset"),),
+    ),
+    Argument("options", "", "Options of the method, NAME=VALUE separated by commas.", parameters=((TRAINER, "options"),)),
+    _flag("resume", "Go on from the last checkpoint in output.", (TRAINER, "resume")),
+    _flag("stay", "Wait for further goals when the sequence is trained.", (TRAINER, "stay")),
+    *(argument for argument in COMMON if argument.name in ("namespace", "params_file", "log_level")),
+)
+
+
 @dataclass(frozen=True)
 class NodeStart:
     """One process to start. ``parameters`` are YAML files and dictionaries, later ones win."""
@@ -303,9 +337,16 @@ def plan_replay(given: Mapping[str, str]) -> list[NodeStart]:
     return [_node(REPLAY, REPLAY_ARGUMENTS, values, [share_path("config", "base.yaml")], more=more)]
 
 
+def plan_train(given: Mapping[str, str]) -> list[NodeStart]:
+    """The trainer alone."""
+    values = _checked(TRAIN_ARGUMENTS, given)
+    return [_node(TRAINER, TRAIN_ARGUMENTS, values, [share_path("config", "base.yaml")])]
+
+
 USES = {
     "segment": Use("segment", "Map a live camera, or a recording, into objects.", SEGMENT_ARGUMENTS, plan_segment),
     "replay": Use("replay", "Play a recorded sequence as a camera.", REPLAY_ARGUMENTS, plan_replay),
+    "train": Use("train", "Train a map with objects from a recorded sequence.", TRAIN_ARGUMENTS, plan_train),
 }
 
 
@@ -321,14 +362,14 @@ def _checked(arguments: tuple[Argument, ...], given: Mapping[str, str]) -> dict[
             known[name].value(text)
     if values.get("load_map") and not Path(values["load_map"]).is_dir():
         raise InvalidInputError(f"load_map: there is no folder {values['load_map']}")
-    for name in ("sequence", "bag"):
-        if values[name] and not Path(values[name]).exists():
+    for name in ("sequence", "bag", "evaluation"):
+        if values.get(name) and not Path(values[name]).exists():
             raise InvalidInputError(f"{name}: there is no folder {values[name]}, nor a file of that name")
-    if values["sequence"] and values["bag"]:
+    if values.get("sequence") and values.get("bag"):
         raise InvalidRequestError("sequence, bag: only one of them can be played; leave one out")
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise InvalidInputError(f"params_file: there is no file {values['params_file']}")
-    for name in ("sequence", "bag", "load_map", "save_on_exit", "params_file"):
+    for name in ("sequence", "bag", "load_map", "save_on_exit", "params_file", "output", "evaluation"):
         if values.get(name):  # the nodes may run in another folder
             values[name] = str(Path(values[name]).expanduser().absolute())
     return values

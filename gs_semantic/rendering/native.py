@@ -117,7 +117,7 @@ class AdamStateStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
         *((name, _float_p) for name in ("features", "feature_moments", "changed", "moved")),
-        *((f"lr_{name}", _f32) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "features")),
+        *((f"lr_{name}", _f32) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "sh_rest", "features")),
         *((name, _f32) for name in ("beta1", "beta2", "eps")),
     ]
 

@@ -35,7 +35,7 @@ class StepTarget:
 
 @dataclass(frozen=True)
 class StepRates:
-    """Learning rates of Adam, and its constants."""
+    """Learning rates of Adam, and its constants. sh_rest: of the SH coefficients after the first; None: as ``sh``."""
 
     means: float
     quats: float
@@ -43,6 +43,7 @@ class StepRates:
     opacity_logits: float
     sh: float
     features: float = 0.0
+    sh_rest: float | None = None
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-15
@@ -151,6 +152,7 @@ class _Move:
         for name, tensor in zip(ATTRIBUTES, self._tensors, strict=True):
             setattr(state, name, tensor.data_ptr())
             setattr(state, f"lr_{name}", getattr(rates, name))
+        state.lr_sh_rest = rates.sh if rates.sh_rest is None else rates.sh_rest
         state.rows = gaussians.state("means", "adam").data_ptr()
         if features is not None:
             self._tensors.append(gaussians[features])

@@ -184,7 +184,7 @@ struct AdamState {
   float *features, *feature_moments;                        // (N, channels), (N, 2, channels)
   uint8_t* changed;                                         // (chunks of CHUNK rows): set where a row moved
   uint8_t* moved;  // (N,) zeros: all rows move, those not in view with a gradient of zero; null: only what is drawn
-  float lr_means, lr_quats, lr_log_scales, lr_opacity_logits, lr_sh, lr_features;
+  float lr_means, lr_quats, lr_log_scales, lr_opacity_logits, lr_sh, lr_sh_rest, lr_features;
   float beta1, beta2, eps;
 };
 

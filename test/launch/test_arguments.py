@@ -15,7 +15,16 @@ from gs_semantic.benchmarks.offline import COLOUR_ONLY
 from gs_semantic.cli import build_parser
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.nodes import arguments
-from gs_semantic.nodes.arguments import MODES, NAMESPACE, SENSORS, USES, NodeStart, plan_replay, plan_segment
+from gs_semantic.nodes.arguments import (
+    MODES,
+    NAMESPACE,
+    SENSORS,
+    USES,
+    NodeStart,
+    plan_replay,
+    plan_segment,
+    plan_train,
+)
 from gs_semantic.nodes.launcher import command_of
 from gs_semantic.share import share_path
 
@@ -306,3 +315,18 @@ def test_send_depth_reaches_the_replay(tmp_path: Path) -> None:
     mapper, replay = plan_segment({"sequence": str(tmp_path), "sensor": "mono", "send_depth": "false"})
     assert "send_depth:=false" in words_of(replay)
     assert "send_depth" not in words_of(mapper)
+
+
+def test_training_is_one_node_that_is_told_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sequence = str(share_path("sample", "house"))
+    (node,) = plan_train({"method": "grouping", "sequence": sequence, "preset": "quick", "options": "seed=3"})
+    assert (node.executable, node.name, node.essential) == ("trainer", "trainer", True)
+    told = " ".join(node.ros_arguments())
+    for part in ("method:='grouping'", "preset:='quick'", "options:='seed=3'", f"sequence:='{Path(sequence).absolute()}'"):
+        assert part in told
+    assert f"output:='{tmp_path / 'trained'}'" in told and "resume:=false" in told
+    with pytest.raises(InvalidInputError, match="sequence: there is no folder"):
+        plan_train({"sequence": "not/there"})
+    with pytest.raises(InvalidRequestError, match="preset: 'fast' is not one of"):
+        plan_train({"preset": "fast"})

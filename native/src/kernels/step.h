@@ -172,7 +172,7 @@ inline void move_geometry(const AdamState& state, const Parameters& p, const Spl
     state.opacity_logits[row] -= step[ROW_LOGIT];
     if (rest)
       adam_stretch(sh + 3, s.sh_rest[i], moments + 2 * LANES, moments + 2 * LANES + rest, rest,
-                   {state.beta1, state.beta2, state.lr_sh * bias.unbias[i], bias.scale[i], state.eps});
+                   {state.beta1, state.beta2, state.lr_sh_rest * bias.unbias[i], bias.scale[i], state.eps});
     state.changed[row / CHUNK] = 1;
     if (state.moved) state.moved[row] = 1;
   }

@@ -1,0 +1,126 @@
+"""``gs-semantic evaluate suite NAME``: a comparison of methods, run cell by cell, with plots and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gs_semantic.cli import options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gs_semantic.segmentation.suite import Suite
+
+WORD = "suite"  # in the place of a map
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("suites", "`evaluate suite NAME` trains and compares methods (docs/training.md)")
+    group.add_argument("--train-on", type=Path, metavar="SEQUENCE", help="recording to train on [sample/house]")
+    group.add_argument(
+        "--eval", type=Path, metavar="SEQUENCE", help="labelled recording to score at [sample/house_eval]"
+    )
+    group.add_argument("--folder", type=Path, help="where finished cells are kept [suite_NAME]")
+    group.add_argument("--preset", choices=("quick", "standard", "paper"), default="quick", help="[quick]")
+    group.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="[0 1 2]")
+    group.add_argument("--kinds", nargs="+", default=["perfect"], help="masks: perfect, damaged [perfect]")
+    group.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants alone")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of all variants")
+    group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from gs_semantic.segmentation.config import parse_overrides
+    from gs_semantic.segmentation.progress import ProgressBar
+    from gs_semantic.segmentation.suite import Suite
+    from gs_semantic.share import share_path
+
+    name = str(arguments.sequence)
+    suite = Suite(
+        name,
+        arguments.train_on or share_path("sample", "house"),
+        arguments.eval or share_path("sample", "house_eval"),
+        arguments.folder or Path(f"suite_{name}"),
+        arguments.preset,
+        arguments.seeds,
+        arguments.kinds,
+        arguments.only,
+        parse_overrides(arguments.set),
+    )
+    run_cells(suite, arguments.cells, lambda text: ProgressBar(text))
+    results = suite.results()
+    draw(suite, results)
+    arguments.seed = arguments.seeds[0]
+    options.report(arguments, f"suite {name}, {arguments.preset}, on {suite.sequence}", results)
+    return 0
+
+
+def run_cells(suite: Suite, limit: int, bar: Any) -> None:
+    """Run what is waiting, at most ``limit`` cells (negative: all)."""
+    ran = 0
+    while ran != limit:
+        ready = [cell for cell in suite.waiting() if suite.config(cell) is not None]
+        if not ready:
+            return
+        with bar(ready[0].name).shown() as shown:
+            if not suite.run(ready[0], [shown]):
+                return
+        ran += 1
+        print(f"{ready[0].name}: {suite.result(ready[0])}", file=sys.stderr)
+
+
+def draw(suite: Suite, results: dict[str, Any]) -> None:
+    """scores.png, and <masks>_views.png with the truth and the variants side by side, into the suite's folder."""
+    from gs_semantic.cli import pictures
+
+    suite.folder.mkdir(parents=True, exist_ok=True)
+    _draw_scores(suite, results)
+    for masks in suite.masks:
+        found = suite.pictures(masks, suite.seeds[0])
+        if found:
+            first = next(iter(found.values()))
+            count = sum(key.startswith("photo") for key in first)
+            with_ids = [name for name, images in found.items() if "ids0" in images]
+            rows = [
+                [first[f"photo{i}"], *_coloured([first[f"truth{i}"], *(found[n][f"ids{i}"] for n in with_ids)])]
+                for i in range(count)
+                if f"truth{i}" in first
+            ]
+            if rows:
+                sheet = pictures.contact_sheet(rows, ["camera", "truth", *with_ids])
+                pictures.write_image(suite.folder / f"{masks}_views.png", sheet)
+
+
+def _coloured(ids: list[np.ndarray]) -> list[np.ndarray]:
+    """Id images with one colour for each id in all of them."""
+    import numpy as np
+
+    from gs_semantic.labels import palette
+
+    known = np.unique(np.concatenate([np.unique(image) for image in ids] + [np.zeros(1, np.int64)]))
+    colours = palette(len(known), seed=3)
+    return [colours[np.searchsorted(known, image)] for image in ids]
+
+
+def _draw_scores(suite: Suite, results: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
+    for axis, (score, title) in zip(axes, (("miou", "mIoU"), ("mbiou", "mBIoU"), ("psnr_db", "PSNR, dB")), strict=True):
+        names = [key.removesuffix(f"_{score}") for key in results if key.endswith(f"_{score}")]
+        values = [results[f"{name}_{score}"] for name in names]
+        errors = [results.get(f"{name}_{score}_std", 0.0) for name in names]
+        axis.barh(names[::-1], values[::-1], xerr=errors[::-1], color="#4878a8")
+        axis.set_title(f"{title} ({suite.preset})")
+        if values:
+            low = min(v - e for v, e in zip(values, errors, strict=True))
+            axis.set_xlim(left=max(0.0, low - 0.1 * abs(low)))
+    figure.tight_layout()
+    figure.savefig(suite.folder / "scores.png", dpi=120)
+    plt.close(figure)

@@ -1,0 +1,308 @@
+"""One optimisation step of a whole map: forward, backward from image gradients, Adam.
+
+``NativeEngine`` lets the native rasteriser do all of it; ``AutogradEngine`` works with any back end. Both keep Adam's
+state in the map, so that it follows the Gaussians through clone, split and prune.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.gaussians.gaussian_map import CORE
+from gs_semantic.rendering.base import Rasterizer, Rendering
+from gs_semantic.rendering.cpu import CpuRasterizer, RasterView
+from gs_semantic.rendering.step import ATTRIBUTES, StepRates, optimise_from_gradients, register_adam
+
+FEATURE_STEPS = 15  # where a row of ``register_adam`` counts the steps of the features
+OPACITY = 10  # where it has the opacity's first moment; the second one is 16 further on
+SECOND = 16
+FIXED = 32  # floats of a row before the further SH coefficients
+NEAR_M = 0.01
+
+
+@dataclass(frozen=True)
+class ImageGradients:
+    """Gradients of the loss with respect to the images: rgb (H,W,3), features (H,W,C) or None.
+
+    rows int64 (R,), each once, and values (R,C): further gradients on the features of these Gaussians.
+    """
+
+    rgb: torch.Tensor
+    features: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """Of the Gaussians ``rows`` int64 (V,) in view: length of the gradient of the projected centre, per pixel; radius, px.
+
+    features (V,C), where asked for: their gradients that came through the image.
+    """
+
+    rows: torch.Tensor
+    means2d_norm: torch.Tensor
+    radii: torch.Tensor
+    features: torch.Tensor | None = None
+
+
+@dataclass
+class Pass:
+    """A view that was rendered and not yet used for a step."""
+
+    rendering: Rendering
+    camera: Camera
+    view: RasterView | None = None
+    leaves: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """How a map is rendered for a step and moved by it."""
+
+    def forward(self, camera: Camera, with_features: bool = True) -> Pass: ...
+
+    def step(
+        self, forward: Pass, gradients: ImageGradients, rates: StepRates, want_features: bool = False
+    ) -> StepStatistics: ...
+
+    def forget_opacity(self) -> None:
+        """Set the moments of all opacities to zero."""
+        ...
+
+    def mean_direction(self, rows: torch.Tensor) -> torch.Tensor:
+        """(R,3): running mean of the gradient of these Gaussians' centres (Adam's first moment)."""
+        ...
+
+    def raise_sh_degree(self, degree: int) -> None: ...
+
+
+@dataclass
+class EngineSettings:
+    """features: the attribute that is rendered as features, or none. dense: Gaussians out of view take a step, too."""
+
+    features: str | None = None
+    features_move_geometry: bool = True
+    dense: bool = True
+
+
+def make_engine(gaussians: GaussianMap, rasterizer: Rasterizer, settings: EngineSettings) -> Engine:
+    """The native engine for the native rasteriser, else the one by autograd."""
+    kind = NativeEngine if isinstance(rasterizer, CpuRasterizer) else AutogradEngine
+    return kind(gaussians, rasterizer, settings)  # type: ignore[arg-type]
+
+
+class NativeEngine:
+    """Forward, backward and Adam in native code, no gradients in between."""
+
+    def __init__(self, gaussians: GaussianMap, rasterizer: CpuRasterizer, settings: EngineSettings) -> None:
+        self.gaussians, self.rasterizer, self.settings = gaussians, rasterizer, settings
+        register_adam(gaussians, settings.features)
+
+    def forward(self, camera: Camera, with_features: bool = True) -> Pass:
+        name = self.settings.features if with_features else None
+        view = self.rasterizer.open(self.gaussians, camera)
+        return Pass(view.render(None if name is None else self.gaussians[name]), camera, view)
+
+    def step(
+        self, forward: Pass, gradients: ImageGradients, rates: StepRates, want_features: bool = False
+    ) -> StepStatistics:
+        view = forward.view
+        assert view is not None
+        name = self.settings.features if gradients.features is not None else None
+        before = self._features_of(view.visible) if name and want_features else None
+        kept = self._features_of(gradients.rows) if name and gradients.rows is not None else None
+        visible = view.visible
+        statistics = optimise_from_gradients(
+            view,
+            self.gaussians,
+            forward.rendering,
+            rates,
+            gradients.rgb,
+            grad_features=gradients.features,
+            features=name,
+            features_move_geometry=self.settings.features_move_geometry,
+            dense=self.settings.dense,
+        )
+        through_image = None
+        if before is not None:
+            through_image = self._gradient_since(visible, before, rates.beta1)
+        if kept is not None:
+            assert gradients.rows is not None and gradients.values is not None
+            self._add(gradients.rows, gradients.values, kept, rates)
+        return StepStatistics(visible, statistics.means2d_norm, statistics.radii, through_image)
+
+    # The native step has no room for gradients that do not come through an image. Where there are some, a Gaussian's
+    # features are taken back to what they were and take the step with the sum of both, which Adam's moments reveal.
+
+    def _features_of(self, rows: torch.Tensor) -> _FeatureState:
+        assert self.settings.features is not None
+        state = self.gaussians.state(self.settings.features, "adam")
+        steps = self.gaussians.state("means", "adam")[:, FEATURE_STEPS]
+        return _FeatureState(self.gaussians[self.settings.features][rows], state[rows], steps[rows])
+
+    def _gradient_since(self, rows: torch.Tensor, before: _FeatureState, beta1: float) -> torch.Tensor:
+        assert self.settings.features is not None
+        moment = self.gaussians.state(self.settings.features, "adam")[rows, 0]
+        return (moment - beta1 * before.moments[:, 0]) / (1 - beta1)
+
+    def _add(self, rows: torch.Tensor, values: torch.Tensor, before: _FeatureState, rates: StepRates) -> None:
+        name = self.settings.features
+        assert name is not None
+        state, all_steps = self.gaussians.state(name, "adam"), self.gaussians.state("means", "adam")[:, FEATURE_STEPS]
+        moved = (all_steps[rows] > before.steps)[:, None]
+        gradient = values + torch.where(moved, self._gradient_since(rows, before, rates.beta1), 0)
+        first = rates.beta1 * before.moments[:, 0] + (1 - rates.beta1) * gradient
+        second = rates.beta2 * before.moments[:, 1] + (1 - rates.beta2) * gradient.square()
+        steps = (before.steps + 1)[:, None]
+        direction = first / (1 - rates.beta1**steps) / ((second / (1 - rates.beta2**steps)).sqrt() + rates.eps)
+        self.gaussians[name][rows] = before.values - rates.features * direction
+        state[rows] = torch.stack([first, second], dim=1)
+        all_steps[rows] = steps[:, 0]
+        self.gaussians.touch(rows, core=False)
+
+    def forget_opacity(self) -> None:
+        rows = self.gaussians.state("means", "adam")
+        rows[:, OPACITY] = rows[:, OPACITY + SECOND] = 0
+
+    def mean_direction(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.gaussians.state("means", "adam")[rows, :3]
+
+    def raise_sh_degree(self, degree: int) -> None:
+        old = 3 * (self.gaussians.sh.shape[1] - 1)
+        new = 3 * ((degree + 1) ** 2 - 1)
+        if new <= old:
+            return
+        rows = self.gaussians.state("means", "adam")
+        wide = rows.new_zeros(len(rows), FIXED + 2 * new)
+        wide[:, : FIXED + old] = rows[:, : FIXED + old]
+        wide[:, FIXED + new : FIXED + new + old] = rows[:, FIXED + old :]
+        _widen_sh(self.gaussians, degree)
+        self.gaussians.replace_state("means", "adam", wide)
+
+
+@dataclass(frozen=True)
+class _FeatureState:
+    """values (R,C), moments (R,2,C) and steps (R,) of some Gaussians' features."""
+
+    values: torch.Tensor
+    moments: torch.Tensor
+    steps: torch.Tensor
+
+
+def _widen_sh(gaussians: GaussianMap, degree: int) -> None:
+    sh = gaussians.sh
+    wide = sh.new_zeros(len(sh), (degree + 1) ** 2, 3)
+    wide[:, : sh.shape[1]] = sh
+    gaussians.replace("sh", wide)
+
+
+class AutogradEngine:
+    """The same through autograd and torch, for every back end.
+
+    No rasteriser's autograd tells the gradient of projected centres, so it is taken from that of the centres
+    themselves: what moves a centre by z/f sideways moves its image by a pixel.
+    """
+
+    def __init__(self, gaussians: GaussianMap, rasterizer: Rasterizer, settings: EngineSettings) -> None:
+        self.gaussians, self.rasterizer, self.settings = gaussians, rasterizer, settings
+        self._names = (*ATTRIBUTES, *((settings.features,) if settings.features else ()))
+        for name in self._names:
+            gaussians.register_state(name, "first")
+            gaussians.register_state(name, "second")
+            gaussians.register_state(name, "steps", ())
+
+    def forward(self, camera: Camera, with_features: bool = True) -> Pass:
+        leaves = {name: self.gaussians[name].detach().clone().requires_grad_() for name in self._names}
+        shown = _Leaves(**{name: leaves[name] for name in CORE})
+        rendering = self.rasterizer.render(
+            shown,  # type: ignore[arg-type]
+            camera,
+            leaves.get(self.settings.features or "") if with_features else None,
+            feature_grad_to_geometry=self.settings.features_move_geometry,
+        )
+        return Pass(rendering, camera, leaves=leaves)
+
+    def step(
+        self, forward: Pass, gradients: ImageGradients, rates: StepRates, want_features: bool = False
+    ) -> StepStatistics:
+        images, grads = [forward.rendering.rgb], [gradients.rgb]
+        if gradients.features is not None:
+            assert forward.rendering.features is not None
+            images.append(forward.rendering.features)
+            grads.append(gradients.features)
+        torch.autograd.backward(images, [g.to(i) for i, g in zip(images, grads, strict=True)])
+        found = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in forward.leaves.items()}
+        means, camera = self.gaussians.means, forward.camera
+        pose = torch.from_numpy(camera.T_camera_world).to(means)
+        local = means @ pose[:3, :3].T + pose[:3, 3]
+        moved = found["means"] @ pose[:3, :3].T
+        seen = found["opacity_logits"] != 0
+        rows = torch.nonzero(seen)[:, 0]
+        z = local[rows, 2].clamp(min=NEAR_M)
+        norm = torch.hypot(moved[rows, 0] / camera.fx, moved[rows, 1] / camera.fy) * z
+        sigma = self.gaussians.log_scales[rows].amax(dim=1).exp()
+        radii = self.rasterizer.settings.extent_sigma * max(camera.fx, camera.fy) * sigma / z
+        feature = self.settings.features
+        through_image = found[feature][rows].clone() if feature and want_features else None
+        if gradients.rows is not None and gradients.values is not None and feature:
+            found[feature].index_add_(0, gradients.rows, gradients.values.to(found[feature]))
+        stepping = torch.ones_like(seen) if self.settings.dense else seen
+        for name in self._names if gradients.features is not None else ATTRIBUTES:
+            turn = stepping
+            if name == feature and gradients.rows is not None and not self.settings.dense:
+                turn = stepping.clone()
+                turn[gradients.rows] = True
+            self._adam(name, found[name], turn, getattr(rates, name, rates.features), rates)
+        self.gaussians.touch()
+        return StepStatistics(rows, norm, radii, through_image)
+
+    def _adam(self, name: str, gradient: torch.Tensor, turn: torch.Tensor, rate: float, rates: StepRates) -> None:
+        first, second = self.gaussians.state(name, "first"), self.gaussians.state(name, "second")
+        steps = self.gaussians.state(name, "steps")
+        rows = torch.nonzero(turn)[:, 0]
+        g = gradient[rows]
+        first[rows] = rates.beta1 * first[rows] + (1 - rates.beta1) * g
+        second[rows] = rates.beta2 * second[rows] + (1 - rates.beta2) * g.square()
+        steps[rows] += 1
+        t = steps[rows].reshape(-1, *(1,) * (g.dim() - 1))
+        scaled = (second[rows] / (1 - rates.beta2**t)).sqrt() + rates.eps
+        step = rate * first[rows] / (1 - rates.beta1**t) / scaled
+        if name == "sh" and rates.sh_rest is not None:
+            step[:, 1:] *= rates.sh_rest / rates.sh if rates.sh else 0
+        self.gaussians[name][rows] -= step
+
+    def forget_opacity(self) -> None:
+        for key in ("first", "second"):
+            self.gaussians.state("opacity_logits", key).zero_()
+
+    def mean_direction(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.gaussians.state("means", "first")[rows]
+
+    def raise_sh_degree(self, degree: int) -> None:
+        count = (degree + 1) ** 2
+        if count <= self.gaussians.sh.shape[1]:
+            return
+        for key in ("first", "second"):
+            old = self.gaussians.state("sh", key)
+            wide = old.new_zeros(len(old), count, 3)
+            wide[:, : old.shape[1]] = old
+            self.gaussians.replace_state("sh", key, wide)
+        _widen_sh(self.gaussians, degree)
+
+
+@dataclass(eq=False)
+class _Leaves:
+    """The tensors that a rasteriser reads of a map."""
+
+    means: torch.Tensor
+    quats: torch.Tensor
+    log_scales: torch.Tensor
+    opacity_logits: torch.Tensor
+    sh: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.means)

@@ -1,0 +1,233 @@
+"""What every lifting method has in common: joint training of colour, geometry and a feature per Gaussian.
+
+A method overrides the hooks that it differs in, or ``step`` as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from gs_semantic.errors import InvalidInputError, TrainingError
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.rendering.losses import ssim_l1_gradient
+from gs_semantic.rendering.step import StepRates
+from gs_semantic.segmentation.config import TrainingConfig
+from gs_semantic.segmentation.densification import Densifier
+from gs_semantic.segmentation.engine import EngineSettings, ImageGradients, Pass, StepStatistics, make_engine
+from gs_semantic.segmentation.scene import Scene, first_gaussians
+
+
+@dataclass(frozen=True)
+class GaussianLoss:
+    """Loss terms on the features of some Gaussians: ``values`` (R,C) is a leaf of the terms' graph, ``rows`` (R,) its rows."""
+
+    terms: dict[str, torch.Tensor]
+    rows: torch.Tensor
+    values: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the trained map shows at a view: rgb uint8 (H,W,3); ids int64 (H,W), None for a method without."""
+
+    rgb: np.ndarray
+    ids: np.ndarray | None
+
+
+class LiftingMethod:
+    """A map under training. ``step`` is one iteration; the trainer calls it with views in random order.
+
+    All state is in ``gaussians`` and in ``state_dict``; random choices use ``random`` alone, so a run that is resumed
+    goes on as if nothing had happened. rasterizer: in place of the configured one; gaussians: a map from a checkpoint.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Config: ClassVar[type[TrainingConfig]] = TrainingConfig
+    feature: ClassVar[str | None] = None  # the attribute that is rendered as features
+    needs_ids: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        scene: Scene,
+        rasterizer: Rasterizer | None = None,
+        gaussians: GaussianMap | None = None,
+    ) -> None:
+        if self.needs_ids and not scene.labelled:
+            raise InvalidInputError(
+                f"{scene.name}: none of the views to train on has labels; {self.name} lifts id images "
+                "(run a segmenter over the recording, or train method 'plain' for colour alone)"
+            )
+        self.config, self.scene = config, scene
+        self.rasterizer = rasterizer or create_rasterizer(config.rasterizer)
+        self.random = np.random.default_rng(config.seed)
+        fresh = gaussians is None
+        self.gaussians = first_gaussians(scene, config) if gaussians is None else gaussians
+        self.prepare()
+        if fresh:
+            self.initialise()
+        settings = EngineSettings(self.feature, self.features_move_geometry, config.adam == "all")
+        self.engine = make_engine(self.gaussians, self.rasterizer, settings)
+        self.densifier = Densifier(self.gaussians, self.engine, config, scene.extent, self.random)
+
+    # --- hooks ------------------------------------------------------------------------------------------------------
+
+    @property
+    def features_move_geometry(self) -> bool:
+        """Does the loss on features also move positions, scales and opacities?"""
+        return True
+
+    def prepare(self) -> None:
+        """Register attributes of the map and make what else is trained."""
+
+    def initialise(self) -> None:
+        """First values; not called when training is resumed."""
+
+    def pixel_losses(self, iteration: int, index: int, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Weighted loss terms of rendered features (H,W,C) at a labelled training view."""
+        return {}
+
+    def gaussian_losses(self, iteration: int) -> GaussianLoss | None:
+        """Weighted loss terms on the Gaussians' own features, in iterations that have them."""
+        return None
+
+    def update_heads(self, iteration: int) -> None:
+        """Let what is not part of the map take a step; its gradients are there."""
+
+    def before_step(self, iteration: int, index: int, forward: Pass, gradients: ImageGradients) -> None:
+        """Look at a training view and the gradients of its images before anything moves."""
+
+    def wants_feature_gradients(self, iteration: int) -> bool:
+        """Should ``observe`` get the gradients of the Gaussians' features?"""
+        return False
+
+    def observe(self, iteration: int, index: int, statistics: StepStatistics) -> None:
+        """Look at a step that was taken."""
+        camera = self.scene.train[index].camera
+        self.densifier.observe(statistics, camera.width, camera.height)
+
+    def densify(self, iteration: int) -> None:
+        """Change the number of Gaussians when it is time to."""
+        config = self.config
+        if self.densifier.due(iteration):
+            self.densifier.round(iteration)
+            self.rows_changed()
+        every = config.opacity_reset_every
+        if every and iteration % every == 0 and iteration < config.densify_until:
+            self.densifier.reset_opacity()
+
+    def rows_changed(self) -> None:
+        """Rows of the map came or went."""
+
+    def class_logits(self, features: torch.Tensor) -> torch.Tensor | None:
+        """(P,C) logits of the scene's classes for features (P,D); None for a method without ids."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is not in the map: tensors and plain values."""
+        return {"random": self.random.bit_generator.state, "densifier": self.densifier.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.random.bit_generator.state = state["random"]
+        self.densifier.load_state_dict(state["densifier"])
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def step(self, iteration: int, index: int) -> dict[str, float]:
+        """One iteration (from 1) on a training view; returns the loss terms. TrainingError names one that is not finite."""
+        config, view = self.config, self.scene.train[index]
+        degree = min(config.sh_degree, iteration // config.sh_every)
+        if degree > self.gaussians.sh_degree:
+            self.engine.raise_sh_degree(degree)
+        labelled = self.feature is not None and view.ids is not None
+        forward = self.engine.forward(view.camera, labelled)
+        colour, grad_rgb = ssim_l1_gradient(forward.rendering.rgb.detach(), view.colour(), config.ssim_weight)
+        losses, gradients = {"colour": colour}, ImageGradients(grad_rgb)
+        if labelled:
+            assert forward.rendering.features is not None
+            image = forward.rendering.features.detach().requires_grad_()
+            terms = self.pixel_losses(iteration, index, image)
+            own = self.gaussian_losses(iteration)
+            if own is not None:
+                terms = terms | own.terms
+            losses |= {name: float(term.detach()) for name, term in terms.items()}
+            self._check(losses, iteration, view.name)
+            if terms:
+                sum(terms.values()).backward()  # type: ignore[union-attr]
+                self.update_heads(iteration)
+            features = torch.zeros_like(image) if image.grad is None else image.grad
+            rows, values = (None, None) if own is None else (own.rows, own.values.grad)
+            gradients = ImageGradients(grad_rgb, features, None if values is None else rows, values)
+        self._check(losses, iteration, view.name)
+        self.before_step(iteration, index, forward, gradients)
+        wanted = labelled and self.wants_feature_gradients(iteration)
+        statistics = self.engine.step(forward, gradients, self.rates(iteration), wanted)
+        self.observe(iteration, index, statistics)
+        self.densify(iteration)
+        return losses
+
+    @staticmethod
+    def _check(losses: dict[str, float], iteration: int, view: str) -> None:
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise TrainingError(f"the loss term '{name}' is {value} at iteration {iteration}, on {view}")
+
+    def rates(self, iteration: int) -> StepRates:
+        """Learning rates; that of positions falls log-linearly."""
+        config = self.config
+        done = min(1.0, iteration / config.iterations)
+        means = 0.0
+        if config.lr_means > 0 and config.lr_means_end > 0:
+            means = math.exp((1 - done) * math.log(config.lr_means) + done * math.log(config.lr_means_end))
+        return StepRates(
+            means=means * self.scene.extent,
+            quats=config.lr_quats,
+            log_scales=config.lr_scales,
+            opacity_logits=config.lr_opacity,
+            sh=config.lr_colour,
+            sh_rest=config.lr_colour_rest,
+            features=self.feature_rate,
+        )
+
+    @property
+    def feature_rate(self) -> float:
+        """Learning rate of the features."""
+        return 0.0
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, camera: Camera) -> Prediction:
+        """Colour and ids at any view; ids are those of the scene, 0 = unlabelled."""
+        features = None if self.feature is None else self.gaussians[self.feature]
+        rendering = self.rasterizer.render(self.gaussians, camera, features)
+        rgb = (rendering.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        if rendering.features is None:
+            return Prediction(rgb, None)
+        classes, _ = self._classified(rendering.features.reshape(-1, rendering.features.shape[-1]))
+        return Prediction(rgb, self.scene.ids[classes].reshape(camera.height, camera.width))
+
+    @torch.no_grad()
+    def gaussian_classes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Class int64 (N,) of each Gaussian, a position in ``scene.ids``, and its probability (N,)."""
+        if self.feature is None:
+            return np.zeros(len(self.gaussians), np.int64), np.zeros(len(self.gaussians), np.float32)
+        return self._classified(self.gaussians[self.feature])
+
+    def _classified(self, features: torch.Tensor, block: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
+        """Most probable class of each row, and its probability."""
+        classes, probabilities = [], []
+        for part in features.split(block):
+            logits = self.class_logits(part)
+            assert logits is not None
+            best, winner = logits.max(dim=1)
+            classes.append(winner)
+            probabilities.append((best - logits.logsumexp(dim=1)).exp())
+        return torch.cat(classes).numpy(), torch.cat(probabilities).numpy()

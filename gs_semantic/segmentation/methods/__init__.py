@@ -1,0 +1,1 @@
+"""The lifting methods, one module each; ``registry.py`` finds every module in this folder."""

@@ -1,0 +1,250 @@
+"""The training loop: views without replacement, reports, evaluations, checkpoints; it can be cancelled and resumed."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gs_semantic.data.formats import open_sequence
+from gs_semantic.data.sequence import FrameSequence
+from gs_semantic.errors import InvalidRequestError, TrainingError
+from gs_semantic.files import make_folder
+from gs_semantic.rendering import Rasterizer
+from gs_semantic.segmentation.checkpoints import link_checkpoint, read_checkpoint, restore_method, save_checkpoint
+from gs_semantic.segmentation.config import TrainingConfig, make_config, write_options
+from gs_semantic.segmentation.method import LiftingMethod
+from gs_semantic.segmentation.outputs import write_map
+from gs_semantic.segmentation.progress import Clock, Listener, MetricsFile, Progress, memory_mb
+from gs_semantic.segmentation.registry import method_class
+from gs_semantic.segmentation.scene import Scene, make_scene
+from gs_semantic.segmentation.scoring import score_views
+
+CHECKPOINT, BEST, MAP, OPTIONS, METRICS = "checkpoint.pt", "best.pt", "map", "config.yaml", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """metrics: psnr_db and, with ids, miou at held-out views, of the last evaluation or, when cancelled, of the best."""
+
+    method: str
+    iteration: int
+    cancelled: bool
+    metrics: dict[str, float]
+    gaussians: int
+    minutes: float
+    map: Path | None
+
+
+@dataclass
+class LoopState:
+    """Where the loop is; saved with every checkpoint."""
+
+    iteration: int = 0
+    order: list[int] = field(default_factory=list)  # views of this round that are still to come
+    best: float = -1.0
+    best_iteration: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Runs a method to its last iteration. ``output``: folder for checkpoints, map and metrics; None keeps nothing.
+
+    cancelled: asked in every iteration and between any two views of an evaluation; when it says yes, ``run`` returns at
+    once, and what the best evaluation so far left is what counts.
+    """
+
+    def __init__(
+        self,
+        method: LiftingMethod,
+        output: Path | None = None,
+        listeners: Sequence[Listener] = (),
+        cancelled: Callable[[], bool] = lambda: False,
+        loop: LoopState | None = None,
+    ) -> None:
+        self.method, self.config, self.output = method, method.config, output
+        self.listeners, self.cancelled = list(listeners), cancelled
+        self.loop = loop or LoopState()
+        if output is not None:
+            make_folder(output)
+            self.listeners.append(MetricsFile(output / METRICS))
+
+    @classmethod
+    def resume(
+        cls,
+        output: Path,
+        scene: Scene,
+        listeners: Sequence[Listener] = (),
+        cancelled: Callable[[], bool] = lambda: False,
+        rasterizer: Rasterizer | None = None,
+    ) -> Trainer:
+        """Go on from the last checkpoint in ``output``."""
+        content = read_checkpoint(output / CHECKPOINT)
+        method = restore_method(content, scene, rasterizer)
+        return cls(method, output, listeners, cancelled, LoopState(**content["loop"]))
+
+    def run(self) -> TrainingResult:
+        """Train. TrainingError says what stopped it, and which checkpoint is the last good one."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # torch's own threads would only take the rasteriser's cores between two calls
+        try:
+            return self._run()
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {self._kept()}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory at iteration {self.loop.iteration + 1} with {len(self.method.gaussians):,} Gaussians: "
+                f"lower max_gaussians, width or identity_pixels; {self._kept()}"
+            ) from error
+        finally:
+            torch.set_num_threads(threads)
+
+    def _run(self) -> TrainingResult:
+        loop, config = self.loop, self.config
+        clock = Clock(config.iterations)
+        clock.start(loop.iteration)
+        before, started = loop.seconds, time.perf_counter()
+        sums: defaultdict[str, list[float]] = defaultdict(list)
+        stopped = False
+        while loop.iteration < config.iterations and not (stopped := self.cancelled()):
+            iteration = loop.iteration + 1
+            for name, value in self.method.step(iteration, self._next_view()).items():
+                sums[name].append(value)
+            loop.iteration = iteration
+            last = iteration == config.iterations
+            if iteration % config.report_every == 0 or last:
+                rate, left = clock.read(iteration)
+                self._report(sums, rate, left)
+            if iteration % config.evaluate_every == 0 or last:
+                begun = time.perf_counter()
+                loop.seconds = before + begun - started
+                stopped = not self._evaluate(last)
+                clock.pause(time.perf_counter() - begun)
+                if stopped:
+                    break
+        loop.seconds = before + time.perf_counter() - started
+        if stopped and not loop.best_iteration and self.output is not None and loop.iteration:
+            save_checkpoint(self.output / CHECKPOINT, self.method, vars(loop))  # there is no other yet
+        has_map = self.output is not None and (self.output / MAP).is_dir()
+        return TrainingResult(
+            self.method.name,
+            loop.iteration,
+            stopped,
+            dict(loop.best_metrics if stopped else loop.metrics),
+            len(self.method.gaussians),
+            loop.seconds / 60,
+            self.output / MAP if has_map and self.output is not None else None,
+        )
+
+    def _next_view(self) -> int:
+        if not self.loop.order:
+            self.loop.order = self.method.random.permutation(len(self.method.scene.train)).tolist()
+        return self.loop.order.pop()
+
+    def _report(self, sums: defaultdict[str, list[float]], rate: float, left: float) -> None:
+        loop = self.loop
+        progress = Progress(
+            loop.iteration,
+            self.config.iterations,
+            {name: float(np.mean(values)) for name, values in sums.items()},
+            len(self.method.gaussians),
+            rate,
+            left,
+            memory_mb(),
+            loop.metrics.get("psnr_db"),
+            loop.metrics.get("miou"),
+            loop.best_iteration,
+        )
+        sums.clear()
+        for listener in self.listeners:
+            listener(progress)
+
+    def _evaluate(self, last: bool) -> bool:
+        """Score, checkpoint, keep the best; False when cancelled meanwhile."""
+        loop, scene = self.loop, self.method.scene
+        views = scene.held_out
+        if self.config.evaluate_views and not last:
+            views = views[:: max(1, len(views) // self.config.evaluate_views)]
+        metrics = score_views(self.method, views, stop=self.cancelled)
+        if self.cancelled():
+            return False
+        loop.metrics = metrics
+        score = metrics.get("miou", metrics.get("psnr_db", 0.0))
+        better = score > loop.best or not loop.best_iteration
+        if better:
+            loop.best, loop.best_iteration, loop.best_metrics = score, loop.iteration, dict(metrics)
+        if self.output is None:
+            return True
+        save_checkpoint(self.output / CHECKPOINT, self.method, vars(loop))
+        if better:
+            link_checkpoint(self.output / CHECKPOINT, self.output / BEST)
+        if better or last:
+            write_map(self.output / MAP, self.method)
+        return True
+
+    def _kept(self) -> str:
+        if self.output is None or not self.loop.best_iteration:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.output / CHECKPOINT}, the best one is of iteration {self.loop.best_iteration}"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that a training run is made of. evaluation: sequence to score at; without, views are held out."""
+
+    method: str
+    sequence: Path
+    output: Path
+    preset: str = "standard"
+    options_file: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Path | None = None
+    resume: bool = False
+
+    def config(self) -> TrainingConfig:
+        """Its options, checked."""
+        return make_config(method_class(self.method).Config, self.preset, self.options_file, self.overrides)
+
+    def scene(self, config: TrainingConfig, progress: Callable[[], object] = lambda: None) -> Scene:
+        evaluation: FrameSequence | None = None
+        if self.evaluation is not None:
+            evaluation = open_sequence(self.evaluation, max_width=config.width)
+        return make_scene(open_sequence(self.sequence, max_width=config.width), config, evaluation, progress)
+
+
+def train(
+    job: TrainingJob, listeners: Sequence[Listener] = (), cancelled: Callable[[], bool] = lambda: False
+) -> tuple[TrainingResult, LiftingMethod]:
+    """Run a job; its folder holds config.yaml, checkpoint.pt, best.pt, metrics.jsonl and the map."""
+    kind = method_class(job.method)
+    if job.resume:
+        content = read_checkpoint(job.output / CHECKPOINT)
+        if content["method"] != job.method:
+            raise InvalidRequestError(
+                f"{job.output}: was trained with method '{content['method']}', not '{job.method}'"
+            )
+        config = make_config(kind.Config, "paper", overrides=content["config"])
+        trainer = Trainer.resume(job.output, job.scene(config), listeners, cancelled)
+    else:
+        config = job.config()
+        scene = job.scene(config)
+        make_folder(job.output)
+        write_options(job.output / OPTIONS, config)
+        (job.output / METRICS).unlink(missing_ok=True)
+        trainer = Trainer(kind(config, scene), job.output, listeners, cancelled)
+    return trainer.run(), trainer.method

@@ -1,0 +1,112 @@
+"""`gs-semantic train` and `evaluate suite` from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from gs_semantic.cli import EXIT_ERROR, main
+from gs_semantic.data.folder_writer import write_folder
+from gs_semantic.gaussians.map_folder import load_map
+
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("segmentation", "mapping")]
+from training_room import RoomSequence
+
+SMALL = ["--set", "initial_gaussians=500", "--set", "identity_pixels=256", "--set", "evaluate_every=10"]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded") / "room"
+    write_folder(RoomSequence(), folder)
+    return folder
+
+
+def test_a_sequence_becomes_a_map_that_other_verbs_read(room, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["train", "grouping", str(room), str(out), "--preset", "quick", "--set", "iterations=150", *SMALL]
+    assert main([*words, "--json", str(tmp_path / "result.json")]) == 0
+    results = json.loads((tmp_path / "result.json").read_text())["results"]
+    assert results["iterations"] == 150 and results["miou"] > 0.4 and 0 < results["mboundary_iou"] < 1
+    assert {path.name for path in out.iterdir()} >= {"map", "best.pt", "checkpoint.pt", "config.yaml", "metrics.jsonl"}
+    assert len(load_map(out / "map")[0]) == results["gaussians"]
+    assert main(["evaluate", str(out / "map"), str(room), "--skip-every", "8", "--json", str(tmp_path / "e.json")]) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["results"]["instance_miou"] > 0.4
+
+
+def test_a_run_is_resumed_with_its_own_options(room, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["train", "plain", str(room), str(out)]
+    assert main([*words, "--preset", "quick", "--set", "iterations=10", *SMALL[:2], *SMALL[4:]]) == 0
+    (out / "checkpoint.pt").stat()
+    assert main([*words, "--resume", "--json", str(tmp_path / "again.json")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text())["results"]["iterations"] == 10
+    assert main(["train", "grouping", str(room), str(out), "--resume"]) == EXIT_ERROR
+    assert "was trained with method 'plain', not 'grouping'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("magic", "{room}", "out"), "method 'magic': expected one of"),
+        (("grouping", "{room}", "out", "--set", "iteratons=3"), "did you mean 'iterations'?"),
+        (("grouping", "not/there", "out"), "not/there: no such folder"),
+        (("grouping", "{room}", "not_there", "--resume"), "no such checkpoint"),
+        (("grouping", "{room}", "out", "--options-file", "none.yaml"), "none.yaml: cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line(words, text, room, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *(word.format(room=room) for word in words)]) == EXIT_ERROR
+    assert text in capsys.readouterr().err
+
+
+def test_several_recordings_are_trained_in_processes_of_their_own(room, tmp_path, capsys):
+    other = tmp_path / "other"
+    write_folder(RoomSequence(6), other)
+    words = ["train", "plain", str(room), str(other), str(tmp_path / "not_there"), str(tmp_path / "out")]
+    words += ["--preset", "quick", "--set", "iterations=10", *SMALL[:2], "--at-once", "2"]
+    assert main([*words, "--json", str(tmp_path / "all.json")]) == EXIT_ERROR
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'out' / 'not_there'}: ended with exit code {EXIT_ERROR}" in error
+    results = json.loads((tmp_path / "all.json").read_text())["results"]
+    assert results["room_iterations"] == results["other_iterations"] == 10
+    assert (tmp_path / "out" / "other" / "map").is_dir()
+    assert "no such folder" in (tmp_path / "out" / "not_there" / "train.log").read_text()
+
+
+def test_options_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--list-options", "gradiseg"])
+    assert ended.value.code == 0
+    assert "igd_quantile=0.99" in capsys.readouterr().out
+
+
+def test_a_suite_resumes_cell_by_cell_and_reports_whole_rows_alone(room, tmp_path, capsys):
+    folder, report = tmp_path / "cells", tmp_path / "suite.json"
+    words = ["evaluate", "suite", "gradiseg", "--train-on", str(room), "--eval", str(room), "--folder", str(folder)]
+    words += ["--seeds", "0", "1", "--only", "plain", "gradiseg", "grouping_equal_count", "--set", "iterations=20"]
+    words += ["--set", "initial_gaussians=400", "--json", str(report)]
+    assert main([*words, "--cells", "4"]) == 0
+    results = json.loads(report.read_text())["results"]
+    assert "plain_psnr_db" in results and "plain_psnr_db_std" in results and results["preset"] == "quick"
+    assert "gradiseg_miou" in results and "grouping_equal_count_miou" not in results  # that row is not whole
+    assert results["cells_missing"] == "grouping_equal_count-perfect-0, grouping_equal_count-perfect-1" or (
+        "grouping_equal_count-perfect-1" in results["cells_missing"]
+    )
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert main(words) == 0
+    results = json.loads(report.read_text())["results"]
+    assert results["cells_missing"] == "" and results["grouping_equal_count_gaussians"] <= results["gradiseg_gaussians"]
+    assert all((folder / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
+    assert (folder / "scores.png").stat().st_size > 1000 and (folder / "perfect_views.png").stat().st_size > 1000
+    assert main([*words[:-4], "--set", "iterations=21", "--cells", "0", "--json", str(report)]) == 0
+    assert "plain-perfect-0" in json.loads(report.read_text())["results"]["cells_missing"]  # other options, other cells
+
+
+def test_an_unknown_suite_is_named(capsys):
+    assert main(["evaluate", "suite", "magic"]) == EXIT_ERROR
+    assert "suite 'magic': expected one of gradiseg" in capsys.readouterr().err

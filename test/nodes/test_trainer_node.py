@@ -1,0 +1,179 @@
+"""The trainer node: goals with feedback, cancelling, preemption, mistakes, the plain service."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import rclpy
+from gs_semantic.action import Train
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.parameter import Parameter
+from rig import StopEvent
+from std_srvs.srv import Trigger
+
+from gs_semantic.data.folder_writer import write_folder
+from gs_semantic.errors import ErrorCode
+from gs_semantic.gaussians.map_folder import load_map
+from gs_semantic.nodes.trainer_node import TrainerNode
+
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("segmentation", "mapping")]
+from training_room import RoomSequence
+
+PATIENCE_S = 60.0
+OPTIONS = ["initial_gaussians=400", "identity_pixels=256", "report_every=5", "evaluate_every=10"]
+SUCCEEDED, CANCELED, ABORTED = 4, 5, 6  # of action_msgs/GoalStatus
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded") / "room"
+    write_folder(RoomSequence(), folder)
+    return folder
+
+
+class Client:
+    """A trainer node and a caller of it in one process."""
+
+    def __init__(self, **parameters) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context)
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        self.trainer = TrainerNode(context=self.context, namespace="rig", parameter_overrides=overrides)
+        self.stop = StopEvent()
+        self.runner = threading.Thread(target=self.trainer.run, args=(self.stop,), daemon=True)
+        self.runner.start()
+        self.node = rclpy.create_node("caller", context=self.context, namespace="rig")
+        self.action = ActionClient(self.node, Train, "trainer/train")
+        self.executor = MultiThreadedExecutor(2, context=self.context)
+        self.executor.add_node(self.node)
+        self.spinner = threading.Thread(target=self.executor.spin, daemon=True)
+        self.spinner.start()
+        assert self.action.wait_for_server(PATIENCE_S)
+        self.feedback: list[Train.Feedback] = []
+
+    def send(self, room, output, iterations=20, **fields):
+        options = [*OPTIONS, f"iterations={iterations}", *fields.pop("options", [])]
+        goal = Train.Goal(method="grouping", sequence=str(room), output=str(output), preset="quick", options=options)
+        for name, value in fields.items():
+            setattr(goal, name, value)
+        handle = self.wait(self.action.send_goal_async(goal, lambda message: self.feedback.append(message.feedback)))
+        assert handle.accepted
+        return handle
+
+    def result(self, handle):
+        reply = self.wait(handle.get_result_async())
+        return reply.status, reply.result
+
+    def call(self, name: str) -> Trigger.Response:
+        client = self.node.create_client(Trigger, f"trainer/{name}")
+        assert client.wait_for_service(PATIENCE_S)
+        return self.wait(client.call_async(Trigger.Request()))
+
+    def wait(self, future):
+        self.until(future.done)
+        return future.result()
+
+    def until(self, holds) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.stop.event.set()
+        self.runner.join(PATIENCE_S)
+        self.executor.shutdown()
+        self.spinner.join(PATIENCE_S)
+        self.action.destroy()
+        self.node.destroy_node()
+        self.trainer.destroy_node()
+        rclpy.try_shutdown(context=self.context)
+        assert not self.runner.is_alive()
+
+
+@pytest.fixture
+def client(request):
+    made = Client(**getattr(request, "param", {}))
+    yield made
+    made.close()
+
+
+def test_a_goal_is_trained_with_feedback_and_leaves_a_map(client, room, tmp_path):
+    status, result = client.result(client.send(room, tmp_path / "out"))
+    assert (status, result.error_code, result.error_msg, result.cancelled) == (SUCCEEDED, 0, "", False)
+    metrics = dict(zip(result.metric_names, result.metric_values, strict=True))
+    assert result.iterations == 20 and metrics["psnr_db"] > 5 and 0 <= metrics["miou"] <= 1
+    assert len(load_map(result.map_path)[0]) == result.gaussians > 0
+    client.until(lambda: any(f.iteration == 20 for f in client.feedback))
+    first = client.feedback[0]
+    assert first.iteration == 5 and first.iterations == 20 and math.isnan(first.miou)
+    assert {"colour", "identity"} <= set(first.loss_names) and first.memory_mb > 0
+
+
+def test_cancelling_keeps_the_best_checkpoint(client, room, tmp_path):
+    handle = client.send(room, tmp_path / "out", iterations=100_000)
+    client.until(lambda: any(f.best_iteration for f in client.feedback))
+    client.wait(handle.cancel_goal_async())
+    status, result = client.result(handle)
+    assert status == CANCELED and result.cancelled and 10 <= result.iterations < 100_000
+    assert (tmp_path / "out" / "best.pt").is_file() and Path(result.map_path).is_dir()
+
+
+def test_a_new_goal_takes_the_place_of_the_running_one(client, room, tmp_path):
+    first = client.send(room, tmp_path / "first", iterations=100_000)
+    client.until(lambda: client.feedback)
+    second = client.send(room, tmp_path / "second")
+    assert client.result(second)[0] == SUCCEEDED
+    status, result = client.result(first)
+    assert status == ABORTED and result.cancelled
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({"method": "magic"}, ErrorCode.INVALID_REQUEST, "method 'magic': expected one of"),
+        ({"sequence": ""}, ErrorCode.INVALID_REQUEST, "sequence: is empty"),
+        ({"sequence": "not/there"}, ErrorCode.INVALID_INPUT, "not/there"),
+        ({"options": ["iteratons=3"]}, ErrorCode.INVALID_REQUEST, "did you mean 'iterations'?"),
+        ({"resume": True}, ErrorCode.INVALID_INPUT, "no such checkpoint"),
+    ],
+)
+def test_mistakes_are_told_with_code_and_text(client, room, tmp_path, fields, code, text):
+    status, result = client.result(client.send(room, tmp_path / "out", **fields))
+    assert status == ABORTED and result.error_code == code and text in result.error_msg
+
+
+def test_the_plain_service_trains_with_the_parameters(client, room, tmp_path):
+    refused = client.call("start_training")
+    assert not refused.success and "parameter sequence" in refused.message
+    assert not client.call("cancel_training").success
+    client.trainer.set_parameters(
+        [
+            Parameter("sequence", value=str(room)),
+            Parameter("output", value=str(tmp_path / "out")),
+            Parameter("method", value="grouping"),
+            Parameter("preset", value="quick"),
+            Parameter("options", value=", ".join([*OPTIONS, "iterations=100000"])),
+        ]
+    )
+    assert client.call("start_training").success
+    client.until(lambda: (tmp_path / "out" / "best.pt").is_file())
+    assert client.call("cancel_training").success
+    client.until(lambda: "was cancelled" in client.trainer.state)
+
+
+def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room, tmp_path):
+    made = Client(
+        method="plain", sequence=str(room), output=str(tmp_path / "out"), preset="quick",
+        options="initial_gaussians=400, iterations=10, evaluate_every=10",
+    )  # fmt: skip
+    made.runner.join(PATIENCE_S)
+    assert not made.runner.is_alive() and (tmp_path / "out" / "map").is_dir()
+    made.close()
