@@ -16,7 +16,7 @@ from gs_semantic.benchmarks import faulty_camera
 from gs_semantic.benchmarks.faulty_camera import FaultyCamera
 from gs_semantic.cli import main
 from gs_semantic.nodes import installation
-from gs_semantic.nodes.environment import FASTDDS_PROFILES, ros_environment
+from gs_semantic.nodes.environment import FASTDDS_PROFILES
 from gs_semantic.nodes.faults import Severity
 from gs_semantic.share import share_path
 
@@ -24,8 +24,6 @@ from gs_semantic.share import share_path
 @pytest.fixture
 def camera(ros_domain_id: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyCamera]:
     """A camera that sends ten frames a second."""
-    for name, value in ros_environment().items():
-        monkeypatch.setenv(name, value)
     context = Context()
     rclpy.init(context=context)
     camera = FaultyCamera(share_path("sample", "house"), 2, "/robot", context=context)
@@ -45,7 +43,7 @@ def camera(ros_domain_id: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faul
 
 
 def examine(path: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    code = main(["doctor", "namespace:=robot", "--seconds", "6", "--json", str(path), *words])
+    code = main(["doctor", "namespace:=robot", "--seconds", "60", "--json", str(path), *words])
     return code, json.loads(path.read_text())["results"]
 
 

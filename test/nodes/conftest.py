@@ -7,17 +7,13 @@ from typing import Any
 
 import pytest
 
-from gs_semantic.nodes.environment import ros_environment
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 from rig import Rig
 
 
 @pytest.fixture
-def make_rig(ros_domain_id: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
-    for name, value in ros_environment().items():
-        monkeypatch.setenv(name, value)
+def make_rig(ros_domain_id: int) -> Iterator[Callable[..., Rig]]:
     made: list[Rig] = []
 
     def make(*listen: str, **parameters: Any) -> Rig:

@@ -14,11 +14,14 @@ from gs_semantic.msg import LabelMap, Status
 from gs_semantic.msg import MaskInfo as MaskInfoMsg
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from gs_semantic.client import SemanticMap
 from gs_semantic.gaussians import Camera, MaskInfo
 from gs_semantic.labels import LabelSet, palette
 from gs_semantic.nodes import conversions, qos
@@ -31,6 +34,7 @@ BOX_PIXEL, LAMP_PIXEL, WALL_PIXEL = (40, 60), (120, 60), (80, 15)  # (u, v)
 NAMESPACE = "rig"
 PERIOD_NS = 100_000_000
 START_NS = 1_000_000_000_000
+PATIENCE_S = 120.0  # only a test that fails waits so long
 
 
 def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -50,6 +54,12 @@ MASKS = {11: MaskInfo(3, 0.9), 22: MaskInfo(7, 0.8)}
 def topic_of(camera: str, name: str) -> str:
     """An input of one of several cameras."""
     return f"{camera}/{name}" if camera and name[0] != "/" else name
+
+
+def matched(publisher: Publisher[Any], node: Node) -> bool:
+    """Do a publisher and the subscription of another node in this process know of each other?"""
+    ends = [subscription for subscription in node.subscriptions if subscription.topic_name == publisher.topic_name]
+    return publisher.get_subscription_count() > 0 and any(subscription.get_publisher_count() > 0 for subscription in ends)
 
 
 class StopEvent:
@@ -123,8 +133,19 @@ class Rig:
         """Wait until everybody has found everybody, so that no message is lost for that reason."""
         inputs = {"color/image", "depth/image", "instance/image", "instance/info", "color/camera_info", "/tf"}
         inputs -= set() if self.mapper.parameters.use_depth else {"depth/image"}
-        for name in (topic_of(camera, name) for camera in self.cameras for name in inputs):
-            self.until(lambda name=name: self.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
+        self.matched(*(topic_of(camera, name) for camera in self.cameras for name in inputs))
+        for subscription in self.node.subscriptions:
+            for publisher in self._sources(subscription.topic_name):
+                self.until(lambda end=publisher: end.get_subscription_count() > 0, "listener")
+
+    def matched(self, *names: str) -> None:
+        """Wait until the mapper takes what is published: both ends of a best-effort topic have to know of each other."""
+        for name in names:
+            publisher = self.publishers[name]
+            self.until(lambda publisher=publisher: matched(publisher, self.mapper), f"subscriber of {name}")
+
+    def _sources(self, topic: str) -> list[Publisher[Any]]:
+        return [publisher for publisher in self.mapper.publishers if publisher.topic_name == topic]
 
     def _spin(self) -> None:
         try:
@@ -140,9 +161,12 @@ class Rig:
                 kept.append(msg)
                 self.changed.notify_all()
 
+        before = [(end, end.get_subscription_count()) for end in self._sources(f"/{NAMESPACE}/mapper/{name}")]
         self.node.create_subscription(kind, f"mapper/{name}", keep, profile)
+        for end, count in before:  # without a listener the mapper does not even compute
+            self.until(lambda end=end, count=count: end.get_subscription_count() > count, f"listener of {name}")
 
-    def until(self, condition: Callable[[], Any], what: str, patience_s: float = 30.0) -> None:
+    def until(self, condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
         """Wait for something that other threads bring about."""
         with self.changed:
             deadline = time.monotonic() + patience_s
@@ -151,6 +175,9 @@ class Rig:
                     last = self.received["status"][-1] if self.received["status"] else "none"
                     raise TimeoutError(f"{what} did not come; last status: {last}")
                 self.changed.wait(0.02)
+
+    def planner(self) -> SemanticMap:
+        return SemanticMap(f"/{NAMESPACE}/mapper", timeout_s=PATIENCE_S)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 

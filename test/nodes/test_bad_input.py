@@ -160,7 +160,7 @@ def test_mask_info_that_does_not_fit(rig: Rig) -> None:
 
 @pytest.fixture
 def planner(rig: Rig) -> SemanticMap:
-    with SemanticMap("/rig/mapper") as planner:
+    with rig.planner() as planner:
         yield planner
 
 

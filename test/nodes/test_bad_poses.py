@@ -124,7 +124,7 @@ def test_a_bag_that_starts_again_is_told_once(rig: Rig) -> None:
 def test_an_orientation_that_is_no_rotation(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(pose_source="odom")
     rig.publishers["odom"] = rig.node.create_publisher(Odometry, "odom", qos.POSE)
-    rig.until(lambda: rig.publishers["odom"].get_subscription_count() == 1, "subscriber")
+    rig.matched("odom")
 
     def odometry(stamp: int, w: float = 1.0) -> Odometry:
         msg = Odometry(header=conversions.make_header(stamp, "map"), child_frame_id="camera")
@@ -144,7 +144,7 @@ def test_an_orientation_that_is_no_rotation(make_rig: Callable[..., Rig]) -> Non
 def test_odometry_that_stops_and_comes_back(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(pose_source="odom", sync_wait_s=0.1)
     rig.publishers["odom"] = rig.node.create_publisher(Odometry, "odom", qos.POSE)
-    rig.until(lambda: rig.publishers["odom"].get_subscription_count() == 1, "subscriber")
+    rig.matched("odom")
 
     def send(pose: bool) -> int:
         stamp = rig.next_stamp()

@@ -13,7 +13,6 @@ from PIL import Image as Pillow
 from rig import BOX_PIXEL, CAMERA, HEIGHT, LAMP_PIXEL, MASKS, WIDTH, Rig, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
-from gs_semantic.client import SemanticMap
 from gs_semantic.data.images import Lens
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera
@@ -27,7 +26,7 @@ FISHEYE = [0.05, -0.02, 0.003, 0.0]
 
 
 def box_centre(rig: Rig) -> np.ndarray:
-    with SemanticMap("/rig/mapper") as planner:
+    with rig.planner() as planner:
         return next(obj for obj in planner.list_objects() if obj.label == "box").centroid
 
 
@@ -82,8 +81,7 @@ def test_compressed_images(make_rig: Callable[..., Rig], transport: str) -> None
     for name in COMPRESSED:
         rig.node.destroy_publisher(rig.publishers.pop(name.rpartition("/")[0]))
         rig.publishers[name] = rig.node.create_publisher(CompressedImage, name, qos.SENSOR_OUTPUT)
-    for name in COMPRESSED:
-        rig.until(lambda name=name: rig.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
+    rig.matched(*COMPRESSED)
     rig.check(feed(rig, compress))
     np.testing.assert_allclose(box_centre(rig), expected(), atol=0.05)
 
@@ -93,8 +91,7 @@ def test_jpeg_that_is_not_one(make_rig: Callable[..., Rig]) -> None:
     rig.node.destroy_publisher(rig.publishers.pop("color/image"))
     name = "color/image/compressed"
     rig.publishers[name] = rig.node.create_publisher(CompressedImage, name, qos.SENSOR_OUTPUT)
-    for topic in (name, "depth/image", "instance/image", "instance/info", "color/camera_info", "/tf"):
-        rig.until(lambda topic=topic: rig.publishers[topic].get_subscription_count() == 1, f"subscriber of {topic}")
+    rig.matched(name, "depth/image", "instance/image", "instance/info", "color/camera_info", "/tf")
 
     def colour(messages: dict[str, Any], data: bytes) -> None:
         header = messages.pop("color/image").header
@@ -190,7 +187,7 @@ def aside(messages: dict[str, Any], info: bool = True) -> None:
 
 def with_depth_camera(rig: Rig, transform: bool = True) -> None:
     rig.publishers["depth/camera_info"] = rig.node.create_publisher(CameraInfo, "depth/camera_info", qos.SENSOR_OUTPUT)
-    rig.until(lambda: rig.publishers["depth/camera_info"].get_subscription_count() == 1, "subscriber")
+    rig.matched("depth/camera_info")
     if transform:
         with_extrinsics(rig)
 
@@ -298,7 +295,7 @@ def test_two_cameras_feed_one_map(make_rig: Callable[..., Rig]) -> None:
     assert rear[BOX_PIXEL[::-1]] == 3 and rear[LAMP_PIXEL[::-1]] == 0
     assert {msg.header.frame_id for msg in rig.received["rear/semantic/image"]} == {"rear"}
     assert rig.received["rear/semantic/camera_info"][-1].width == WIDTH
-    with SemanticMap("/rig/mapper") as planner:
+    with rig.planner() as planner:
         boxes = [obj for obj in planner.list_objects() if obj.label == "box"]
         assert [obj.label for obj in planner.list_objects()].count("lamp") == 1
         ahead, back = sorted(boxes, key=lambda obj: -obj.centroid[2])

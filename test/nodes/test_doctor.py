@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from rig import Rig
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 
+from gs_semantic.errors import TransformError
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions, doctor, qos
 from gs_semantic.nodes.arguments import plan_segment
@@ -392,9 +394,15 @@ def test_static_transforms_sent_long_ago_are_heard(node: Node) -> None:
     static = robot.create_publisher(TFMessage, "/tf_static", qos.STATIC_TF)
     entry = TransformStamped(header=conversions.make_header(0, "base"), child_frame_id="camera")
     static.publish(TFMessage(transforms=[entry]))
+    look = Doctor(node, setting())
+
+    def heard() -> bool:
+        with suppress(TransformError):
+            return look.transforms.lookup("base", "camera", 5) is not None
+        return False
+
     try:
-        look = Doctor(node, setting())
-        look.listen(2.5)
+        look.listen(60.0, until=heard)
         found = look.findings()
         look.close()
     finally:

@@ -11,14 +11,13 @@ from nav_msgs.msg import Odometry
 from rig import BOX_PIXEL, CAMERA, Rig
 from tf2_msgs.msg import TFMessage
 
-from gs_semantic.client import SemanticMap
 from gs_semantic.nodes import conversions, qos
 
 MOVED = np.array([[0.0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
 
 
 def box_centre(rig: Rig) -> np.ndarray:
-    with SemanticMap("/rig/mapper") as planner:
+    with rig.planner() as planner:
         return next(obj for obj in planner.list_objects() if obj.label == "box").centroid
 
 
@@ -29,7 +28,7 @@ def expected(matrix: np.ndarray) -> np.ndarray:
 
 def send_moved(rig: Rig, name: str, message: Callable[[int], object]) -> None:
     """Frames with another kind of pose than TF."""
-    rig.until(lambda: rig.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
+    rig.matched(name)
     for _ in range(3):
         stamp = rig.next_stamp()
         messages = rig.messages(stamp)
@@ -83,7 +82,7 @@ def test_odometry_with_nan(make_rig: Callable[..., Rig]) -> None:
         msg.pose.pose.position.x = x
         return msg
 
-    rig.until(lambda: rig.publishers["odom"].get_subscription_count() == 1, "subscriber")
+    rig.matched("odom")
     rig.publishers["odom"].publish(odometry(rig.next_stamp(), float("nan")))
     rig.told("/rig/odom: pose.pose: contains NaN")
     send_moved(rig, "odom", odometry)

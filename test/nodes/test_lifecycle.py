@@ -13,7 +13,6 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.parameter import Parameter
 from rig import Rig
 
-from gs_semantic.client import SemanticMap
 from gs_semantic.errors import GsSemanticError, MapFormatError
 from gs_semantic.gaussians.map_folder import load_map
 
@@ -50,7 +49,7 @@ def test_the_whole_life(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
     assert change(rig, "deactivate") and state(rig) == "inactive"
     told_state(rig, Status.STATE_INACTIVE)
     rig.until(lambda: rig.publishers["color/image"].get_subscription_count() == 0, "end of the subscription")
-    with SemanticMap("/rig/mapper") as planner:  # goes on answering
+    with rig.planner() as planner:  # goes on answering
         assert len(planner.list_objects()) == objects
 
     assert change(rig, "activate")
@@ -100,7 +99,7 @@ def test_cleanup_keeps_a_map_that_cannot_be_saved(make_rig: Callable[..., Rig], 
     assert change(rig, "deactivate")
     assert not change(rig, "cleanup")
     assert state(rig) == "inactive"
-    with SemanticMap("/rig/mapper") as planner:
+    with rig.planner() as planner:
         assert len(planner.list_objects()) == 2
     rig.mapper.set_parameters([Parameter("save_on_exit", value=str(tmp_path / "map"))])
     assert change(rig, "cleanup")

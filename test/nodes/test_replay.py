@@ -23,7 +23,6 @@ from tf2_msgs.msg import TFMessage
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.bag_player import ROUND_GAP_NS, Timeline
-from gs_semantic.nodes.environment import ros_environment
 from gs_semantic.nodes.replay_node import ReplayNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
@@ -79,7 +78,7 @@ class Stage:
         self.listen("/tf", TFMessage, qos.POSE)
 
     def play(self, **parameters: Any) -> ReplayNode:
-        values = {"start_delay_s": 0.2, "linger_s": 0.2, **parameters}
+        values = {"start_delay_s": 0.5, "linger_s": 0.2, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.replay = ReplayNode(context=self.context, namespace="stage", parameter_overrides=overrides)
         self._runner = threading.Thread(target=self.replay.run, args=(self.stop,), daemon=True)
@@ -114,9 +113,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(ros_domain_id: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    for name, value in ros_environment().items():
-        monkeypatch.setenv(name, value)
+def stage(ros_domain_id: int) -> Iterator[Stage]:
     stage = Stage()
     yield stage
     stage.close()

@@ -19,14 +19,13 @@ from gs_semantic.msg import MaskInfo as MaskInfoMsg
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rig import START_NS, StopEvent, scene
+from rig import PATIENCE_S, START_NS, StopEvent, matched, scene
 from sensor_msgs.msg import CompressedImage, Image
 
 from gs_semantic.errors import InvalidInputError, MissingExtraError
 from gs_semantic.gaussians import MaskInfo
 from gs_semantic.labels import LabelSet
 from gs_semantic.nodes import conversions, qos
-from gs_semantic.nodes.environment import ros_environment
 from gs_semantic.nodes.segmenter_node import SegmenterNode
 from gs_semantic.segmenters import registry
 from gs_semantic.segmenters.base import Segmentation
@@ -67,12 +66,22 @@ class SegmenterRig:
         self._listen("instance/image", Image, qos.sensor_input())
 
     def ready(self) -> SegmenterRig:
-        self.until(lambda: self.publishers["color/image"].get_subscription_count() == 1, "subscriber of colour")
-        if self.segmenter.kind.needs_depth:
-            self.until(lambda: self.publishers["depth/image"].get_subscription_count() == 1, "subscriber of depth")
         self.until(lambda: self.values().get("ready") == "True", "segmenter")
-        self.until(lambda: self.segmenter._masks.get_subscription_count() == 1, "listener")
+        self.matched("color/image", *(["depth/image"] if self.segmenter.kind.needs_depth else []))
+        self.heard()
         return self
+
+    def matched(self, *names: str) -> None:
+        """Wait until the segmenter takes these images."""
+        for name in names:
+            publisher = self.publishers[name]
+            self.until(lambda publisher=publisher: matched(publisher, self.segmenter), f"subscriber of {name}")
+
+    def heard(self) -> None:
+        """Wait until what the segmenter sends is taken."""
+        ends = [end for end in self.segmenter.publishers if end.topic_name.split(f"/{NAMESPACE}/")[-1] in self.received]
+        for end in ends:
+            self.until(lambda end=end: matched(end, self.node), f"listener of {end.topic_name}")
 
     def _run(self) -> None:
         try:
@@ -96,7 +105,7 @@ class SegmenterRig:
 
         self.node.create_subscription(kind, name, keep, profile)
 
-    def until(self, condition: Callable[[], Any], what: str, patience_s: float = 30.0) -> None:
+    def until(self, condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> None:
         with self.changed:
             deadline = time.monotonic() + patience_s
             while not condition():
@@ -159,9 +168,7 @@ class SegmenterRig:
 
 
 @pytest.fixture
-def make(ros_domain_id: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SegmenterRig]]:
-    for name, value in ros_environment().items():
-        monkeypatch.setenv(name, value)
+def make(ros_domain_id: int) -> Iterator[Callable[..., SegmenterRig]]:
     made: list[SegmenterRig] = []
 
     def start(**parameters: Any) -> SegmenterRig:
@@ -192,8 +199,7 @@ def test_masks_have_the_stamp_and_frame_of_the_colour_image(rig):
 def test_nothing_is_computed_while_nobody_listens(make):
     rig = make(listen=False)
     rig.until(lambda: rig.values().get("ready") == "True", "segmenter")
-    rig.until(lambda: rig.publishers["depth/image"].get_subscription_count() == 1, "subscriber of depth")
-    rig.until(lambda: rig.publishers["color/image"].get_subscription_count() == 1, "subscriber of colour")
+    rig.matched("depth/image", "color/image")
     rig.send(**rig.images())
     rig.until(lambda: rig.segmenter.skipped == 1, "frame skipped")
     assert rig.segmenter.segmented == 0
@@ -255,10 +261,9 @@ def test_compressed_images_are_found_by_themselves(make):
     topic = "color/image/compressed"
     rig.publishers[topic] = rig.node.create_publisher(CompressedImage, topic, qos.SENSOR_OUTPUT)
     rig.listen()
-    for name in (topic, "depth/image"):
-        rig.until(lambda name=name: rig.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
     rig.until(lambda: rig.values().get("ready") == "True", "segmenter")
-    rig.until(lambda: rig.segmenter._masks.get_subscription_count() == 1, "listener")
+    rig.matched(topic, "depth/image")
+    rig.heard()
     images, (rgb, _, _) = rig.images(), scene()
     data = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))[1].tobytes()
     rig.publishers["depth/image"].publish(images["depth/image"])

@@ -26,7 +26,7 @@ from gs_semantic.nodes import conversions
 def planner(rig: Rig) -> Iterator[SemanticMap]:
     rig.map_scene()
     rig.settled()
-    with SemanticMap("/rig/mapper") as planner:
+    with rig.planner() as planner:
         yield planner
 
 
@@ -115,7 +115,7 @@ def test_query_pixel_without_anybody_listening(make_rig: Callable[..., Rig]) -> 
     mapped = rig.mapper.statistics.frames_mapped
     stamp = rig.send()
     rig.until(lambda: rig.mapper.statistics.frames_mapped > mapped, "the frame")
-    with SemanticMap("/rig/mapper") as planner:
+    with rig.planner() as planner:
         answer = planner.query_pixel(*BOX_PIXEL)
         assert (answer.object.label, answer.image_stamp_ns) == ("box", stamp)
 

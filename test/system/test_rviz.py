@@ -24,6 +24,7 @@ from gs_semantic.nodes import qos
 from gs_semantic.nodes.arguments import MAPPER, NAMESPACE, REPLAY, rviz_topics
 from gs_semantic.share import share_path
 
+PATIENCE_S = 120.0
 TYPES = {
     "rviz_default_plugins/Image": "sensor_msgs/msg/Image",
     "rviz_default_plugins/PointCloud2": "sensor_msgs/msg/PointCloud2",
@@ -34,7 +35,7 @@ CONFIG = yaml.safe_load(share_path("config", "segment.rviz").read_text())["Visua
 DISPLAYS = {display["Name"]: display for display in CONFIG["Displays"]}
 
 
-def wait_until(condition, what: str, patience_s: float = 60.0):
+def wait_until(condition, what: str, patience_s: float = PATIENCE_S):
     deadline = time.monotonic() + patience_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"{what} did not come"
@@ -65,7 +66,7 @@ def receive(node, kind, topic, profile, wanted=lambda message: True):
     subscription = node.create_subscription(kind, topic, lambda m: got.append(m) if wanted(m) else None, profile)
     executor = rclpy.executors.SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not got:
         assert time.monotonic() < deadline, f"{topic}: no message came"
         executor.spin_once(timeout_sec=0.2)
