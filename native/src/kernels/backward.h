@@ -35,12 +35,6 @@ struct BackwardPass {
   bool features_move_geometry;
 };
 
-// The gradients that a block's pixels bring, in the forms that the passes over its records want.
-struct BlockGradients {
-  Vec w = zero(), value[4] = {zero(), zero(), zero(), zero()}, feature[PASS];
-  alignas(64) float value_rows[4][LANES], feature_rows[LANES][LANES];
-};
-
 template <bool color, int channels>
 GS_INLINE void load_gradients(const BackwardPass& pass, const PixelBlock& block, int64_t width, BlockGradients& g) {
   std::memset(g.value_rows, 0, sizeof g.value_rows);
@@ -87,7 +81,9 @@ struct TileSums {
   }
 
   GS_INLINE void mark(const Records& records) const {
-    for (int i = 0; i < records.count; ++i) drawn[records.splat[i]] = 1;
+    const int32_t* const splat = records.splat;
+    uint8_t* const seen = drawn;
+    for (int i = 0, count = records.count; i < count; ++i) seen[splat[i]] = 1;
   }
 
   // Leaves them as the partials of the tile's entries.
@@ -121,16 +117,15 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
   Records records(list, scratch);
   const Vec alpha_max = set(view.settings.alpha_max);
   for_each_block(view, list, [&](const PixelBlock& block) {
-    record(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
+    record<color || channels>(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
     if (records.count == 0) return;
     BlockGradients g;
     load_gradients<color, channels>(pass, block, view.camera.width, g);
     out.mark(records);
     if (features_move_geometry)
-      composite_backward<color, channels>(list, records, alpha_max, g.w, g.value, g.feature);
+      add_splat_sums<color, channels>(list, records, block, alpha_max, g, out.sums, out.width);
     else if (color)
-      composite_backward<color, 0>(list, records, alpha_max, g.w, g.value, nullptr);
-    if (color || features_move_geometry) add_splat_sums<color>(records, block, g.value_rows, out.sums, out.width);
+      add_splat_sums<color, 0>(list, records, block, alpha_max, g, out.sums, out.width);
     if (channels) add_feature_sums(records, g.feature_rows, out.sums + LANES, out.width);
   });
   out.flush(view, list, tile);

@@ -49,7 +49,7 @@ GS_INLINE float compare_colour(const WindowLoss& loss, const PixelBlock& block, 
 // Features of a block from its records, against the codes of its slots.
 GS_INLINE int64_t compare_features(const WindowLoss& loss, const TileList& list, const Records& records,
                                    const PixelBlock& block, int64_t width, BlockGradients& g) {
-  blend_features(list, records, g.feature_rows);
+  blend_features(list.features, records, g.feature_rows);
   int64_t strangers = 0;
   const Vec weight = set(loss.feature_weight);
   for (int p = 0; p < LANES; ++p) {
@@ -85,7 +85,7 @@ void step_tile(View& view, TileList& list, const WindowLoss& loss, int64_t tile,
   const Vec alpha_max = set(view.settings.alpha_max);
   for_each_block(view, list, [&](const PixelBlock& block) {
     Vec sums[4] = {zero(), zero(), zero(), zero()};
-    const Vec T = record(view, list, block, records, [&](int k, Vec w) __attribute__((always_inline)) {
+    const Vec T = record<true>(view, list, block, records, [&](int k, Vec w) __attribute__((always_inline)) {
       sums[0] = fma(w, set(list.at(TileList::RED, k)), sums[0]);
       sums[1] = fma(w, set(list.at(TileList::GREEN, k)), sums[1]);
       sums[2] = fma(w, set(list.at(TileList::BLUE, k)), sums[2]);
@@ -97,10 +97,9 @@ void step_tile(View& view, TileList& list, const WindowLoss& loss, int64_t tile,
     if (records.count == 0) return;
     out.mark(records);
     if (features && loss.features_move_geometry)
-      composite_backward<true, PASS>(list, records, alpha_max, g.w, g.value, g.feature);
+      add_splat_sums<true, PASS>(list, records, block, alpha_max, g, out.sums, out.width);
     else
-      composite_backward<true, 0>(list, records, alpha_max, g.w, g.value, nullptr);
-    add_splat_sums<true>(records, block, g.value_rows, out.sums, out.width);
+      add_splat_sums<true, 0>(list, records, block, alpha_max, g, out.sums, out.width);
     if (features) add_feature_sums(records, g.feature_rows, out.sums + LANES, out.width);
   });
   out.flush(view, list, tile);
@@ -316,9 +315,9 @@ inline double step_features(View& view, const FeatureLoss& loss, const AdamState
     Records records(list, scratch);
     double total = 0.0;
     for_each_block(view, list, [&](const PixelBlock& block) {
-      record(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
+      record<false>(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
       alignas(64) float rows[LANES][LANES];
-      blend_features(list, records, rows);
+      blend_features(list.features, records, rows);
       Vec squares = zero();
       for (int p = 0; p < LANES; ++p) {
         const int r = p / 4, c = p % 4;
