@@ -143,7 +143,7 @@ def _features(room: GaussianMap, rasterizer: CpuRasterizer, cameras: list[Camera
     )
     views = [rasterizer.open(room, camera) for camera in cameras]
     targets = [view.render(codes[room["object"].long()]).features for view in views]
-    optimiser = FeatureOptimiser(torch.zeros(len(room), CHANNELS), 2.5e-3)
+    import os; optimiser = FeatureOptimiser(torch.zeros(len(room), CHANNELS), 2.5e-3, keep_mb=float(os.environ.get('KEEP','0')))
     stages = _Stages()
 
     def step(k: int) -> None:

@@ -86,7 +86,7 @@ class RasterView:
         self._rasterizer = rasterizer
         self._parameters = parameters
         self._handle = rasterizer._take_handle()
-        weakref.finalize(self, rasterizer._handles.append, self._handle)
+        weakref.finalize(self, _give_back, rasterizer._handles, self._handle)
         self._visible: torch.Tensor | None = None
         rasterizer._project(parameters, self._handle, camera, tile_size)
 
@@ -275,11 +275,24 @@ class RasterView:
         native.call("gs_view_step", self._handle.pointer, self._parameters.struct, *arguments)
 
     def step_features(
-        self, loss: native.FeatureLossStruct, state: native.AdamStateStruct, steps: torch.Tensor, error: ctypes.c_double
-    ) -> None:
-        """One optimisation step of features alone (see rendering/step.py, which fills the structures)."""
-        arguments = (loss, state, steps.data_ptr(), error, self._threads)
+        self,
+        loss: native.FeatureLossStruct,
+        state: native.AdamStateStruct,
+        steps: torch.Tensor,
+        keep_bytes: int,
+        error: ctypes.c_double,
+    ) -> int:
+        """One optimisation step of features alone (see rendering/step.py, which fills the structures).
+
+        What the view draws is kept for the next such steps if it fits in ``keep_bytes``; returns the bytes that it takes.
+        """
+        arguments = (loss, state, steps.data_ptr(), keep_bytes, error, self._threads)
         native.call("gs_view_step_features", self._handle.pointer, *arguments)
+        return int(native.library().gs_view_kept_bytes(self._handle.pointer))
+
+    def forget(self) -> None:
+        """Give back what feature steps kept."""
+        native.library().gs_view_forget(self._handle.pointer)
 
     @property
     def count(self) -> int:
@@ -437,6 +450,12 @@ class _Render(torch.autograd.Function):
             None if pose is None else _matrix_gradient(grads.pose, pose),
             *(dense(tensor, getattr(grads, name)) for name, tensor in zip(PARAMETERS, parameters, strict=True)),
         )
+
+
+def _give_back(handles: list[native.Handle], handle: native.Handle) -> None:
+    """To the views not in use, which keep their buffers, but not what feature steps kept."""
+    native.library().gs_view_forget(handle.pointer)
+    handles.append(handle)
 
 
 def _matrix_gradient(twist: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:

@@ -97,7 +97,7 @@ int32_t image_pass(View* view, int threads, Pass&& pass) {
 
 }  // namespace
 
-int32_t gs_abi_version() { return 3; }
+int32_t gs_abi_version() { return 4; }
 
 const char* gs_isa() { return kernels() ? kernels()->name : nullptr; }
 
@@ -160,6 +160,7 @@ int32_t gs_view_open(View* view, const Scene* scene, const Camera* camera, const
       camera->height > 65535)
     return GS_BAD_ARGUMENT;
   return guarded([&](const Kernels& k) -> int32_t {
+    gs_view_forget(view);
     view->camera = *camera;
     view->settings = *settings;
     view->tile_size = tile_size;
@@ -264,11 +265,19 @@ int32_t gs_view_step_images(View* view, const Parameters* p, const float* featur
   });
 }
 
-int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps, double* error,
-                              int32_t threads) {
+int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps,
+                              int64_t keep_bytes, double* error, int32_t threads) {
   if (loss->channels < 1 || loss->channels > 16) return GS_BAD_ARGUMENT;
-  return image_pass(view, threads,
-                    [&](const Kernels& k) { *error = k.step_features(*view, *loss, *state, steps, threads); });
+  return image_pass(view, threads, [&](const Kernels& k) {
+    *error = k.step_features(*view, *loss, *state, steps, keep_bytes, threads);
+  });
+}
+
+int64_t gs_view_kept_bytes(const View* view) { return view->kept.stage == Kept::STORED ? view->kept.bytes : 0; }
+
+void gs_view_forget(View* view) {
+  view->kept.stage = Kept::NOTHING;
+  view->kept.memory.clear();
 }
 
 int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {

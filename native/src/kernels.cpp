@@ -7,6 +7,7 @@
 #include "kernels/bin.h"
 #include "kernels/blend.h"
 #include "kernels/calibrate.h"
+#include "kernels/feature_step.h"
 #include "kernels/ids.h"
 #include "kernels/pack.h"
 #include "kernels/project.h"

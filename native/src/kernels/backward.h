@@ -105,8 +105,10 @@ struct TileSums {
 
 template <int WIDTH>
 GS_INLINE void prefetch_partials(const View& view, int64_t position) {
-  const float* partial = view.partials.data + static_cast<int64_t>(view.first[position]) * WIDTH;
-  for (int k = 0; k < 2 * LANES; k += LANES) __builtin_prefetch(partial + k);
+  const int64_t begin = view.first[position], end = begin + entry_count(view, position);
+  for (int64_t e = begin; e < end; ++e)
+    if (view.touched[e])
+      for (int k = 0; k < WIDTH; k += LANES) __builtin_prefetch(view.partials.data + e * WIDTH + k);
 }
 
 template <bool color, int channels>

@@ -150,6 +150,8 @@ GS_INLINE void add_splat_sums(const TileList& list, const Records& records, cons
 }
 
 // rows[p] = sum_i w_i(p) feature_i: a pixel's channels in a row. `features`: one row of PASS per splat of the tile.
+// `ahead`: records that lie in memory nobody touched lately are asked for so many records before.
+template <int ahead = 0>
 GS_INLINE void blend_features(const float* features, const Records& records, float (*rows)[LANES]) {
   const int32_t* const splat = records.splat;
   const float* w = records.w;
@@ -157,6 +159,7 @@ GS_INLINE void blend_features(const float* features, const Records& records, flo
   GS_UNROLL for (int p = 0; p < LANES; ++p) f[p] = zero();
   for (int i = 0; i < records.count; ++i, w += LANES) {
     const Vec value = load(features + static_cast<int64_t>(splat[i]) * PASS);
+    if (ahead) __builtin_prefetch(w + ahead * LANES);
     GS_UNROLL for (int p = 0; p < LANES; ++p) f[p] = fma(set(w[p]), value, f[p]);
   }
   GS_UNROLL for (int p = 0; p < LANES; ++p) store(rows[p], f[p]);
