@@ -16,9 +16,14 @@ from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import native
 from gs_semantic.rendering.base import Rendering
 from gs_semantic.rendering.cpu import PARAMETERS, CpuRasterizer
-from gs_semantic.rendering.losses import ssim_l1_gradient
 from gs_semantic.rendering.reference import ReferenceRasterizer
-from gs_semantic.rendering.step import FeatureOptimiser, StepRates, optimise_from_gradients, register_adam
+from gs_semantic.rendering.step import (
+    FeatureOptimiser,
+    PhotometricTarget,
+    StepRates,
+    optimise_photometric,
+    register_adam,
+)
 
 CHANNELS = 16
 VIEWS = 10
@@ -47,6 +52,14 @@ class _Stages:
     def done(self, name: str) -> None:
         now = time.perf_counter()
         self.ms.setdefault(name, []).append(1e3 * (now - self._start))
+        self._start = now
+
+    def split(self, ms: dict[str, float]) -> None:
+        """The time since the last stage, of which the parts in ``ms`` are known; the rest is the stage ``python``."""
+        now = time.perf_counter()
+        for name, value in ms.items():
+            self.ms.setdefault(name, []).append(value)
+        self.ms.setdefault("python", []).append(1e3 * (now - self._start) - sum(ms.values()))
         self._start = now
 
 
@@ -108,22 +121,17 @@ def _full(room: GaussianMap, rasterizer: CpuRasterizer, cameras: list[Camera]) -
         room[name] = room[name] + noise * torch.randn(room[name].shape, generator=generator)
     register_adam(room)
     stages = _Stages()
-    difference, grad_depth = torch.empty_like(targets[0].depth), torch.empty_like(targets[0].depth)
 
     def step(k: int) -> None:
         target = targets[k % VIEWS]
         stages.start()
         view = rasterizer.open(room, cameras[k % VIEWS])
         stages.done("open")
-        rendering = view.render()
-        stages.done("render")
-        _, grad_rgb = ssim_l1_gradient(rendering.rgb, target.rgb, SSIM_WEIGHT, rasterizer.threads)
-        torch.sub(rendering.depth, target.depth, out=difference)
-        torch.sign(difference, out=grad_depth)
-        grad_depth.mul_(DEPTH_WEIGHT / grad_depth.numel())
-        stages.done("loss")
-        optimise_from_gradients(view, room, rendering, RATES, grad_rgb, grad_depth)
-        stages.done("backward_and_adam")
+        wanted = PhotometricTarget(target.rgb, target.depth)
+        result = optimise_photometric(
+            view, room, wanted, RATES, ssim_weight=SSIM_WEIGHT, depth_weight=DEPTH_WEIGHT
+        )
+        stages.split(result.times_ms)
 
     def quality() -> float:
         errors = [

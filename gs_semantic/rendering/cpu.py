@@ -274,6 +274,19 @@ class RasterView:
         arguments = (loss, state, native.pointer(pose), error, self._threads)
         native.call("gs_view_step", self._handle.pointer, self._parameters.struct, *arguments)
 
+    def step_photometric(
+        self,
+        loss: native.PhotometricLossStruct,
+        state: native.AdamStateStruct,
+        means2d_norm: torch.Tensor,
+        radii: torch.Tensor,
+        value: ctypes.c_double,
+        times_ms: ctypes.Array[ctypes.c_double],
+    ) -> None:
+        """One optimisation step towards images (see rendering/step.py, which fills the structures)."""
+        arguments = (loss, state, means2d_norm.data_ptr(), radii.data_ptr(), value, times_ms, self._threads)
+        native.call("gs_view_step_photometric", self._handle.pointer, self._parameters.struct, *arguments)
+
     def step_features(
         self,
         loss: native.FeatureLossStruct,

@@ -113,6 +113,13 @@ class FeatureLossStruct(ctypes.Structure):
     _fields_ = [("target", _float_p), ("channels", _i32), ("scale", _f32)]
 
 
+class PhotometricLossStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("rgb", "depth", "background")),
+        *((name, _f32) for name in ("ssim_weight", "depth_weight")),
+    ]
+
+
 class AdamStateStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
@@ -187,6 +194,14 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         [
             *(_handle, ctypes.POINTER(ParametersStruct), _float_p, _i32, _float_p, ctypes.POINTER(ImagesStruct)),
             *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(AdamStateStruct), *[_float_p] * 3, _i32),
+        ],
+    ),
+    "gs_view_step_photometric": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), ctypes.POINTER(PhotometricLossStruct)),
+            *(ctypes.POINTER(AdamStateStruct), _float_p, _float_p),
+            *(ctypes.POINTER(ctypes.c_double), ctypes.c_double * 3, _i32),
         ],
     ),
     "gs_view_step_features": (

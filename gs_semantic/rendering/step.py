@@ -138,6 +138,57 @@ def optimise_from_gradients(
     return result
 
 
+@dataclass(frozen=True)
+class PhotometricTarget:
+    """What a whole view should look like. rgb float32 (H,W,3); depth float32 (H,W) m, 0 = none, or None."""
+
+    rgb: torch.Tensor
+    depth: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PhotometricResult:
+    """loss: before the step. times_ms: render, loss, move (backward and Adam)."""
+
+    loss: float
+    statistics: ViewStatistics
+    times_ms: dict[str, float]
+
+
+def optimise_photometric(
+    view: RasterView,
+    gaussians: GaussianMap,
+    target: PhotometricTarget,
+    rates: StepRates,
+    *,
+    ssim_weight: float = 0.2,
+    depth_weight: float = 0.0,
+    background: torch.Tensor | None = None,
+    dense: bool = True,
+) -> PhotometricResult:
+    """A training step of 3D Gaussian Splatting in one native call: render, compare, go backward, and move by Adam.
+
+    Loss: ``losses.ssim_l1`` of colour + depth_weight * mean |depth - target depth|, pixels without a target depth as 0.
+    ``dense`` as in ``optimise_from_gradients``, which takes any other loss. The view is used up.
+    """
+    if not 0 <= ssim_weight <= 1:
+        raise InvalidRequestError(f"ssim_weight: {ssim_weight} is not within 0..1")
+    height, width = view.camera.height, view.camera.width
+    rgb = native.checked("target rgb", target.rgb, (height, width, 3))
+    depth = None if target.depth is None else native.checked("target depth", target.depth, (height, width))
+    background = None if background is None else native.checked("background", background, (3,))
+    loss = native.PhotometricLossStruct(
+        *map(native.pointer, (rgb, depth, background)), ssim_weight=ssim_weight, depth_weight=depth_weight
+    )
+    move = _Move(gaussians, rates, None, dense)
+    count = len(view.visible)
+    statistics = ViewStatistics(torch.empty(count), torch.empty(count))
+    value, times = ctypes.c_double(), (ctypes.c_double * 3)()
+    view.step_photometric(loss, move.state, statistics.means2d_norm, statistics.radii, value, times)
+    move.finish()
+    return PhotometricResult(value.value, statistics, dict(zip(("render", "loss", "move"), times, strict=True)))
+
+
 class _Move:
     """The parameters of a map that a step changes in place, and their state, for the native side."""
 

@@ -69,6 +69,12 @@ GS_API int32_t gs_view_step_images(gs::View*, const gs::Parameters*, const float
                                    int32_t features_move_geometry, const gs::AdamState*, float* pose,
                                    float* means2d_norm, float* radii, int32_t threads);
 
+// Render, loss, backward and Adam: a step towards the view's images. `value` gets the loss before, times_ms the time of
+// render, loss, and backward with Adam.
+GS_API int32_t gs_view_step_photometric(gs::View*, const gs::Parameters*, const gs::PhotometricLoss*,
+                                        const gs::AdamState*, float* means2d_norm, float* radii, double* value,
+                                        double times_ms[3], int32_t threads);
+
 // A step of the features alone; of the state, features, feature_moments, lr_features and Adam's constants are used; steps
 // (N,) counts each row's own. `error` gets the sum of the squared differences. The view may use keep_bytes to keep what
 // it draws for the next steps (see kernels/feature_step.h).

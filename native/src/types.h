@@ -114,6 +114,7 @@ struct View {
   Buffer<float> splat_gradients;  // by visible index: 16 sums of a backward pass
   Buffer<double> pose_partials;   // by block: 6 sums of a backward pass
   Kept kept;
+  Buffer<float> images;  // of a photometric step: rgb, depth, alpha, gradients of rgb and depth, workspace of the loss
   double times_ms[3] = {};        // project, bin, the last pass
   int64_t evaluations = 0;        // of a splat on a 4x4-pixel block, in the last pass
 };
@@ -199,6 +200,13 @@ struct AdamState {
   uint8_t* moved;  // (N,) zeros: all rows move, those not in view with a gradient of zero; null: only what is drawn
   float lr_means, lr_quats, lr_log_scales, lr_opacity_logits, lr_sh, lr_features;
   float beta1, beta2, eps;
+};
+
+// A whole view against its images: ssim_l1 of colour and depth_weight times the mean of |z - z*| (see kernels/residual.h).
+struct PhotometricLoss {
+  const float *rgb, *depth;  // (pixels, 3), (pixels,) or null
+  const float* background;   // (3,) or null
+  float ssim_weight, depth_weight;
 };
 
 // An image against its target (see kernels/ssim.h), (height, width, channels) each.

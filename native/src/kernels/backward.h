@@ -167,10 +167,10 @@ inline void shade_backward(const Parameters& p, const CameraCentre& centre, int6
 
 // Adds up the partials of the last pass over the tiles (and, if `accumulated`, what earlier ones left in
 // view.splat_gradients), and takes them through the projection. take(SplatGroup) gets the result, from several threads;
-// soon(row) hears of its rows in advance. pose_out: (6,) or null.
-template <int WIDTH, class Soon, class Take>
+// soon(row) hears of its rows in advance, and done(block) when a block of BLOCK rows is through. pose_out: (6,) or null.
+template <int WIDTH, class Soon, class Take, class Done>
 void project_backward(View& view, const Parameters& p, bool accumulated, float* pose_out, int threads, Soon&& soon,
-                      Take&& take) {
+                      Take&& take, Done&& done) {
   const Camera& cam = view.camera;
   const Settings& settings = view.settings;
   const ViewLimits limits = view_limits(cam);
@@ -327,6 +327,7 @@ void project_backward(View& view, const Parameters& p, bool accumulated, float* 
     }
     if (pose_partials)
       for (int k = 0; k < 6; ++k) pose_partials[block * 6 + k] = sum(pose[k]);
+    done(block);
   });
   if (pose_out)
     for (int k = 0; k < 6; ++k) {
@@ -384,7 +385,8 @@ void backward_pass(View& view, const Parameters& p, const BackwardPass& pass, bo
           store_gradients(out, p.sh_count, s);
           if (channels)
             for (int i = 0; i < s.lanes; ++i) store_features(s.visible + i, s.feature[i]);
-        });
+        },
+        [](int64_t) {});
   for_each_visible(view, threads, [&](int64_t position, int64_t visible, int64_t) {
     Vec total[WIDTH / LANES];
     sum_partials<WIDTH>(view, position, total);

@@ -195,26 +195,24 @@ inline void move_features(const AdamState& state, int channels, float* steps, in
   }
 }
 
-// The rows that nobody moved go on with a gradient of zero.
-inline void move_others(const AdamState& state, const Parameters& p, int channels, int threads) {
-  parallel(threads, (p.count + BLOCK - 1) / BLOCK, [&](int64_t block, int) {
-    SplatGroup s;
-    std::memset(static_cast<void*>(&s), 0, sizeof s);
-    const int64_t stop = (block + 1) * BLOCK < p.count ? (block + 1) * BLOCK : p.count;
-    for (int64_t first = block * BLOCK; first < stop; first += LANES) {
-      s.lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
-      s.seen = 0;
-      for (int i = 0; i < LANES; ++i) {
-        s.row[i] = first + imin(i, s.lanes - 1);
-        if (i < s.lanes && !state.moved[s.row[i]]) s.seen |= 1u << i;
-      }
-      if (!s.seen) continue;
-      if (channels)
-        move_features(state, channels, state.rows + ROW_FEATURE_STEPS, adam_row_width(p.sh_count), s.row, s.lanes, s.seen,
-                      s.feature);
-      move_geometry(state, p, s);
+// The rows of a block that nobody moved go on with a gradient of zero.
+inline void move_others(const AdamState& state, const Parameters& p, int channels, int64_t block) {
+  SplatGroup s;
+  std::memset(static_cast<void*>(&s), 0, sizeof s);
+  const int64_t stop = (block + 1) * BLOCK < p.count ? (block + 1) * BLOCK : p.count;
+  for (int64_t first = block * BLOCK; first < stop; first += LANES) {
+    s.lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
+    s.seen = 0;
+    for (int i = 0; i < LANES; ++i) {
+      s.row[i] = first + imin(i, s.lanes - 1);
+      if (i < s.lanes && !state.moved[s.row[i]]) s.seen |= 1u << i;
     }
-  });
+    if (!s.seen) continue;
+    if (channels)
+      move_features(state, channels, state.rows + ROW_FEATURE_STEPS, adam_row_width(p.sh_count), s.row, s.lanes, s.seen,
+                    s.feature);
+    move_geometry(state, p, s);
+  }
 }
 
 GS_INLINE void prefetch_features(const AdamState& state, int channels, int64_t row) {
@@ -233,13 +231,15 @@ void move_what_is_seen(View& view, const Parameters& p, const AdamState* state, 
     __builtin_prefetch(state->sh + row * 3 * p.sh_count, 1);
     if (channels) prefetch_features(*state, channels, row);
   };
-  project_backward<WIDTH>(view, p, false, pose, threads, soon, [&](const SplatGroup& s) {
+  auto move = [&](const SplatGroup& s) {
     also(s);
     if (!state) return;
     if (channels) move_features(*state, channels, state->rows + ROW_FEATURE_STEPS, width, s.row, s.lanes, s.seen, s.feature);
     move_geometry(*state, p, s);
+  };
+  project_backward<WIDTH>(view, p, false, pose, threads, soon, move, [&](int64_t block) {
+    if (state && state->moved) move_others(*state, p, channels, block);
   });
-  if (state && state->moved) move_others(*state, p, channels, threads);
 }
 
 // Returns the number of pixels whose slot has no code; nothing moves then. `state` may be null: nothing moves, which
