@@ -94,10 +94,15 @@ class RasterView:
     def visible(self) -> torch.Tensor:
         """int64 (V,): rising rows of the Gaussians whose footprint reaches into the image."""
         if self._visible is None:
-            rows = torch.empty(native.library().gs_view_visible_count(self._handle.pointer), dtype=torch.int64)
+            rows = torch.empty(self.visible_count, dtype=torch.int64)
             native.library().gs_view_visible(self._handle.pointer, rows.data_ptr())
             self._visible = rows
         return self._visible
+
+    @property
+    def visible_count(self) -> int:
+        """How many rows ``visible`` has."""
+        return int(native.library().gs_view_visible_count(self._handle.pointer))
 
     @property
     def times_ms(self) -> dict[str, float]:

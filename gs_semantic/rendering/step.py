@@ -123,7 +123,7 @@ def optimise_from_gradients(
     ``dense``: every Gaussian takes a step, as with Adam of torch; without, only those that were drawn do.
     """
     move = _Move(gaussians, rates, features, dense)
-    count = len(view.visible)
+    count = view.visible_count
     result = ViewStatistics(torch.empty(count), torch.empty(count))
     view.step_images(
         move.state,
@@ -148,7 +148,7 @@ class PhotometricTarget:
 
 @dataclass(frozen=True)
 class PhotometricResult:
-    """loss: before the step. times_ms: render, loss, move (backward and Adam)."""
+    """loss: before the step. times_ms: render, loss, backward_and_adam."""
 
     loss: float
     statistics: ViewStatistics
@@ -181,12 +181,12 @@ def optimise_photometric(
         *map(native.pointer, (rgb, depth, background)), ssim_weight=ssim_weight, depth_weight=depth_weight
     )
     move = _Move(gaussians, rates, None, dense)
-    count = len(view.visible)
+    count = view.visible_count
     statistics = ViewStatistics(torch.empty(count), torch.empty(count))
     value, times = ctypes.c_double(), (ctypes.c_double * 3)()
     view.step_photometric(loss, move.state, statistics.means2d_norm, statistics.radii, value, times)
     move.finish()
-    return PhotometricResult(value.value, statistics, dict(zip(("render", "loss", "move"), times, strict=True)))
+    return PhotometricResult(value.value, statistics, dict(zip(("render", "loss", "backward_and_adam"), times, strict=True)))
 
 
 class _Move:
