@@ -439,7 +439,9 @@ def test_photometric_step_equals_its_parts(dense, depth):
     for _ in range(3):
         result = optimise_photometric(
             *(rasterizer.open(joined, CAMERA), joined, PhotometricTarget(wanted.rgb, wanted.depth), rates),
-            **{"depth_weight": 0.3, "background": background, "dense": dense},
+            depth_weight=0.3,
+            background=background,
+            dense=dense,
         )
         view = rasterizer.open(apart, CAMERA)
         rendering = view.render(background=background)
