@@ -86,7 +86,7 @@ class RasterView:
         self._rasterizer = rasterizer
         self._parameters = parameters
         self._handle = rasterizer._take_handle()
-        weakref.finalize(self, rasterizer._handles.append, self._handle)
+        weakref.finalize(self, _give_back, rasterizer._handles, self._handle)
         self._visible: torch.Tensor | None = None
         rasterizer._project(parameters, self._handle, camera, tile_size)
 
@@ -94,10 +94,15 @@ class RasterView:
     def visible(self) -> torch.Tensor:
         """int64 (V,): rising rows of the Gaussians whose footprint reaches into the image."""
         if self._visible is None:
-            rows = torch.empty(native.library().gs_view_visible_count(self._handle.pointer), dtype=torch.int64)
+            rows = torch.empty(self.visible_count, dtype=torch.int64)
             native.library().gs_view_visible(self._handle.pointer, rows.data_ptr())
             self._visible = rows
         return self._visible
+
+    @property
+    def visible_count(self) -> int:
+        """How many rows ``visible`` has."""
+        return int(native.library().gs_view_visible_count(self._handle.pointer))
 
     @property
     def times_ms(self) -> dict[str, float]:
@@ -274,12 +279,38 @@ class RasterView:
         arguments = (loss, state, native.pointer(pose), error, self._threads)
         native.call("gs_view_step", self._handle.pointer, self._parameters.struct, *arguments)
 
-    def step_features(
-        self, loss: native.FeatureLossStruct, state: native.AdamStateStruct, steps: torch.Tensor, error: ctypes.c_double
+    def step_photometric(
+        self,
+        loss: native.PhotometricLossStruct,
+        state: native.AdamStateStruct,
+        means2d_norm: torch.Tensor,
+        radii: torch.Tensor,
+        value: ctypes.c_double,
+        times_ms: ctypes.Array[ctypes.c_double],
     ) -> None:
-        """One optimisation step of features alone (see rendering/step.py, which fills the structures)."""
-        arguments = (loss, state, steps.data_ptr(), error, self._threads)
+        """One optimisation step towards images (see rendering/step.py, which fills the structures)."""
+        arguments = (loss, state, means2d_norm.data_ptr(), radii.data_ptr(), value, times_ms, self._threads)
+        native.call("gs_view_step_photometric", self._handle.pointer, self._parameters.struct, *arguments)
+
+    def step_features(
+        self,
+        loss: native.FeatureLossStruct,
+        state: native.AdamStateStruct,
+        steps: torch.Tensor,
+        keep_bytes: int,
+        error: ctypes.c_double,
+    ) -> int:
+        """One optimisation step of features alone (see rendering/step.py, which fills the structures).
+
+        What the view draws is kept for the next such steps if it fits in ``keep_bytes``; returns the bytes that it takes.
+        """
+        arguments = (loss, state, steps.data_ptr(), keep_bytes, error, self._threads)
         native.call("gs_view_step_features", self._handle.pointer, *arguments)
+        return int(native.library().gs_view_kept_bytes(self._handle.pointer))
+
+    def forget(self) -> None:
+        """Give back what feature steps kept."""
+        native.library().gs_view_forget(self._handle.pointer)
 
     @property
     def count(self) -> int:
@@ -437,6 +468,12 @@ class _Render(torch.autograd.Function):
             None if pose is None else _matrix_gradient(grads.pose, pose),
             *(dense(tensor, getattr(grads, name)) for name, tensor in zip(PARAMETERS, parameters, strict=True)),
         )
+
+
+def _give_back(handles: list[native.Handle], handle: native.Handle) -> None:
+    """To the views not in use, which keep their buffers, but not what feature steps kept."""
+    native.library().gs_view_forget(handle.pointer)
+    handles.append(handle)
 
 
 def _matrix_gradient(twist: torch.Tensor, pose: torch.Tensor) -> torch.Tensor:

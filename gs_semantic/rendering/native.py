@@ -16,7 +16,7 @@ import torch
 import gs_semantic
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 LIBRARY = "libgs_semantic_native.so"
 BUILD_COMMAND = "cmake -S native -B build/native -G Ninja && cmake --build build/native"
 
@@ -113,6 +113,13 @@ class FeatureLossStruct(ctypes.Structure):
     _fields_ = [("target", _float_p), ("channels", _i32), ("scale", _f32)]
 
 
+class PhotometricLossStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _float_p) for name in ("rgb", "depth", "background")),
+        *((name, _f32) for name in ("ssim_weight", "depth_weight")),
+    ]
+
+
 class AdamStateStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
@@ -189,13 +196,23 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
             *(ctypes.POINTER(ImagesStruct), _i32, ctypes.POINTER(AdamStateStruct), *[_float_p] * 3, _i32),
         ],
     ),
+    "gs_view_step_photometric": (
+        _i32,
+        [
+            *(_handle, ctypes.POINTER(ParametersStruct), ctypes.POINTER(PhotometricLossStruct)),
+            *(ctypes.POINTER(AdamStateStruct), _float_p, _float_p),
+            *(ctypes.POINTER(ctypes.c_double), ctypes.c_double * 3, _i32),
+        ],
+    ),
     "gs_view_step_features": (
         _i32,
         [
-            *(_handle, ctypes.POINTER(FeatureLossStruct), ctypes.POINTER(AdamStateStruct), _float_p),
+            *(_handle, ctypes.POINTER(FeatureLossStruct), ctypes.POINTER(AdamStateStruct), _float_p, _i64),
             *(ctypes.POINTER(ctypes.c_double), _i32),
         ],
     ),
+    "gs_view_kept_bytes": (_i64, [_handle]),
+    "gs_view_forget": (None, [_handle]),
     "gs_calibrate": (ctypes.c_double, [ctypes.c_double, _i32]),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_add_votes": (_i32, [_int_p, _int_p, _int_p, _int_p, _int_p, _int_p, _i64, _i32]),

@@ -97,7 +97,7 @@ int32_t image_pass(View* view, int threads, Pass&& pass) {
 
 }  // namespace
 
-int32_t gs_abi_version() { return 3; }
+int32_t gs_abi_version() { return 4; }
 
 const char* gs_isa() { return kernels() ? kernels()->name : nullptr; }
 
@@ -160,6 +160,7 @@ int32_t gs_view_open(View* view, const Scene* scene, const Camera* camera, const
       camera->height > 65535)
     return GS_BAD_ARGUMENT;
   return guarded([&](const Kernels& k) -> int32_t {
+    gs_view_forget(view);
     view->camera = *camera;
     view->settings = *settings;
     view->tile_size = tile_size;
@@ -264,11 +265,49 @@ int32_t gs_view_step_images(View* view, const Parameters* p, const float* featur
   });
 }
 
-int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps, double* error,
-                              int32_t threads) {
+int32_t gs_view_step_photometric(View* view, const Parameters* p, const PhotometricLoss* loss, const AdamState* state,
+                                 float* means2d_norm, float* radii, double* value, double times_ms[3],
+                                 int32_t threads) {
+  if (p->count != view->rows) return GS_BAD_ARGUMENT;
+  return image_pass(view, threads, [&](const Kernels& k) {
+    const int64_t pixels = int64_t{view->camera.width} * view->camera.height;
+    SsimL1 colour = {nullptr, loss->rgb, nullptr, nullptr, view->camera.height, view->camera.width, 3, loss->ssim_weight};
+    float* rgb = view->images.reserve(9 * pixels + k.ssim_workspace(colour, threads));
+    float *depth = rgb + 3 * pixels, *alpha = depth + pixels, *grad_rgb = alpha + pixels, *grad_depth = grad_rgb + 3 * pixels;
+    colour.image = rgb;
+    colour.grad = grad_rgb;
+    colour.workspace = grad_depth + pixels;
+    const Images images = {rgb, depth, alpha, nullptr, nullptr};
+    {
+      Stopwatch watch(times_ms[0]);
+      k.shade(*view, *p, threads);
+      k.blend(*view, nullptr, 0, loss->background, images, threads);
+    }
+    {
+      Stopwatch watch(times_ms[1]);
+      *value = k.ssim_l1(colour, threads);
+      if (loss->depth) *value += k.depth_l1(depth, loss->depth, grad_depth, pixels, loss->depth_weight, threads);
+    }
+    Stopwatch watch(times_ms[2]);
+    const ImageGradients gradients = {grad_rgb, loss->depth ? grad_depth : nullptr, nullptr, nullptr};
+    k.step_images(*view, *p, nullptr, 0, loss->background, images, gradients, false, *state, nullptr, means2d_norm,
+                  radii, threads);
+  });
+}
+
+int32_t gs_view_step_features(View* view, const FeatureLoss* loss, const AdamState* state, float* steps,
+                              int64_t keep_bytes, double* error, int32_t threads) {
   if (loss->channels < 1 || loss->channels > 16) return GS_BAD_ARGUMENT;
-  return image_pass(view, threads,
-                    [&](const Kernels& k) { *error = k.step_features(*view, *loss, *state, steps, threads); });
+  return image_pass(view, threads, [&](const Kernels& k) {
+    *error = k.step_features(*view, *loss, *state, steps, keep_bytes, threads);
+  });
+}
+
+int64_t gs_view_kept_bytes(const View* view) { return view->kept.stage == Kept::STORED ? view->kept.bytes : 0; }
+
+void gs_view_forget(View* view) {
+  view->kept.stage = Kept::NOTHING;
+  view->kept.memory.clear();
 }
 
 int32_t gs_residual(const Residual* residual, double* error, int32_t threads) {

@@ -69,10 +69,20 @@ GS_API int32_t gs_view_step_images(gs::View*, const gs::Parameters*, const float
                                    int32_t features_move_geometry, const gs::AdamState*, float* pose,
                                    float* means2d_norm, float* radii, int32_t threads);
 
+// Render, loss, backward and Adam: a step towards the view's images. `value` gets the loss before, times_ms the time of
+// render, loss, and backward with Adam.
+GS_API int32_t gs_view_step_photometric(gs::View*, const gs::Parameters*, const gs::PhotometricLoss*,
+                                        const gs::AdamState*, float* means2d_norm, float* radii, double* value,
+                                        double times_ms[3], int32_t threads);
+
 // A step of the features alone; of the state, features, feature_moments, lr_features and Adam's constants are used; steps
-// (N,) counts each row's own. `error` gets the sum of the squared differences.
+// (N,) counts each row's own. `error` gets the sum of the squared differences. The view may use keep_bytes to keep what
+// it draws for the next steps (see kernels/feature_step.h).
 GS_API int32_t gs_view_step_features(gs::View*, const gs::FeatureLoss*, const gs::AdamState*, float* steps,
-                                     double* error, int32_t threads);
+                                     int64_t keep_bytes, double* error, int32_t threads);
+// How much it uses, 0 until a second step has stored it; and giving that back.
+GS_API int64_t gs_view_kept_bytes(const gs::View*);
+GS_API void gs_view_forget(gs::View*);
 
 // Gradients of the loss of an optimisation step; `error` gets the sum of the absolute colour errors.
 GS_API int32_t gs_residual(const gs::Residual*, double* error, int32_t threads);

@@ -7,6 +7,7 @@
 #include "kernels/bin.h"
 #include "kernels/blend.h"
 #include "kernels/calibrate.h"
+#include "kernels/feature_step.h"
 #include "kernels/ids.h"
 #include "kernels/pack.h"
 #include "kernels/project.h"
@@ -28,7 +29,7 @@ const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   using namespace GS_ISA;
   static const Kernels table = {
       GS_TEXT(GS_ISA), pack,     project, bin,  shade,    blend,          vote,    accumulate,
-      accumulate_labels, backward, step, step_images, step_features, residual, ssim_workspace, ssim_l1, adam,
+      accumulate_labels, backward, step, step_images, step_features, residual, depth_l1, ssim_workspace, ssim_l1, adam,
       census, sweep, calibrate};
   return &table;
 }

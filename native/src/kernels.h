@@ -25,8 +25,9 @@ struct Kernels {
   void (*step_images)(View&, const Parameters&, const float* features, int channels, const float* background,
                       const Images&, const ImageGradients&, bool features_move_geometry, const AdamState&, float* pose,
                       float* means2d_norm, float* radii, int threads);
-  double (*step_features)(View&, const FeatureLoss&, const AdamState&, float* steps, int threads);
+  double (*step_features)(View&, const FeatureLoss&, const AdamState&, float* steps, int64_t keep_bytes, int threads);
   int64_t (*residual)(const Residual&, double* error, int threads);
+  double (*depth_l1)(const float* depth, const float* target, float* grad, int64_t pixels, float weight, int threads);
   int64_t (*ssim_workspace)(const SsimL1&, int threads);
   double (*ssim_l1)(const SsimL1&, int threads);
   void (*adam)(const AdamTensor*, int tensor_count, const int64_t* rows, int64_t count, float beta1, float beta2,

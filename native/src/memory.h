@@ -26,6 +26,11 @@ struct Buffer {
     data = static_cast<T*>(grow(data, capacity_bytes, count * sizeof(T) + 64));
     return data;
   }
+  void clear() {
+    release(data);
+    data = nullptr;
+    capacity_bytes = 0;
+  }
   __attribute__((always_inline)) T& operator[](size_t i) const { return data[i]; }
 };
 

@@ -71,6 +71,18 @@ struct Scratch {
   int64_t evaluations = 0;  // of a splat on a block, in the pass that runs
 };
 
+// What feature steps draw in a view, with the weights: as geometry stays, so do they (see kernels/feature_step.h).
+struct Kept {
+  struct Tile {
+    int64_t start;  // in `memory`, bytes
+    int32_t splats, records, blocks;
+  };
+  enum Stage { NOTHING, COUNTED, STORED } stage = NOTHING;
+  int64_t bytes = 0;  // once counted
+  Buffer<Tile> tiles;
+  Buffer<uint8_t> memory;
+};
+
 // One map seen by one camera: projected Gaussians ("splats") and, per tile, which of them touch it, by depth.
 //
 // A splat's *position* is block * BLOCK + its place in the block; its *visible index* is base[block] + its place.
@@ -101,6 +113,8 @@ struct View {
   int scratch_count = 0;
   Buffer<float> splat_gradients;  // by visible index: 16 sums of a backward pass
   Buffer<double> pose_partials;   // by block: 6 sums of a backward pass
+  Kept kept;
+  Buffer<float> images;  // of a photometric step: rgb, depth, alpha, gradients of rgb and depth, workspace of the loss
   double times_ms[3] = {};        // project, bin, the last pass
   int64_t evaluations = 0;        // of a splat on a 4x4-pixel block, in the last pass
 };
@@ -186,6 +200,13 @@ struct AdamState {
   uint8_t* moved;  // (N,) zeros: all rows move, those not in view with a gradient of zero; null: only what is drawn
   float lr_means, lr_quats, lr_log_scales, lr_opacity_logits, lr_sh, lr_sh_rest, lr_features;
   float beta1, beta2, eps;
+};
+
+// A whole view against its images: ssim_l1 of colour and depth_weight times the mean of |z - z*| (see kernels/residual.h).
+struct PhotometricLoss {
+  const float *rgb, *depth;  // (pixels, 3), (pixels,) or null
+  const float* background;   // (3,) or null
+  float ssim_weight, depth_weight;
 };
 
 // An image against its target (see kernels/ssim.h), (height, width, channels) each.

@@ -137,6 +137,39 @@ void run(const Map& map, int width, int height, int tile, int channels, int thre
   if (channels) grads.features = g_features.data(), out.features = g_values.data();
   ok(gs_view_backward(view, &p, features.data(), channels, background.data(), &images, &grads, 1, &out, threads),
      "backward");
+
+  // Feature steps: the first one counts what is drawn, the second one keeps it, the third one uses it.
+  const int few = std::min(channels, 16);
+  if (few > 0) {
+    Floats values(n * few, 0.1f), moments(2 * n * few), steps(n), wanted(pixels * few, 0.7f);
+    gs::AdamState state = {};
+    state.features = values.data(), state.feature_moments = moments.data(), state.lr_features = 0.01f;
+    state.beta1 = 0.9f, state.beta2 = 0.99f, state.eps = 1e-3f;
+    const gs::FeatureLoss loss = {wanted.data(), few, 0.5f};
+    double error = 0.0;
+    for (int k = 0; k < 3; ++k)
+      ok(gs_view_step_features(view, &loss, &state, steps.data(), int64_t{1} << 30, &error, threads), "step features");
+    if (gs_view_kept_bytes(view) == 0) fail("nothing was kept");
+    gs_view_forget(view);
+    results.add(values, "stepped features");
+  }
+
+  // A photometric step, which moves the map.
+  Map moved = map;
+  const gs::Parameters q = moved.parameters();
+  Floats rows(n * (32 + 6 * (map.sh_count - 1))), z_wanted(pixels, 2.f);
+  std::vector<uint8_t> changed((n + gs::CHUNK - 1) / gs::CHUNK), moves(n);
+  gs::AdamState state = {};
+  state.means = moved.means.data(), state.quats = moved.quats.data(), state.log_scales = moved.log_scales.data();
+  state.opacity_logits = moved.opacity_logits.data(), state.sh = moved.sh.data();
+  state.rows = rows.data(), state.changed = changed.data(), state.moved = moves.data();
+  state.lr_means = state.lr_quats = state.lr_log_scales = state.lr_opacity_logits = state.lr_sh = 1e-3f;
+  state.beta1 = 0.9f, state.beta2 = 0.99f, state.eps = 1e-3f;
+  const gs::PhotometricLoss loss = {target.data(), z_wanted.data(), background.data(), 0.2f, 0.1f};
+  double value = 0.0, times_ms[3];
+  ok(gs_view_step_photometric(view, &q, &loss, &state, norms.data(), sizes.data(), &value, times_ms, threads),
+     "step photometric");
+  results.add(Floats{static_cast<float>(value)}, "photometric loss");
   gs_view_destroy(view);
   gs_scene_destroy(scene);
 }

@@ -103,10 +103,12 @@ def test_training_bench_trains_and_reports_its_numbers(what):
     results = run_train_bench(2000, what, 80, 60, steps=40, threads=2)
     assert results["it_per_s"] > 0 and results["step_ms_p50"] > 0 and results["threads"] == 2
     assert results["gradient_rel_error_max"] < 1e-4
+    assert results["transpose_ratio"] > 0 and results["reference_ratio"] > 1
     if what == "full":
         assert results["psnr_db"] > results["psnr_before_db"] + 3
     else:
         assert results["loss"] < 0.9 * results["loss_before"]
+        assert results["kept_loss"] == results["loss"] and results["kept_mb_per_view"] > 0
 
 
 def test_training_bench_names_what_it_can_train():

@@ -11,15 +11,18 @@ from test_robustness import BAD_ROWS
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.rendering import native
 from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.rendering.losses import ssim_l1_gradient
 from gs_semantic.rendering.reference import ReferenceRasterizer
 from gs_semantic.rendering.residual import LossSettings, image_gradients
 from gs_semantic.rendering.step import (
     ATTRIBUTES,
     FeatureOptimiser,
+    PhotometricTarget,
     StepRates,
     StepTarget,
     optimise,
     optimise_from_gradients,
+    optimise_photometric,
     pose_gradient,
     register_adam,
 )
@@ -380,3 +383,104 @@ def test_one_pixel_and_one_gaussian():
         for _ in range(20)
     ]
     assert errors[-1] < errors[0]
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("tile_size", [8, 16])
+def test_kept_weights_change_nothing_but_time(channels, tile_size):
+    gaussians, rasterizer = scene(), CpuRasterizer(threads=3)
+    cameras = [CAMERA, CAMERA.moved(np.array([0.0, 0.1, 0.0, 0.2, 0.0, 0.0]))]
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(900, channels, generator=generator)
+    targets = [torch.randn(CAMERA.height, CAMERA.width, channels, generator=generator) for _ in cameras]
+    targets[1][2:7, 1:9] = float("nan")
+    results = []
+    for keep_mb in (0.0, 50.0):
+        views = [rasterizer.open(gaussians, camera, tile_size=tile_size) for camera in cameras]
+        optimiser = FeatureOptimiser(start.clone(), 0.02, keep_mb=keep_mb)
+        losses = [optimiser.step(views[k % 2], targets[k % 2]) for k in range(10)]
+        results.append((losses, optimiser.features, optimiser.moments, optimiser.steps))
+        assert (optimiser.kept_mb > 0) == (keep_mb > 0)
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1:], results[1][1:], strict=True))
+    views.clear()
+    assert optimiser.kept_mb == 0
+
+
+def test_weights_are_kept_within_the_budget():
+    gaussians, rasterizer = scene(), CpuRasterizer()
+    target = torch.zeros(CAMERA.height, CAMERA.width, 4)
+    one, views = FeatureOptimiser(torch.ones(900, 4), 0.01, keep_mb=50.0), [rasterizer.open(gaussians, CAMERA)]
+    for _ in range(2):
+        one.step(views[0], target)
+    enough = one.kept_mb
+    views += [rasterizer.open(gaussians, CAMERA) for _ in range(2)]
+    views[0].forget()
+    both = FeatureOptimiser(torch.ones(900, 4), 0.01, keep_mb=2.5 * enough)
+    for _ in range(3):
+        for view in views:
+            both.step(view, target)
+    assert both.kept_mb == pytest.approx(2 * enough)
+    small = FeatureOptimiser(torch.ones(900, 4), 0.01, keep_mb=0.9 * enough)
+    view = rasterizer.open(gaussians, CAMERA)
+    for _ in range(3):
+        small.step(view, target)
+    assert small.kept_mb == 0
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("depth", [True, False])
+def test_photometric_step_equals_its_parts(dense, depth):
+    joined, apart = scene(sh_count=4), scene(sh_count=4)
+    wanted = target(depth=depth, slots=False)
+    background, before = torch.tensor([0.2, 0.5, 0.1]), {name: joined[name].clone() for name in ATTRIBUTES}
+    rasterizer, pixels = CpuRasterizer(), CAMERA.height * CAMERA.width
+    rates = StepRates(4e-3, 1e-2, 2e-2, 5e-2, 3e-2, eps=1e-7)
+    for _ in range(3):
+        result = optimise_photometric(
+            *(rasterizer.open(joined, CAMERA), joined, PhotometricTarget(wanted.rgb, wanted.depth), rates),
+            depth_weight=0.3,
+            background=background,
+            dense=dense,
+        )
+        view = rasterizer.open(apart, CAMERA)
+        rendering = view.render(background=background)
+        loss, grad_rgb = ssim_l1_gradient(rendering.rgb, wanted.rgb)
+        grad_depth = None
+        if wanted.depth is not None:
+            error = torch.where(wanted.depth > 0, rendering.depth - wanted.depth, 0)
+            loss += 0.3 * float(error.abs().mean())
+            grad_depth = 0.3 / pixels * error.sign()
+        statistics = optimise_from_gradients(
+            *(view, apart, rendering, rates, grad_rgb, grad_depth), background=background, dense=dense
+        )
+        assert result.loss == pytest.approx(loss, rel=1e-5)
+        assert torch.allclose(result.statistics.means2d_norm, statistics.means2d_norm, rtol=1e-3, atol=1e-7)
+        assert torch.equal(result.statistics.radii, statistics.radii)
+    for name in ATTRIBUTES:
+        assert relative_error(joined[name] - before[name], apart[name] - before[name]) < 1e-3, name
+    assert set(result.times_ms) == {"render", "loss", "backward_and_adam"}
+
+
+def test_photometric_step_is_the_same_for_any_number_of_threads():
+    results = []
+    for threads in (1, 2, 3, 5):
+        gaussians, rasterizer = scene(), CpuRasterizer(threads=threads)
+        wanted = PhotometricTarget(target().rgb, target().depth)
+        losses = [
+            optimise_photometric(rasterizer.open(gaussians, CAMERA), gaussians, wanted, RATES, depth_weight=0.1).loss
+            for _ in range(3)
+        ]
+        results.append((losses, [gaussians[name] for name in ATTRIBUTES]))
+    for losses, values in results[1:]:
+        assert losses == results[0][0]
+        assert all(torch.equal(a, b) for a, b in zip(values, results[0][1], strict=True))
+
+
+def test_photometric_step_refuses_bad_input():
+    gaussians = scene()
+    view = CpuRasterizer().open(gaussians, CAMERA)
+    with pytest.raises(InvalidRequestError, match="target rgb: shape"):
+        optimise_photometric(view, gaussians, PhotometricTarget(torch.zeros(3, 3, 3)), RATES)
+    with pytest.raises(InvalidRequestError, match=r"ssim_weight: 1\.5 is not within 0\.\.1"):
+        optimise_photometric(view, gaussians, PhotometricTarget(target().rgb), RATES, ssim_weight=1.5)

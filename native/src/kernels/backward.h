@@ -35,12 +35,6 @@ struct BackwardPass {
   bool features_move_geometry;
 };
 
-// The gradients that a block's pixels bring, in the forms that the passes over its records want.
-struct BlockGradients {
-  Vec w = zero(), value[4] = {zero(), zero(), zero(), zero()}, feature[PASS];
-  alignas(64) float value_rows[4][LANES], feature_rows[LANES][LANES];
-};
-
 template <bool color, int channels>
 GS_INLINE void load_gradients(const BackwardPass& pass, const PixelBlock& block, int64_t width, BlockGradients& g) {
   std::memset(g.value_rows, 0, sizeof g.value_rows);
@@ -87,7 +81,9 @@ struct TileSums {
   }
 
   GS_INLINE void mark(const Records& records) const {
-    for (int i = 0; i < records.count; ++i) drawn[records.splat[i]] = 1;
+    const int32_t* const splat = records.splat;
+    uint8_t* const seen = drawn;
+    for (int i = 0, count = records.count; i < count; ++i) seen[splat[i]] = 1;
   }
 
   // Leaves them as the partials of the tile's entries.
@@ -109,8 +105,10 @@ struct TileSums {
 
 template <int WIDTH>
 GS_INLINE void prefetch_partials(const View& view, int64_t position) {
-  const float* partial = view.partials.data + static_cast<int64_t>(view.first[position]) * WIDTH;
-  for (int k = 0; k < 2 * LANES; k += LANES) __builtin_prefetch(partial + k);
+  const int64_t begin = view.first[position], end = begin + entry_count(view, position);
+  for (int64_t e = begin; e < end; ++e)
+    if (view.touched[e])
+      for (int k = 0; k < WIDTH; k += LANES) __builtin_prefetch(view.partials.data + e * WIDTH + k);
 }
 
 template <bool color, int channels>
@@ -121,16 +119,15 @@ void backward_tile(View& view, TileList& list, const BackwardPass& pass, int64_t
   Records records(list, scratch);
   const Vec alpha_max = set(view.settings.alpha_max);
   for_each_block(view, list, [&](const PixelBlock& block) {
-    record(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
+    record<color || channels>(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
     if (records.count == 0) return;
     BlockGradients g;
     load_gradients<color, channels>(pass, block, view.camera.width, g);
     out.mark(records);
     if (features_move_geometry)
-      composite_backward<color, channels>(list, records, alpha_max, g.w, g.value, g.feature);
+      add_splat_sums<color, channels>(list, records, block, alpha_max, g, out.sums, out.width);
     else if (color)
-      composite_backward<color, 0>(list, records, alpha_max, g.w, g.value, nullptr);
-    if (color || features_move_geometry) add_splat_sums<color>(records, block, g.value_rows, out.sums, out.width);
+      add_splat_sums<color, 0>(list, records, block, alpha_max, g, out.sums, out.width);
     if (channels) add_feature_sums(records, g.feature_rows, out.sums + LANES, out.width);
   });
   out.flush(view, list, tile);
@@ -170,10 +167,10 @@ inline void shade_backward(const Parameters& p, const CameraCentre& centre, int6
 
 // Adds up the partials of the last pass over the tiles (and, if `accumulated`, what earlier ones left in
 // view.splat_gradients), and takes them through the projection. take(SplatGroup) gets the result, from several threads;
-// soon(row) hears of its rows in advance. pose_out: (6,) or null.
-template <int WIDTH, class Soon, class Take>
+// soon(row) hears of its rows in advance, and done(block) when a block of BLOCK rows is through. pose_out: (6,) or null.
+template <int WIDTH, class Soon, class Take, class Done>
 void project_backward(View& view, const Parameters& p, bool accumulated, float* pose_out, int threads, Soon&& soon,
-                      Take&& take) {
+                      Take&& take, Done&& done) {
   const Camera& cam = view.camera;
   const Settings& settings = view.settings;
   const ViewLimits limits = view_limits(cam);
@@ -330,6 +327,7 @@ void project_backward(View& view, const Parameters& p, bool accumulated, float* 
     }
     if (pose_partials)
       for (int k = 0; k < 6; ++k) pose_partials[block * 6 + k] = sum(pose[k]);
+    done(block);
   });
   if (pose_out)
     for (int k = 0; k < 6; ++k) {
@@ -387,7 +385,8 @@ void backward_pass(View& view, const Parameters& p, const BackwardPass& pass, bo
           store_gradients(out, p.sh_count, s);
           if (channels)
             for (int i = 0; i < s.lanes; ++i) store_features(s.visible + i, s.feature[i]);
-        });
+        },
+        [](int64_t) {});
   for_each_visible(view, threads, [&](int64_t position, int64_t visible, int64_t) {
     Vec total[WIDTH / LANES];
     sum_partials<WIDTH>(view, position, total);

@@ -68,5 +68,31 @@ inline int64_t residual(const Residual& r, double* error, int threads) {
   return all_strangers;
 }
 
+// weight times the mean of |z - z*| over an image, pixels without z* > 0 as 0, and its gradient.
+inline double depth_l1(const float* depth, const float* target, float* grad, int64_t pixels, float weight, int threads) {
+  constexpr int64_t TASK = 16384;
+  const int64_t tasks = (pixels + TASK - 1) / TASK;
+  const Vec step = set(static_cast<float>(weight / static_cast<double>(pixels)));
+  Buffer<double> sums;
+  sums.reserve(tasks);
+  parallel(threads, tasks, [&](int64_t task, int) {
+    const int64_t begin = task * TASK, end = begin + TASK < pixels ? begin + TASK : pixels;
+    Vec total = zero();
+    auto compare = [&](Vec z, Vec wanted) __attribute__((always_inline)) {
+      const Vec e = keep(gt(wanted, zero()), z - wanted);
+      total = total + vabs(e);
+      return keep(gt(e, zero()), step) - keep(gt(zero(), e), step);
+    };
+    int64_t i = begin;
+    for (; i + LANES <= end; i += LANES) store(grad + i, compare(load(depth + i), load(target + i)));
+    if (const int rest = static_cast<int>(end - i))
+      store_first(grad + i, compare(load_first(depth + i, rest), load_first(target + i, rest)), rest);
+    sums[task] = sum(total);
+  });
+  double all = 0.0;
+  for (int64_t task = 0; task < tasks; ++task) all += sums[task];
+  return weight * all / static_cast<double>(pixels);
+}
+
 }  // namespace GS_ISA
 }  // namespace gs

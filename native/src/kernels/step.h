@@ -49,7 +49,7 @@ GS_INLINE float compare_colour(const WindowLoss& loss, const PixelBlock& block, 
 // Features of a block from its records, against the codes of its slots.
 GS_INLINE int64_t compare_features(const WindowLoss& loss, const TileList& list, const Records& records,
                                    const PixelBlock& block, int64_t width, BlockGradients& g) {
-  blend_features(list, records, g.feature_rows);
+  blend_features(list.features, records, g.feature_rows);
   int64_t strangers = 0;
   const Vec weight = set(loss.feature_weight);
   for (int p = 0; p < LANES; ++p) {
@@ -85,7 +85,7 @@ void step_tile(View& view, TileList& list, const WindowLoss& loss, int64_t tile,
   const Vec alpha_max = set(view.settings.alpha_max);
   for_each_block(view, list, [&](const PixelBlock& block) {
     Vec sums[4] = {zero(), zero(), zero(), zero()};
-    const Vec T = record(view, list, block, records, [&](int k, Vec w) __attribute__((always_inline)) {
+    const Vec T = record<true>(view, list, block, records, [&](int k, Vec w) __attribute__((always_inline)) {
       sums[0] = fma(w, set(list.at(TileList::RED, k)), sums[0]);
       sums[1] = fma(w, set(list.at(TileList::GREEN, k)), sums[1]);
       sums[2] = fma(w, set(list.at(TileList::BLUE, k)), sums[2]);
@@ -97,10 +97,9 @@ void step_tile(View& view, TileList& list, const WindowLoss& loss, int64_t tile,
     if (records.count == 0) return;
     out.mark(records);
     if (features && loss.features_move_geometry)
-      composite_backward<true, PASS>(list, records, alpha_max, g.w, g.value, g.feature);
+      add_splat_sums<true, PASS>(list, records, block, alpha_max, g, out.sums, out.width);
     else
-      composite_backward<true, 0>(list, records, alpha_max, g.w, g.value, nullptr);
-    add_splat_sums<true>(records, block, g.value_rows, out.sums, out.width);
+      add_splat_sums<true, 0>(list, records, block, alpha_max, g, out.sums, out.width);
     if (features) add_feature_sums(records, g.feature_rows, out.sums + LANES, out.width);
   });
   out.flush(view, list, tile);
@@ -196,26 +195,24 @@ inline void move_features(const AdamState& state, int channels, float* steps, in
   }
 }
 
-// The rows that nobody moved go on with a gradient of zero.
-inline void move_others(const AdamState& state, const Parameters& p, int channels, int threads) {
-  parallel(threads, (p.count + BLOCK - 1) / BLOCK, [&](int64_t block, int) {
-    SplatGroup s;
-    std::memset(static_cast<void*>(&s), 0, sizeof s);
-    const int64_t stop = (block + 1) * BLOCK < p.count ? (block + 1) * BLOCK : p.count;
-    for (int64_t first = block * BLOCK; first < stop; first += LANES) {
-      s.lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
-      s.seen = 0;
-      for (int i = 0; i < LANES; ++i) {
-        s.row[i] = first + imin(i, s.lanes - 1);
-        if (i < s.lanes && !state.moved[s.row[i]]) s.seen |= 1u << i;
-      }
-      if (!s.seen) continue;
-      if (channels)
-        move_features(state, channels, state.rows + ROW_FEATURE_STEPS, adam_row_width(p.sh_count), s.row, s.lanes, s.seen,
-                      s.feature);
-      move_geometry(state, p, s);
+// The rows of a block that nobody moved go on with a gradient of zero.
+inline void move_others(const AdamState& state, const Parameters& p, int channels, int64_t block) {
+  SplatGroup s;
+  std::memset(static_cast<void*>(&s), 0, sizeof s);
+  const int64_t stop = (block + 1) * BLOCK < p.count ? (block + 1) * BLOCK : p.count;
+  for (int64_t first = block * BLOCK; first < stop; first += LANES) {
+    s.lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
+    s.seen = 0;
+    for (int i = 0; i < LANES; ++i) {
+      s.row[i] = first + imin(i, s.lanes - 1);
+      if (i < s.lanes && !state.moved[s.row[i]]) s.seen |= 1u << i;
     }
-  });
+    if (!s.seen) continue;
+    if (channels)
+      move_features(state, channels, state.rows + ROW_FEATURE_STEPS, adam_row_width(p.sh_count), s.row, s.lanes, s.seen,
+                    s.feature);
+    move_geometry(state, p, s);
+  }
 }
 
 GS_INLINE void prefetch_features(const AdamState& state, int channels, int64_t row) {
@@ -234,13 +231,15 @@ void move_what_is_seen(View& view, const Parameters& p, const AdamState* state, 
     __builtin_prefetch(state->sh + row * 3 * p.sh_count, 1);
     if (channels) prefetch_features(*state, channels, row);
   };
-  project_backward<WIDTH>(view, p, false, pose, threads, soon, [&](const SplatGroup& s) {
+  auto move = [&](const SplatGroup& s) {
     also(s);
     if (!state) return;
     if (channels) move_features(*state, channels, state->rows + ROW_FEATURE_STEPS, width, s.row, s.lanes, s.seen, s.feature);
     move_geometry(*state, p, s);
+  };
+  project_backward<WIDTH>(view, p, false, pose, threads, soon, move, [&](int64_t block) {
+    if (state && state->moved) move_others(*state, p, channels, block);
   });
-  if (state && state->moved) move_others(*state, p, channels, threads);
 }
 
 // Returns the number of pixels whose slot has no code; nothing moves then. `state` may be null: nothing moves, which
@@ -299,67 +298,6 @@ inline void step_images(View& view, const Parameters& p, const float* features, 
   if (pass.count <= 4) return run(Constant<4>{});
   if (pass.count <= 8) return run(Constant<8>{});
   run(Constant<16>{});
-}
-
-// Features alone, geometry as it is: loss = mean of (f - f*)^2 over the pixels whose target is not NaN. Returns the sum.
-inline double step_features(View& view, const FeatureLoss& loss, const AdamState& state, float* steps, int threads) {
-  const int64_t width = view.camera.width, tiles = static_cast<int64_t>(view.tiles_x) * view.tiles_y;
-  const int channels = loss.channels;
-  Buffer<double> errors;
-  errors.reserve(tiles);
-  begin_partials(view, LANES);
-  for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false);
-    prefetch_tile(loss.target, channels * sizeof(float), view, list);
-    list.carry_features(state.features, channels, channels);
-    const TileSums out(list, scratch, LANES);
-    Records records(list, scratch);
-    double total = 0.0;
-    for_each_block(view, list, [&](const PixelBlock& block) {
-      record(view, list, block, records, [](int, Vec) __attribute__((always_inline)) {});
-      alignas(64) float rows[LANES][LANES];
-      blend_features(list, records, rows);
-      Vec squares = zero();
-      for (int p = 0; p < LANES; ++p) {
-        const int r = p / 4, c = p % 4;
-        if (r >= block.height || c >= block.width) {
-          store(rows[p], zero());
-          continue;
-        }
-        const Vec target = load_first(loss.target + ((block.y + r) * width + block.x + c) * channels, channels);
-        const Vec e = keep(ge(target, target), load(rows[p]) - target);
-        squares = fma(e, e, squares);
-        store(rows[p], set(loss.scale) * e);
-      }
-      total += sum(squares);
-      out.mark(records);
-      add_feature_sums(records, rows, out.sums, out.width);
-    });
-    out.flush(view, list, tile);
-    errors[tile] = total;
-  });
-  parallel(threads, view.blocks, [&](int64_t block, int) {
-    const int64_t begin = block * BLOCK, stop = begin + view.base[block + 1] - view.base[block];
-    for (int64_t first = begin; first < stop; first += LANES) {
-      const int lanes = stop - first < LANES ? static_cast<int>(stop - first) : LANES;
-      for (int64_t i = first + 2 * LANES; i < first + 3 * LANES && i < stop; ++i) {
-        prefetch_partials<LANES>(view, i);
-        prefetch_features(state, channels, view.row[i]);
-        __builtin_prefetch(steps + view.row[i], 1);
-      }
-      Vec g[LANES];
-      int64_t row[LANES];
-      uint32_t seen = 0;
-      for (int i = 0; i < lanes; ++i) {
-        row[i] = view.row[first + i];
-        seen |= static_cast<uint32_t>(sum_partials<LANES>(view, first + i, g + i)) << i;
-      }
-      move_features(state, channels, steps, 1, row, lanes, seen, g);
-    }
-  });
-  double total = 0.0;
-  for (int64_t tile = 0; tile < tiles; ++tile) total += errors[tile];
-  return total;
 }
 
 }  // namespace GS_ISA
