@@ -1,7 +1,7 @@
 """Edit a map object by object and write the result: as a map folder, or as a PLY file when OUT ends in .ply.
 
-remove takes objects out, extract keeps nothing else, move turns and shifts them, swap lets two change places. Objects are
-named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
+remove takes objects out, extract keeps nothing else, move turns and shifts them, swap lets two change places, mesh makes
+triangles of them (.ply or .glb). Objects are named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
 same folder; either way the old content stays whole until the new one is complete.
 """
 
@@ -24,7 +24,8 @@ EXAMPLES = """examples:
   gs-semantic edit remove house_map clean --object sofa --rule grouping
   gs-semantic edit extract house_map mug.ply --object 17
   gs-semantic edit move house_map moved --object 12 --by 0.5 0 0 --turn 0 0 90
-  gs-semantic edit swap house_map swapped --object 12 31"""
+  gs-semantic edit swap house_map swapped --object 12 31
+  gs-semantic edit mesh house_map chair.glb --object 12 --trajectory sample/house"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
         sub.add_argument("map", type=Path, help="map folder")
         if name != "list":
-            sub.add_argument("out", type=Path, help="map folder or .ply file to write; an older one is replaced")
+            what = "mesh to write, .ply or .glb" if name == "mesh" else "map folder or .ply file to write"
+            sub.add_argument("out", type=Path, help=f"{what}; an older one is replaced")
             sub.add_argument("--object", nargs="+", required=True, metavar="ID", help="ids or names of objects")
             sub.add_argument(
                 "--rule",
@@ -70,6 +72,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="degrees about the map's x, then y, then z axis, around the middle of the objects",
     )
     add("swap", "Let two objects change places.")
+    mesh = add("mesh", "Make a triangle mesh of objects, from depth rendered at many views (needs Open3D).")
+    mesh.add_argument(
+        "--trajectory", type=Path, help="sequence whose views are used, best that of the map [views from all around]"
+    )
+    mesh.add_argument("--voxel", type=float, metavar="M", help="size of the details [a hundredth of the object]")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     gaussians, objects = load_map(arguments.map)
     if arguments.edit_verb == "list":
         return run_list(arguments, objects)
+    if arguments.edit_verb == "mesh":
+        return run_mesh(arguments, gaussians, objects)
     before = len(gaussians), len(objects)
     _apply(arguments, gaussians, objects)
     if arguments.out.suffix.lower() == ".ply":
@@ -122,6 +131,30 @@ def _selection(arguments: argparse.Namespace) -> Selection:
     from gs_semantic.objects.edit import Selection
 
     return Selection(arguments.probability, hull=True) if arguments.rule == "grouping" else Selection()
+
+
+def run_mesh(arguments: argparse.Namespace, gaussians: GaussianMap, objects: ObjectRegistry) -> int:
+    from gs_semantic.data.formats import open_sequence
+    from gs_semantic.objects import edit
+    from gs_semantic.objects.mesh import object_mesh
+    from gs_semantic.rendering import create_rasterizer
+
+    cameras = None
+    if arguments.trajectory:
+        sequence = open_sequence(arguments.trajectory)
+        cameras = [sequence.camera(index) for index in range(len(sequence))]
+    edit.extract(gaussians, objects, edit.find_objects(objects, arguments.object), _selection(arguments))
+    mesh = object_mesh(gaussians, create_rasterizer(), cameras, arguments.voxel)
+    mesh.save(arguments.out)
+    size = mesh.vertices.max(axis=0) - mesh.vertices.min(axis=0)
+    results = {
+        "gaussians": len(gaussians),
+        "vertices": len(mesh.vertices),
+        "triangles": len(mesh.triangles),
+        **{f"size_{axis}_m": float(value) for axis, value in zip("xyz", size, strict=True)},
+    }
+    options.report(arguments, f"{arguments.out}: mesh from {arguments.map}", results)
+    return 0
 
 
 def run_list(arguments: argparse.Namespace, objects: ObjectRegistry) -> int:
