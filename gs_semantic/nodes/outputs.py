@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.objects.packing import matrix_to_quaternion, pack_masks
 from gs_semantic.objects.registry import MapObject, ObjectRegistry
+
+if TYPE_CHECKING:
+    from gs_semantic.nodes.vision import VisionPublisher
 
 LARGEST_VALUE = 65535  # of a 16UC1 pixel
 OBJECT_COLOURS = 1024  # colours repeat after so many objects
@@ -176,18 +180,25 @@ class MapPublisher:
         self._objects = node.create_publisher(ObjectList, "~/objects", qos.LATCHED)
         self._markers = node.create_publisher(MarkerArray, "~/objects/markers", qos.LATCHED)
         self._labels = node.create_publisher(LabelMap, "~/label_map", qos.LATCHED)
+        self._vision = _make_vision(node)
         self._parameters = parameters
         self._due = {self._points: _Due(), self._objects: _Due(), self._markers: _Due()}
+        if self._vision is not None:
+            self._due[self._vision.objects] = _Due()
         self._shown: set[int] = set()  # slots that have a marker
         self._palette = palette(OBJECT_COLOURS)
 
     def close(self, node: Node) -> None:
         for publisher in (self._points, self._objects, self._markers, self._labels):
             node.destroy_publisher(publisher)
+        if self._vision is not None:
+            self._vision.close(node)
 
     def labels(self, labels: LabelSet, header: Header) -> None:
         colours = palette(max(labels.names, default=0) + 1)
         self._labels.publish(conversions.write_label_map(labels, colours, header))
+        if self._vision is not None:
+            self._vision.publish_labels(labels, header)
 
     def update(self, view: MapView, objects: ObjectRegistry, key: int, header: Header) -> None:
         """Publish what has changed and is due. ``key`` changes when the objects do."""
@@ -204,6 +215,9 @@ class MapPublisher:
             )
         if listened_to(self._markers) and self._due[self._markers].take(key, objects_s):
             self._markers.publish(self.markers(objects.present(), objects, header))
+        vision = self._vision
+        if vision is not None and listened_to(vision.objects) and self._due[vision.objects].take(key, objects_s):
+            vision.publish_objects(objects.present(), header)
         wanted = listened_to(self._points) and self._wire.allowance > 0
         if wanted and self._due[self._points].take(view.revision, points_s):
             self._wire.publish(self._points, conversions.write_cloud(self.cloud(view), header))
@@ -252,6 +266,14 @@ class MapPublisher:
         points["instance"] = np.where(view.ids[slots] > 0, slots, VOID)
         points["confidence"] = gaussians.opacity_logits[index].sigmoid().numpy() * (points["instance"] > 0)
         return points
+
+
+def _make_vision(node: Node) -> VisionPublisher | None:
+    if importlib.util.find_spec("vision_msgs") is None:
+        return None
+    from gs_semantic.nodes.vision import VisionPublisher
+
+    return VisionPublisher(node)
 
 
 class StatusPublisher:

@@ -17,6 +17,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -59,6 +60,8 @@ def topic_of(camera: str, name: str) -> str:
 def matched(publisher: Publisher[Any], node: Node) -> bool:
     """Do a publisher and the subscription of another node in this process know of each other?"""
     ends = [subscription for subscription in node.subscriptions if subscription.topic_name == publisher.topic_name]
+    if not hasattr(Subscription, "get_publisher_count"):  # Humble: the other end cannot be asked
+        return publisher.get_subscription_count() > 0
     return publisher.get_subscription_count() > 0 and any(subscription.get_publisher_count() > 0 for subscription in ends)
 
 

@@ -240,3 +240,15 @@ def test_cloud_fields_lie_where_they_are_announced() -> None:
         expected = points[field.name].view("<f4") if field.name == "rgb" else points[field.name]
         np.testing.assert_array_equal(view, expected)
     assert points["rgb"].tolist() == [0xFF0102, 0x000003]
+
+
+def test_poses_are_those_of_tf_transformations() -> None:
+    theirs = pytest.importorskip("tf_transformations", reason="tf_transformations is not installed")
+    for quaternion in np.random.default_rng(4).normal(size=(20, 4)):
+        expected = theirs.quaternion_matrix(quaternion / np.linalg.norm(quaternion))
+        expected[:3, 3] = quaternion[:3]
+        pose = c.write_pose(expected)
+        np.testing.assert_allclose(c.read_pose(pose, "t"), expected, atol=1e-12)
+        written = [pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w]
+        unsigned = theirs.quaternion_from_matrix(expected)
+        np.testing.assert_allclose(abs(np.dot(written, unsigned)), 1.0, atol=1e-12)  # q and -q are the same rotation

@@ -13,6 +13,7 @@ from rig import Rig
 from sensor_msgs.msg import CameraInfo, Image
 
 from gs_semantic.nodes import diagnostics, qos
+from gs_semantic.nodes.faults import Finding, Severity
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -149,3 +150,19 @@ def test_use_sim_time_without_a_clock(make_rig: Callable[..., Rig]) -> None:
     report.until("clock", ERROR, "/clock is silent")
     report.rig.told("use_sim_time is set, but /clock is silent")
     report.rig.map_scene()  # stamps are those of the images
+
+
+def test_a_part_is_summed_up_as_diagnostic_updater_would(rig: Rig) -> None:
+    """Level, message without the separators, and values, for any mixture of findings."""
+    theirs = pytest.importorskip("diagnostic_updater", reason="diagnostic_updater is not installed")
+    ill = [Finding("one", Severity.WARNING, "s", "first"), Finding("two", Severity.ERROR, "s", "second", "Mend it.")]
+    for findings in ([], ill[:1], ill, ill[::-1]):
+        ours = diagnostics.Diagnostics._status(rig.mapper.diagnostics, "part", "all is well", findings, tell=False, rate=3)
+        expected = theirs.DiagnosticStatusWrapper(name="rig/mapper: part", hardware_id="gs_semantic")
+        expected.summary(OK, "all is well")
+        for finding in findings:
+            expected.mergeSummary(diagnostics.LEVELS[finding.severity], diagnostics._sentence(finding))
+        expected.add("rate", "3")
+        assert (ours.level, ours.name, ours.hardware_id) == (expected.level, expected.name, expected.hardware_id)
+        assert ours.message.split(" | ") == expected.message.split("; ")
+        assert [(v.key, v.value) for v in ours.values] == [(v.key, v.value) for v in expected.values]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def rows(heading: str) -> list[list[str]]:
 
 def documented(heading: str) -> dict[str, tuple[str, str]]:
     return {name.strip("`"): (kind, quality) for name, kind, quality, _ in rows(heading)}
+
+
+def published_by_the_mapper() -> dict[str, tuple[str, str]]:
+    more = documented("## mapper: the same in vision_msgs") if find_spec("vision_msgs") else {}
+    return documented("## mapper: topics it publishes") | more
 
 
 @pytest.fixture
@@ -74,7 +80,7 @@ def test_topics_of_the_mapper(make_node: Callable[..., Any]) -> None:
     for source in SOURCES:
         node = make_node(MapperNode, pose_source=source)
         listens |= endpoints(node, node.subscriptions)
-        assert endpoints(node, node.publishers) == documented("## mapper: topics it publishes")
+        assert endpoints(node, node.publishers) == published_by_the_mapper()
     assert listens == documented("## mapper: topics it listens to")
 
 
@@ -102,7 +108,7 @@ def test_services_of_the_mapper(make_node: Callable[..., Any]) -> None:
 def test_names_seen_by_others(make_node: Callable[..., Any], make_rig: Callable[..., Any]) -> None:
     """The same through ROS's graph, from another node: nothing absolute but /tf."""
     rig = make_rig()
-    expected = documented("## mapper: topics it publishes")
+    expected = published_by_the_mapper()
     of_every_node = {"/rosout", "/parameter_events", "/rig/mapper/transition_event"}
 
     def others() -> dict[str, list[str]]:

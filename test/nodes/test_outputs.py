@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from gs_semantic.msg import InstanceInfo, LabelMap, ObjectList, ObjectMasks
 from rig import BOX_PIXEL, CAMERA, LAMP_PIXEL, WALL_PIXEL, Rig
 from sensor_msgs.msg import PointCloud2
@@ -131,6 +132,29 @@ def test_markers_are_updated_in_place(make_rig: Callable[..., Rig]) -> None:
     rig.mapper.mapping.call(rig.mapper.reset)
     last = latest(rig, "objects/markers", lambda msg: {m.action for m in msg.markers} == {Marker.DELETE})
     assert {(m.ns, m.id) for m in last.markers} == keys
+
+
+def test_objects_and_classes_in_vision_msgs(make_rig: Callable[..., Rig]) -> None:
+    """The same content as in our own messages."""
+    vision = pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not installed")
+    rig = make_rig(objects_hz=50.0)
+    rig.listen("objects", ObjectList, qos.LATCHED)
+    rig.listen("vision/objects", vision.Detection3DArray, qos.LATCHED)
+    rig.listen("vision/label_info", vision.LabelInfo, qos.LATCHED)
+    rig.map_scene()
+    rig.settled()
+    own = latest(rig, "objects", lambda msg: msg.count == 2)
+    objects = {obj.id: obj for obj in unpack_objects(own.data)}
+    found = latest(rig, "vision/objects", lambda msg: len(msg.detections) == 2)
+    assert found.header.frame_id == own.header.frame_id
+    info = latest(rig, "vision/label_info", lambda msg: len(msg.class_map) > 1)
+    assert {entry.class_id: entry.class_name for entry in info.class_map} == {0: "void", 3: "box", 7: "lamp"}
+    assert {int(entry.id) for entry in found.detections} == objects.keys()
+    for entry in found.detections:
+        obj, centre, size = objects[int(entry.id)], entry.bbox.center.position, entry.bbox.size
+        assert int(entry.results[0].hypothesis.class_id) == obj.class_id
+        np.testing.assert_allclose([centre.x, centre.y, centre.z], obj.box.centre, atol=1e-4)
+        np.testing.assert_allclose([size.x, size.y, size.z], obj.box.size, atol=1e-4)
 
 
 def test_slots_beyond_16_bits_are_numbered_in_each_image() -> None:
