@@ -456,7 +456,7 @@ def test_photometric_step_equals_its_parts(dense, depth):
         )
         assert result.loss == pytest.approx(loss, rel=1e-5)
         assert torch.allclose(result.statistics.means2d_norm, statistics.means2d_norm, rtol=1e-3, atol=1e-7)
-        assert torch.equal(result.statistics.radii, statistics.radii)
+        assert torch.allclose(result.statistics.radii, statistics.radii, rtol=1e-4)
     for name in ATTRIBUTES:
         assert relative_error(joined[name] - before[name], apart[name] - before[name]) < 1e-3, name
     assert set(result.times_ms) == {"render", "loss", "backward_and_adam"}
