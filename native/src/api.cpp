@@ -156,7 +156,7 @@ void gs_view_destroy(View* view) {
 
 int32_t gs_view_open(View* view, const Scene* scene, const Camera* camera, const Settings* settings, int32_t tile_size,
                      int32_t threads) {
-  if (tile_size < 8 || tile_size % 4 || camera->width < 1 || camera->height < 1 || camera->width > 65535 ||
+  if (tile_size < 8 || tile_size > MAX_TILE || tile_size % 4 || camera->width < 1 || camera->height < 1 || camera->width > 65535 ||
       camera->height > 65535)
     return GS_BAD_ARGUMENT;
   return guarded([&](const Kernels& k) -> int32_t {

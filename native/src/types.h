@@ -8,6 +8,7 @@
 namespace gs {
 
 constexpr int CHUNK = 64;                          // rows that share a bounding sphere
+constexpr int MAX_TILE = 32;                       // pixels along the side of a tile
 constexpr int BLOCK = 1024;                        // rows that are projected as one task
 constexpr int64_t MAX_ENTRIES = int64_t{1} << 26;  // splats times tiles of one view; more is a mistake in the map
 constexpr float LOG2E = 1.4426950408889634f;
@@ -62,9 +63,9 @@ struct Color {
 // Buffers of one thread, reused from tile to tile.
 struct Scratch {
   Buffer<float> fields, records, features, walked;
-  Buffer<uint16_t> masks, bucket;
+  Buffer<uint16_t> bucket;
   Buffer<uint32_t> row, position, bucket_end;
-  Buffer<uint64_t> sort_a, sort_b;
+  Buffer<uint64_t> masks, sort_a, sort_b;
   Buffer<float> sums;
   Buffer<uint8_t> drawn;
   Buffer<int32_t> counts;
