@@ -38,9 +38,10 @@ struct Parameters {
 
 // What projection reads: one array per component, rows in map order, padded to whole chunks with transparent rows.
 struct Scene {
-  enum Field { X, Y, Z, XX, XY, XZ, YY, YZ, ZZ, LOG2_OPACITY, FIELDS };
+  enum Field { X, Y, Z, XX, XY, XZ, YY, YZ, ZZ, LOG2_OPACITY, RED, GREEN, BLUE, FIELDS };
   int64_t count = 0, padded = 0;
-  int64_t stride = 0;  // rows that there is room for
+  int64_t stride = 0;    // rows that there is room for
+  bool colored = false;  // colours do not depend on the direction, so they are packed, too
   Buffer<float> fields;
   Buffer<float> spheres;    // (chunks, 4): centre, radius
   Buffer<uint8_t> invalid;  // (chunks): rows that have parameters which are not finite numbers
@@ -48,16 +49,16 @@ struct Scene {
 };
 
 // A projected Gaussian: alpha(p) = 2^(log2_opacity + a dx^2 + b dx dy + c dy^2), drawn where the exponent >= threshold.
-struct Splat {
+// All that drawing needs lies in one cache line. A channel that would be negative, or is no number, is 0.
+struct alignas(64) Splat {
   float x, y, a, b, c, log2_opacity, threshold, z;
+  float color[3];
+  uint32_t row;                // in the map
+  int32_t tiles[4];            // touched: first and last column, first and last row
 };
 
 struct Rect {  // tiles touched, inclusive
   uint16_t x0, x1, y0, y1;
-};
-
-struct Color {
-  float r, g, b, spare;
 };
 
 // Buffers of one thread, reused from tile to tile.
@@ -90,8 +91,7 @@ struct View {
   bool has_first = false;
   Buffer<uint8_t> owner;         // thread that projected each block
   Buffer<uint32_t> base;         // visible index of each block's first splat (blocks + 1)
-  Buffer<Color> colors;          // by position
-  Buffer<uint8_t> clamped;       // by position: bit k set where colour channel k was limited to 0
+  Buffer<float> depth;           // by position, as in the splats
   Buffer<uint32_t> tile_counts;  // (threads, tiles) while binning
   Buffer<uint32_t> tile_start;   // (tiles + 1)
   Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position

@@ -55,9 +55,9 @@ class TileList {
   // The feature channels of one pass, one row of PASS floats per splat with zeros behind, near each other in memory.
   float* features = nullptr;
 
-  // `colors`: records carry the splat's colour; `ids`, if not null, are those of the map's rows, for the records.
-  TileList(View& view, int64_t tile, Scratch& scratch, bool colors, const int32_t* ids = nullptr)
-      : view_(view), scratch_(scratch), order_(view, tile, scratch), colors_(colors), ids_(ids) {
+  // `ids`, if not null, are those of the map's rows, for the records.
+  TileList(View& view, int64_t tile, Scratch& scratch, const int32_t* ids = nullptr)
+      : view_(view), scratch_(scratch), order_(view, tile, scratch), ids_(ids) {
     length = order_.length();
     tile_x = static_cast<int>(tile % view.tiles_x) * view.tile_size;
     tile_y = static_cast<int>(tile / view.tiles_x) * view.tile_size;
@@ -65,7 +65,7 @@ class TileList {
     steps_ = length / STEP + 1;
     stride_ = steps_ * STEP;
     packs_bytes_ = packs_bytes();
-    fields_ = scratch.fields.reserve(stride_ * COLUMNS);
+    fields_ = scratch.fields.reserve(stride_ * (PY + 1));
     records_ = scratch.records.reserve(stride_ * RECORD);
     masks_ = scratch.masks.reserve(steps_ * blocks_ * blocks_);
     row = scratch.row.reserve(stride_);
@@ -123,17 +123,12 @@ class TileList {
   GS_INLINE void fetch(int64_t begin) {
     const int64_t end = begin + STEP < length ? begin + STEP : length;
     order_.sort_until(end);
-    for (int64_t k = begin; k < end; ++k) {
-      const uint32_t p = order_.position(k);
-      __builtin_prefetch(view_.splats.data + p);
-      __builtin_prefetch(view_.row.data + p);
-      if (colors_) __builtin_prefetch(view_.colors.data + p);
-    }
+    for (int64_t k = begin; k < end; ++k) __builtin_prefetch(view_.splats.data + order_.position(k));
   }
 
   GS_INLINE void fetch_features(int64_t begin) {
     for (int64_t k = begin; k < begin + STEP && k < length; ++k)
-      __builtin_prefetch(source_ + view_.row[order_.position(k)] * source_stride_);
+      __builtin_prefetch(source_ + view_.splats[order_.position(k)].row * source_stride_);
   }
 
   template <class Count>
@@ -145,7 +140,7 @@ class TileList {
   }
 
   GS_INLINE void fill_lanes(int64_t i, int blocks, uint8_t* touched) {
-    static const Splat nothing = {0.f, 0.f, -1.f, 0.f, -1.f, -200.f, 0.f, 0.f};  // that no pixel draws
+    static const Splat nothing = {0.f, 0.f, -1.f, 0.f, -1.f, -200.f, 0.f, 0.f, {}, 0, {}};  // that no pixel draws
     const float* from[LANES];
     for (int k = 0; k < LANES; ++k) {
       float* out = records_ + (i + k) * RECORD;
@@ -155,16 +150,17 @@ class TileList {
         continue;
       }
       const uint32_t p = position[i + k] = order_.position(i + k);
-      row[i + k] = view_.row[p];
-      from[k] = &view_.splats[p].x;
-      if (colors_) std::memcpy(out + RED, &view_.colors[p], sizeof(Color));
+      const Splat& splat = view_.splats[p];
+      row[i + k] = splat.row;
+      from[k] = &splat.x;
+      std::memcpy(out + RED, splat.color, 4 * sizeof(float));
       if (ids_) std::memcpy(out + ID, ids_ + row[i + k], sizeof(int32_t));
       if (channels_) copy_features(i + k);
     }
     Vec column[COLUMNS];
     load_columns(from, 0, column);
     load_columns(from, 4, column + 4);
-    for (int k = 0; k < COLUMNS; ++k) store(fields_ + k * stride_ + i, column[k]);
+    for (int k = PX; k <= PY; ++k) store(fields_ + k * stride_ + i, column[k]);
     const Vec ux = vsqrt(-column[A]), uy = set(-0.5f) * column[B] / ux;
     const Vec vy = vsqrt(vmax(-column[C] - uy * uy, zero()));
     const Vec x = column[PX] - set(static_cast<float>(tile_x)), y = column[PY] - set(static_cast<float>(tile_y));
@@ -209,7 +205,6 @@ class TileList {
   View& view_;
   Scratch& scratch_;
   TileOrder order_;
-  bool colors_;
   const int32_t* ids_;
   const float* source_ = nullptr;
   int channels_ = 0;

@@ -100,7 +100,7 @@ void accumulate_pass(View& view, const float* image, int count, int64_t stride, 
   constexpr int WIDTH = first ? LANES + 4 : LANES, WEIGHT = LANES, COUNT = LANES + 1;  // floats of a partial
   begin_partials(view, WIDTH);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false);
+    TileList list(view, tile, scratch);
     float* sums = scratch.sums.reserve(list.length * LANES);
     std::memset(sums, 0, list.length * LANES * sizeof(float));
     float* weight_of = scratch.features.reserve(first ? list.length * LANES : 0);
@@ -305,7 +305,7 @@ inline void accumulate_labels(View& view, const int32_t* labels, int32_t* winner
   constexpr int WORDS = sizeof(LabelVote) / sizeof(float);
   begin_partials(view, WORDS);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false);
+    TileList list(view, tile, scratch);
     LabelVote* votes = reinterpret_cast<LabelVote*>(scratch.sums.reserve(list.length * WORDS));
     std::memset(static_cast<void*>(votes), 0, list.length * sizeof(LabelVote));
     Distinct<FEW_LABELS> few;
