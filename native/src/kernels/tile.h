@@ -94,9 +94,8 @@ class TileList {
     upto = (upto + STEP - 1) / STEP * STEP;
     if (upto > stride_) upto = stride_;
     for (int64_t i = filled; i < upto; i += STEP) {
-      if (i == 0) fetch(0), fetch(STEP);
-      fetch(i + 2 * STEP);
-      if (channels_) fetch_features(i + STEP);
+      if (i == 0) order_.sort_until(2 * STEP < length ? 2 * STEP : length), ask_for_splats(0, AHEAD);
+      order_.sort_until(i + 3 * STEP < length ? i + 3 * STEP : length);
       if (blocks_ == 8)
         fill_step(i, Constant<8>{});
       else if (blocks_ == 4)
@@ -119,16 +118,17 @@ class TileList {
   static constexpr int STEP = 64;
 
  private:
-  // Sorts and asks for the splats of a step before they are needed.
-  GS_INLINE void fetch(int64_t begin) {
-    const int64_t end = begin + STEP < length ? begin + STEP : length;
-    order_.sort_until(end);
+  // What is asked for so far ahead has come when it is copied. Never many at once: the processor drops what it cannot
+  // keep track of.
+  static constexpr int64_t AHEAD = 2 * STEP, FEATURES_AHEAD = STEP;
+
+  GS_INLINE void ask_for_splats(int64_t begin, int64_t count) const {
+    const int64_t end = begin + count < length ? begin + count : length;
     for (int64_t k = begin; k < end; ++k) __builtin_prefetch(view_.splats.data + order_.position(k));
   }
 
-  GS_INLINE void fetch_features(int64_t begin) {
-    for (int64_t k = begin; k < begin + STEP && k < length; ++k)
-      __builtin_prefetch(source_ + view_.splats[order_.position(k)].row * source_stride_);
+  GS_INLINE void ask_for_features(int64_t k) const {
+    if (k < length) __builtin_prefetch(source_ + view_.splats[order_.position(k)].row * source_stride_);
   }
 
   template <class Count>
@@ -144,6 +144,8 @@ class TileList {
     const float* from[LANES];
     for (int k = 0; k < LANES; ++k) {
       float* out = records_ + (i + k) * RECORD;
+      ask_for_splats(i + k + AHEAD, 1);
+      if (channels_) ask_for_features(i + k + FEATURES_AHEAD);
       if (i + k >= length) {
         from[k] = &nothing.x;
         position[i + k] = row[i + k] = 0;
