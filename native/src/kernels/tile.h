@@ -120,15 +120,19 @@ class TileList {
  private:
   // What is asked for so far ahead has come when it is copied. Never many at once: the processor drops what it cannot
   // keep track of.
-  static constexpr int64_t AHEAD = 2 * STEP, FEATURES_AHEAD = STEP;
+  static constexpr int64_t AHEAD = 2 * STEP, ROWS_AHEAD = STEP;
 
   GS_INLINE void ask_for_splats(int64_t begin, int64_t count) const {
     const int64_t end = begin + count < length ? begin + count : length;
     for (int64_t k = begin; k < end; ++k) __builtin_prefetch(view_.splats.data + order_.position(k));
   }
 
-  GS_INLINE void ask_for_features(int64_t k) const {
-    if (k < length) __builtin_prefetch(source_ + view_.splats[order_.position(k)].row * source_stride_);
+  // Of the map's row that a splat came from.
+  GS_INLINE void ask_for_values(int64_t k) const {
+    if (k >= length || !(ids_ || channels_)) return;
+    const int64_t from = view_.splats[order_.position(k)].row;
+    if (ids_) __builtin_prefetch(ids_ + from);
+    if (channels_) __builtin_prefetch(source_ + from * source_stride_);
   }
 
   template <class Count>
@@ -145,7 +149,7 @@ class TileList {
     for (int k = 0; k < LANES; ++k) {
       float* out = records_ + (i + k) * RECORD;
       ask_for_splats(i + k + AHEAD, 1);
-      if (channels_) ask_for_features(i + k + FEATURES_AHEAD);
+      ask_for_values(i + k + ROWS_AHEAD);
       if (i + k >= length) {
         from[k] = &nothing.x;
         position[i + k] = row[i + k] = 0;
@@ -253,7 +257,9 @@ constexpr int GROUP = sizeof(Vec) == 64 && sizeof(Mask) <= 2 ? 4 : 1;
 template <class Draw, class Done, class Flush>
 GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Draw&& draw, Done&& done, Flush&& flush) {
   // Long batches, as each ends in a mispredicted branch; but few splats are copied that no block may need.
-  constexpr int MANY = BATCH - TileList::STEP, ENOUGH = 24, CHECK = GROUP > 2 ? GROUP : 2;
+  constexpr int MANY = BATCH - TileList::STEP, ENOUGH = 24;
+  constexpr int CHECK = 4;  // the same for all instruction sets, as an early end of a vote shows in its confidence
+  static_assert(CHECK % GROUP == 0, "groups end where the walk may");
   const Vec px = set(static_cast<float>(block.x - list.tile_x)) + lane_x(),
             py = set(static_cast<float>(block.y - list.tile_y)) + lane_y();
   const Vec alpha_max = set(view.settings.alpha_max), t_min = set(view.settings.transmittance_min);
@@ -270,7 +276,7 @@ GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Dr
     for (int k = 0; k < CHECK - 1; ++k) candidates[n + k] = static_cast<int32_t>(list.length);
     int i = 0;
     for (bool finished = false; i < n && !finished; i += CHECK) {
-      GS_UNROLL for (int first = i; first < i + CHECK; first += GROUP) {
+      for (int first = i; first < i + CHECK; first += GROUP) {
         const float* splat[GROUP];
         Vec u[GROUP], v[GROUP], power[GROUP], alpha[GROUP];
 #define GS_EACH GS_UNROLL for (int k = 0; k < GROUP; ++k)
