@@ -25,7 +25,7 @@ GAUSSIANS = (25_000, 50_000, 100_000, 200_000, 400_000, 1_000_000)
 CHANNELS = (0, 4, 8, 16, 32, 48, 64)
 SIZES = ((160, 120), (320, 240), (640, 480), (960, 720), (1280, 960))
 MIDDLE = 200_000  # Gaussians, where something else varies
-PATIENCE_S = 8.0
+PATIENCE_S = 4.0
 
 Draw = Callable[[RasterView], Any]
 

@@ -114,7 +114,7 @@ inline double walk_feature_tile(View& view, const FeatureLoss& loss, const AdamS
                                 Scratch& scratch, bool count, bool store_kept) {
   const int64_t width = view.camera.width;
   const int channels = loss.channels;
-  TileList list(view, tile, scratch, false);
+  TileList list(view, tile, scratch);
   prefetch_tile(loss.target, channels * sizeof(float), view, list);
   list.carry_features(state.features, channels, channels);
   const TileSums out(list, scratch, LANES);
