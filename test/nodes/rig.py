@@ -122,7 +122,7 @@ class Rig:
     def connected(self) -> None:
         """Wait until everybody has found everybody, so that no message is lost for that reason."""
         inputs = {"color/image", "depth/image", "instance/image", "instance/info", "color/camera_info", "/tf"}
-        inputs -= set() if self.mapper.parameters.use_depth else {"depth/image"}
+        inputs -= {"depth/image"} if self.mapper.parameters.use_depth == "never" else set()
         for name in (topic_of(camera, name) for camera in self.cameras for name in inputs):
             self.until(lambda name=name: self.publishers[name].get_subscription_count() == 1, f"subscriber of {name}")
 
