@@ -32,7 +32,7 @@ INTRODUCTION = """# Results
 Made by `python docs/results/make.py` from the reports in [results/](results/); each names the command that wrote it.
 Shares are fractions from 0 to 1, all other names end in their unit. Labels of the house are rendered, those of the
 lounge drawn by hand for this package (`sample/SOURCE.md`). Rates and latencies depend on the machine: the long run
-(`house_soak`, at the lowest priority) went on beside `lounge_shuffled`, `house_no_depth` and the bedroom, which therefore
+(`house_soak`, at the lowest priority) went on beside `lounge_shuffled` and the bedroom, which therefore
 had fewer optimisation steps.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,14 @@ from gs_semantic.gaussians.map_folder import load_map, save_map
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.events import Events, LabelImages
+from gs_semantic.mapping.fitting import Exposures, FitSettings, PhotographFitter
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.objects.registry import ObjectState
 
 # what suits matched depth better than a sensor's; config/sensor/mono.yaml says the same to the mapper node
 COLOUR_ONLY = ("lr_means=0.001", "refine_error=0.15")
+# for a map whose geometry is there already: keyframes only give it labels
+LABELS_ONLY = ("match=false", "steps_per_keyframe=0", "steps_when_busy=0")
 
 
 def mapper_config(pairs: Iterable[str] = ()) -> MapperConfig:
@@ -84,6 +87,14 @@ class MapOffline:
             self.mapper.step(None)
             progress()
 
+    def fit(
+        self, frames: Sequence[Frame], settings: FitSettings, progress: Callable[[], object] = lambda: None
+    ) -> Exposures:
+        """Fit the map to whole photographs (``mapping/fitting.py``); the mapper's keyframes are forgotten."""
+        fitter = PhotographFitter(frames, settings, self.mapper.rasterizer)
+        self.mapper.load(fitter.run(self.mapper.gaussians, progress), self.mapper.objects)
+        return fitter.exposures
+
     def save(self, folder: str | Path) -> None:
         save_map(folder, self.mapper.gaussians, self.mapper.objects, self.mapper.objects.labels)
 
@@ -113,7 +124,7 @@ def map_sequence(
 
     Without recorded depth, or with ``use_depth`` false, the mapper finds depth by matching the frames.
     """
-    if not sequence.has_depth and not shown.mapper.config.match:
+    if not sequence.has_depth and not shown.mapper.config.match and not len(shown.mapper.gaussians):
         raise InvalidInputError(f"{sequence.folder}: has no depth; mapping needs depth, or match=true")
     keyframes = 0
     for index in indices:

@@ -28,9 +28,9 @@ class MapperConfig:
     # depth of frames that come without
     match: bool = _p(True, "find the depth of keyframes that come without by matching them with others")
     match_width_px: int = _p(320, "matching is done at about this image width", 80, 4096)
-    match_planes: int = _p(96, "depths tried per pixel at most", 48, 256)
+    match_planes: int = _p(128, "depths tried per pixel at most", 48, 256)
     match_near_m: float = _p(0.5, "nearest depth that is looked for", 0.01, 100.0)
-    match_sources: int = _p(3, "other keyframes that one is compared with", 1, 16)
+    match_sources: int = _p(4, "other keyframes that one is compared with", 1, 16)
     match_memory: int = _p(10, "recent keyframes to choose these from", 2, 10000)
     match_margin: float = _p(2.0, "a depth is kept when the next best one is worse by this (cost per path)", 0.0, 100.0)
     match_cost: int = _p(20, "a depth is kept up to this matching cost (0 .. 64)", 1, 64)

@@ -22,6 +22,8 @@ SMALL_STEP, LARGE_STEP, EDGE = 8, 80, 8  # of the semi-global smoothing, see nat
 BEST_ANGLE = 0.12  # baseline over depth that suits matching best: shorter is inexact, longer looks different
 CHECKED_VIEWS = 4  # earlier keyframes that may confirm a depth
 SMOOTH = 0.03  # relative difference of depth within which neighbours are averaged
+NEARER, UNEXPECTED = 1.5, 0.005  # how much nearer surfaces may come unlooked for, and the share of the image that tells
+PLANES_PER_PIXEL = 2  # of matching; descriptors are finer than that
 NEAR_PLANES = 20  # far away, where depths tried lie wide apart, that is this fraction of their spacing times SMOOTH
 
 
@@ -64,6 +66,7 @@ class StereoDepth:
         self._views: list[StereoView] = []  # by age; the newest waits for its successor
         self._waiting = False
         self._typical_m: float | None = None
+        self._near: float | None = None  # largest inverse depth to expect
 
     @property
     def waiting(self) -> bool:
@@ -110,8 +113,24 @@ class StereoDepth:
         if not sources:
             return Matched(view.index, replace(frame, depth=np.zeros((height, width), np.float32)))
         far, near = 1 / self.config.depth_max_m, 1 / self.config.match_near_m
+        inverse, blur = self._swept(view, sources, far, self._near or near)
+        if self._near and np.mean(inverse > 0.95 * self._near) > UNEXPECTED:  # something came nearer
+            inverse, blur = self._swept(view, sources, far, near)
+        view.inverse_depth = _smoothed(inverse, blur)
+        known = inverse[inverse > 0]
+        if len(known):
+            self._typical_m = float(1 / np.median(known))
+            self._near = float(np.clip(NEARER * np.quantile(known, 0.99), 4 * far, near))
+        fused, confirmed = self._confirmed(view, blur)
+        fused = _smoothed(_closed(fused, confirmed, blur), blur)
+        return Matched(view.index, replace(frame, depth=_enlarged(fused, blur, height, width)))
+
+    def _swept(
+        self, view: StereoView, sources: list[StereoView], far: float, near: float
+    ) -> tuple[np.ndarray, float]:
+        """Inverse depth (h, w) between ``far`` and ``near``, 0 where it is not certain; what far away it is uncertain by."""
         baseline = np.median([_baseline(view, source) for source in sources])
-        wanted = int((near - far) * view.camera.fx * baseline) + 1  # a pixel from one to the next
+        wanted = int(PLANES_PER_PIXEL * (near - far) * view.camera.fx * baseline) + 1
         planes = min(MAX_PLANES, self.config.match_planes, max(48, wanted)) // 16 * 16
         result = self._sweep.run(
             view.descriptors,
@@ -127,14 +146,7 @@ class StereoDepth:
         )
         inverse = np.maximum(result.inverse_depth, far)
         inverse[(result.margin < self.config.match_margin) | (result.cost > self.config.match_cost)] = 0
-        blur = NEAR_PLANES * (near - far) / (planes - 1)
-        view.inverse_depth = _smoothed(inverse, blur)
-        known = inverse[inverse > 0]
-        if len(known):
-            self._typical_m = float(1 / np.median(known))
-        fused, confirmed = self._confirmed(view, blur)
-        fused = _smoothed(_closed(fused, confirmed, blur), blur)
-        return Matched(view.index, replace(frame, depth=_enlarged(fused, blur, height, width)))
+        return inverse, NEAR_PLANES * (near - far) / (planes - 1)
 
     def _sources(self, view: StereoView) -> list[StereoView]:
         """Views that see much of the same from other places: each new one best complements those chosen before."""

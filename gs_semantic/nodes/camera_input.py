@@ -33,6 +33,7 @@ from gs_semantic.nodes.transforms import TransformError
 COLOUR, DEPTH, INSTANCE, MASKS = "color/image", "depth/image", "instance/image", "instance/info"
 INFO, DEPTH_INFO = "color/camera_info", "depth/camera_info"
 POLL_S = 0.01
+DEPTH_PATIENCE_S = 2.0  # of colour images without depth, before use_depth: auto does without
 LOOK_S = 0.5  # how often the graph is asked which transport there is
 INFO_STOPPED_S = 1.5  # images without camera_info for so long are told
 KEPT_LENSES = 20  # camera_info messages remembered by their stamps
@@ -74,13 +75,13 @@ class CameraInput:
         self._images: list[ImageTopic] = []
         self.synchronizer = Synchronizer(
             self.topics[COLOUR],
-            (self.topics[DEPTH],) if parameters.use_depth else (),
+            (self.topics[DEPTH],) if parameters.use_depth != "never" else (),
             (self.topics[INSTANCE], self.topics[MASKS]),
             gate=self._gate,
         )
         self.retime()
         self._drops_told = 0
-        self._newest_colour = 0.0  # time.monotonic
+        self._first_colour = self._newest_colour = 0.0  # time.monotonic
         # on the steady clock: a simulator that stands still must not stop us from saying so
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._poll_timer = node.create_timer(POLL_S, self._poll, clock=steady)
@@ -94,7 +95,7 @@ class CameraInput:
         add(CameraInfo, self.topics[INFO], self._on_info(self._lenses, INFO), sensor)
         add(MaskInfoMsg, self.topics[MASKS], self._on_stamped(MASKS), sensor)
         listened = [(INSTANCE, self._on_stamped(INSTANCE), p.mask_transport)]
-        if p.use_depth:
+        if p.use_depth != "never":
             add(CameraInfo, self.topics[DEPTH_INFO], self._on_info(self._depth_lenses, DEPTH_INFO), sensor)
             listened.append((DEPTH, self._on_stamped(DEPTH), p.depth_transport))
         listened.append((COLOUR, self._on_colour, p.color_transport))
@@ -130,7 +131,26 @@ class CameraInput:
 
     def explain(self) -> list[str]:
         """Sentences about topics that are missing, have stopped or never match, for people."""
-        return [*self.synchronizer.explain(), *self._lenses.explain(self._newest_colour)]
+        chosen = [faults.NO_DEPTH.text(topic=self.topics[DEPTH])] if self._without_depth else []
+        return [*chosen, *self.synchronizer.explain(), *self._lenses.explain(self._newest_colour)]
+
+    @property
+    def needs_depth(self) -> bool:
+        """Has a frame to have depth of a sensor?"""
+        return self.topics[DEPTH] in self.synchronizer.required
+
+    @property
+    def _without_depth(self) -> bool:
+        return self._parameters.use_depth == "auto" and not self.needs_depth
+
+    def _choose_depth(self) -> None:
+        """``use_depth`` auto: depth is not waited for when none came with the first colour images, until the first comes."""
+        topic, came = self.topics[DEPTH], self.synchronizer.counts.received.get(self.topics[DEPTH], 0) > 0
+        if self._without_depth and came:
+            self.synchronizer.require(topic)
+            self._node.get_logger().info(f"{topic}: images come, so every frame needs its depth (use_depth is auto)")
+        elif self.needs_depth and not came and self._newest_colour - self._first_colour > DEPTH_PATIENCE_S:
+            self.synchronizer.release(topic)
 
     # --- callbacks: every one hands over and returns ------------------------------------------------------------------
 
@@ -140,6 +160,7 @@ class CameraInput:
     def _on_colour(self, msg: Any) -> None:
         self._statistics.received()
         self._newest_colour = time.monotonic()
+        self._first_colour = self._first_colour or self._newest_colour
         topic, stamp = self._topic(COLOUR), conversions.to_ns(msg.header.stamp)
         try:
             self._stamps.check(topic, stamp)
@@ -194,6 +215,8 @@ class CameraInput:
         return take
 
     def _look(self) -> None:
+        if self._parameters.use_depth == "auto":
+            self._choose_depth()
         for topic in self._images:
             topic.look()
 

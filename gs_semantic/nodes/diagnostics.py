@@ -95,8 +95,8 @@ class Diagnostics:
 
     def _needed(self, inputs: Inputs) -> set[str]:
         """Topics without which there is no frame."""
-        roles = (COLOUR, INFO, DEPTH) if self._node.parameters.use_depth else (COLOUR, INFO)
-        topics = {camera.topics[role] for camera in inputs.cameras for role in roles}
+        topics = {camera.topics[role] for camera in inputs.cameras for role in (COLOUR, INFO)}
+        topics |= {camera.topics[DEPTH] for camera in inputs.cameras if camera.needs_depth}
         watched = [traffic.topic for traffic in inputs.subscriptions.watched()]
         listened = {topic for topic in watched if any(topic == t or topic.startswith(f"{t}/compressed") for t in topics)}
         return listened | {inputs.poses.source}

@@ -62,7 +62,7 @@ DEFAULTS: dict[str, Any] = {
     "pose_source": "tf",
     "global_frame": "",
     "pose_child_frame": "",
-    "use_depth": True,
+    "use_depth": "always",
     "input_qos": "best_effort",
     "sync_slop_s": 0.0,
     "sync_wait_s": 0.5,
@@ -148,8 +148,8 @@ class Setting:
             ("/tf", (TFMessage,), p["pose_source"] == "tf", qos.POSE),
             ("/tf_static", (TFMessage,), False, qos.STATIC_TF),
         ]
-        if p["use_depth"]:
-            wanted.insert(2, (DEPTH, kinds, True, sensor))
+        if p["use_depth"] != "never":
+            wanted.insert(2, (DEPTH, kinds, p["use_depth"] == "always", sensor))
             wanted.insert(3, (DEPTH_INFO, (CameraInfo,), False, sensor))
         if p["pose_source"] in ("odom", "pose"):
             wanted.append((p["pose_source"], (Odometry if p["pose_source"] == "odom" else PoseStamped,), True, qos.POSE))

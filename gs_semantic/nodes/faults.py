@@ -315,6 +315,15 @@ DEPTH_UNREGISTERED = _fault(
     "Pixel for pixel, depth must show what colour shows: same size, same frame, same intrinsics.",
 )
 
+NO_DEPTH = _fault(
+    _CAMERAS,
+    "no_depth",
+    Severity.WARNING,
+    "{topic}: no image has come, so depth is found by matching keyframes (use_depth is auto)",
+    "Start the depth camera or remap its topic to {topic}; without one, set use_depth to never.",
+    "The mapper chose to work without a depth sensor. It takes the sensor's depth from the first image of it on.",
+)
+
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 _MASKS = "Masks and labels"

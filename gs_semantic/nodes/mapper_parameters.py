@@ -22,6 +22,7 @@ LIVE_MAPPING = frozenset(
 )
 
 
+DEPTH_USES = ("always", "auto", "never")
 TRANSPORTS = ("auto", "raw", "compressed")
 
 
@@ -51,8 +52,11 @@ class NodeParameters:
     depth_registered: bool = parameter(
         False, "depth shows the same pixels as colour, whatever its frame_id and camera_info say"
     )
-    use_depth: bool = parameter(
-        True, "a frame needs depth; false: no depth topic is listened to, depth is found by matching keyframes"
+    use_depth: str = parameter(
+        "always",
+        "always: a frame needs depth; never: no depth topic is listened to, depth is found by matching keyframes; auto: "
+        "never until a depth image comes, always from then on",
+        choices=DEPTH_USES,
     )
     input_qos: str = parameter("best_effort", "reliability requested of inputs", choices=("best_effort", "reliable"))
     sync_slop_s: float = parameter(0.0, "stamps of one frame may differ by this; 0: exactly equal", 0.0, 1.0, live=True)

@@ -196,7 +196,7 @@ class ReplayNode(Node):
             self._static.publish(self._transform(p.body_frame, p.camera_frame, self._body_camera, self._now_ns()))
         moving = {"tf": "_tf", "odom": "_odom", "pose": "_pose"}[p.pose_source]
         self._needed = [self._colour, self._info, getattr(self, moving)]
-        self._needed += [self._depth] if self.sequence.has_depth else []
+        self._needed += [self._depth] if self.sequence.has_depth and p.send_depth else []
         self._needed += [self._instance] if self.sequence.has_instances and self._damage is not None else []
 
     # --- frames -----------------------------------------------------------------------------------------------------

@@ -133,6 +133,17 @@ class Synchronizer:
         self._apart: dict[str, _Apart] = {name: _Apart() for name in required}
         self._last_stamp = -1
 
+    def require(self, name: str) -> None:
+        """From now on, a leading item waits for this stream, which was released."""
+        if name not in self.required:
+            self.required = (*self.required, name)
+            self._apart[name] = _Apart()
+
+    def release(self, name: str) -> None:
+        """From now on, a leading item does not wait for this required stream; what is there goes with it all the same."""
+        self.required = tuple(other for other in self.required if other != name)
+        self._apart.pop(name, None)
+
     def clear(self) -> None:
         """Forget all that waits (after a jump of the clock); counts stay."""
         self._waiting.clear()

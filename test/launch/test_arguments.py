@@ -307,7 +307,7 @@ def test_the_sensor_mono_gives_the_mapper_what_offline_mapping_without_depth_use
     mapper = plan_segment({"sensor": "mono"})[0]
     layer = next(layer for layer in mapper.parameters if isinstance(layer, Path) and layer.name == "mono.yaml")
     parameters = yaml.safe_load(layer.read_text())["/**/mapper"]["ros__parameters"]
-    assert parameters.pop("use_depth") is False
+    assert parameters.pop("use_depth") == "never"
     assert parameters == {name: float(value) for name, value in (pair.split("=") for pair in COLOUR_ONLY)}
 
 

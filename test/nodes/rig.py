@@ -135,7 +135,7 @@ class Rig:
     def connected(self) -> None:
         """Wait until everybody has found everybody, so that no message is lost for that reason."""
         inputs = {"color/image", "depth/image", "instance/image", "instance/info", "color/camera_info", "/tf"}
-        inputs -= set() if self.mapper.parameters.use_depth else {"depth/image"}
+        inputs -= {"depth/image"} if self.mapper.parameters.use_depth == "never" else set()
         self.matched(*(topic_of(camera, name) for camera in self.cameras for name in inputs))
         for subscription in self.node.subscriptions:
             for publisher in self._sources(subscription.topic_name):

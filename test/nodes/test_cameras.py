@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,19 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
-from rig import BOX_PIXEL, CAMERA, HEIGHT, LAMP_PIXEL, MASKS, WIDTH, Rig, scene
+from rclpy.parameter import Parameter
+from rig import BOX_PIXEL, CAMERA, HEIGHT, LAMP_PIXEL, MASKS, WIDTH, Rig, StopEvent, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from gs_semantic.data.images import Lens
+from gs_semantic.data.sequence import RgbdSequence
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.mapper_parameters import NodeParameters, check
+from gs_semantic.nodes.replay_node import ReplayNode
+from gs_semantic.share import share_path
 
 PLUMB_BOB = [0.2, -0.3, 0.001, -0.002, 0.1]
 RATIONAL = [0.25, 0.1, 0.001, 0.0, 0.02, 0.05, 0.02, 0.01]
@@ -306,6 +311,42 @@ def test_two_cameras_feed_one_map(make_rig: Callable[..., Rig]) -> None:
         assert planner.query_pixel(*BOX_PIXEL, stamp_ns=stamp, camera="rear").object.id == back.id
     status = rig.status_after()
     assert status.frames_received == 8 and status.frames_answered == 8
+
+
+def test_two_recordings_played_as_two_cameras_feed_one_map(make_rig: Callable[..., Rig]) -> None:
+    """Each replay has the namespace and the frames of its camera; the map holds what both saw."""
+    rig = make_rig("front/semantic/image", "rear/semantic/image", cameras=["front", "rear"], keyframe_queue=100)
+    parts = {"front": (0, 4), "rear": (20, 24)}
+    house = str(share_path("sample", "house"))
+    replays, stop = [], StopEvent()
+    for camera, (first, last) in parts.items():
+        values = {"sequence": house, "start_frame": first, "stop_frame": last, "rate_hz": 2.0, "masks": "perfect"}
+        values |= {"camera_frame": f"{camera}_optical", "body_frame": f"{camera}_base"}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        replay = ReplayNode(context=rig.context, namespace=f"rig/{camera}", parameter_overrides=overrides)
+        runner = threading.Thread(target=replay.run, args=(stop,), daemon=True)
+        replays.append((replay, runner))
+    try:
+        for _, runner in replays:
+            runner.start()
+        for (replay, runner), camera in zip(replays, parts, strict=True):
+            runner.join(60)
+            assert not runner.is_alive()
+            stamp = replay.published[-1][0]
+            shown = rig.answer(stamp, f"{camera}/semantic/image")
+            assert shown.shape == replay.sequence[0].rgb.shape[:2]
+        rig.settled()
+    finally:
+        stop.event.set()
+        for replay, _ in replays:
+            replay.destroy_node()
+    sequence = RgbdSequence(house)
+    for _, last in parts.values():
+        frame = sequence[last - 1]
+        labels = rig.mapper.mapper.render_labels(frame.camera, tentative=True)
+        assert (labels.instance > 0).mean() > 0.8
+        assert len(np.unique(labels.instance)) > 4
+    assert rig.status_after().frames_received == 8
 
 
 def test_one_camera_that_is_silent_does_not_stop_the_other(make_rig: Callable[..., Rig]) -> None:

@@ -147,7 +147,7 @@ def test_without_depth_labels_come_from_a_map_that_was_there(make_rig: Callable[
     first.map_scene()
     first.mapper.save(tmp_path / "map")
     first.close()
-    rig = make_rig(use_depth=False, load_map=str(tmp_path / "map"), keyframe_interval_s=3600.0)
+    rig = make_rig(use_depth="never", load_map=str(tmp_path / "map"), keyframe_interval_s=3600.0)
     messages = rig.messages(rig.next_stamp(), masks=False)
     del messages["depth/image"]
     rig.publish(messages)

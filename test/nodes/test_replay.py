@@ -126,6 +126,18 @@ def stamps(messages: list[Any]) -> list[int]:
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("send_depth", [True, False])
+def test_nobody_has_to_listen_to_depth_that_is_not_sent(stage: Stage, send_depth: bool) -> None:
+    """Colour and poses only: a mapper without depth does not subscribe to it."""
+    for name, kind in (("color/image", Image), ("color/camera_info", CameraInfo), ("instance/image", Image)):
+        stage.listen(name, kind)
+    stage.listen("/tf", TFMessage, qos.POSE)
+    depth = stage.listen("depth/image", Image) if send_depth else []
+    replay = stage.play(sequence=HOUSE, stop_frame=2, rate_hz=20.0, send_depth=send_depth, wait_for_subscriber_s=300.0)
+    stage.end()
+    assert len(replay.published) == 2 and len(depth) == (2 if send_depth else 0)
+
+
 def test_a_viewer_of_colour_alone_does_not_start_the_replay(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr("gs_semantic.nodes.replay_node.TELL_AFTER_S", 0.0)
