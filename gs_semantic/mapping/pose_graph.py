@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
@@ -21,21 +23,41 @@ class PoseGraph:
     """Nodes: keyframes 0, 1, 2... with the pose they were given. Edges: alignments of pairs.
 
     ``poses[k]`` (4x4 T_world_camera) minimise the disagreement with the given poses (independent noise with the given
-    standard deviations) and with the edges (their information), both robustly.
+    standard deviations) and with the edges (their information), both robustly. Of the nodes beyond the window only those
+    stay that an edge or the caller still needs (``forget``); numbers are never given twice.
     """
 
     def __init__(self) -> None:
-        self.given: list[np.ndarray] = []
-        self.poses: list[np.ndarray] = []
+        self.count = 0  # of nodes so far
+        self.given: dict[int, np.ndarray] = {}  # of the window
+        self.poses: dict[int, np.ndarray] = {}
         self._pairs: list[tuple[int, int]] = []
         self._motions: list[np.ndarray] = []
         self._information: list[np.ndarray] = []
 
     def add(self, given: np.ndarray, estimate: np.ndarray) -> int:
         """A new keyframe; returns its number."""
-        self.given.append(given)
-        self.poses.append(estimate)
-        return len(self.poses) - 1
+        number = self.count
+        self.given[number], self.poses[number] = given, estimate
+        self.count += 1
+        return number
+
+    @property
+    def first(self) -> int:
+        """The oldest node that may still move."""
+        return max(0, self.count - WINDOW)
+
+    def forget(self, needed: Collection[int]) -> None:
+        """Drop edges and nodes that have left the window, but for the nodes in ``needed`` and those of edges into it."""
+        first = self.first
+        while self._pairs and max(self._pairs[0]) < first:  # edges come in the order of their later end
+            for part in (self._pairs, self._motions, self._information):
+                part.pop(0)
+        held = {*needed, *(number for pair in self._pairs for number in pair)}
+        for number in [n for n in self.given if n < first]:
+            del self.given[number]
+        for number in [n for n in self.poses if n < first and n not in held]:
+            del self.poses[number]
 
     def connect(self, reference: int, source: int, motion: Motion) -> None:
         self._pairs.append((reference, source))
@@ -44,19 +66,17 @@ class PoseGraph:
 
     def solve(self, sigma_m: float, sigma_rad: float) -> None:
         """Gauss-Newton over the last ``WINDOW`` poses; ``sigma_*``: noise of the given poses per axis."""
-        first = max(0, len(self.poses) - WINDOW)
-        while self._pairs and max(self._pairs[0]) < first:  # edges come in the order of their later end
-            for part in (self._pairs, self._motions, self._information):
-                part.pop(0)
         if not self._pairs:
             return
+        numbers = np.array(list(self.poses))  # rising; from here on a node is its place among them
+        first = int(np.searchsorted(numbers, self.first))
         prior = np.diag([sigma_m**-2] * 3 + [sigma_rad**-2] * 3)
-        i, j = np.array(self._pairs).T
+        i, j = np.searchsorted(numbers, np.array(self._pairs).T)
         measured, information = np.linalg.inv(np.stack(self._motions)), np.stack(self._information)
-        given = np.linalg.inv(np.stack(self.given[first:]))
-        count = len(self.poses) - first
+        given = np.linalg.inv(np.stack([self.given[n] for n in numbers[first:]]))
+        count = len(numbers) - first
         for _ in range(ITERATIONS):
-            poses = np.stack(self.poses)
+            poses = np.stack(list(self.poses.values()))
             # poses move on their right: X <- X exp(x); d residual / dx is then about the identity for small residuals
             residual = _logarithms(given @ poses[first:])
             weight = _robust(residual, np.broadcast_to(prior, (count, 6, 6)), PRIOR_KNEE)
@@ -80,8 +100,8 @@ class PoseGraph:
             rows = [*rows, i[free_i] - first, j[free_j] - first, i[both] - first, j[both] - first]
             columns = [*columns, i[free_i] - first, j[free_j] - first, j[both] - first, i[both] - first]
             delta = _solve_blocks(np.concatenate(rows), np.concatenate(columns), np.concatenate(blocks), -slope)
-            for k in range(count):
-                self.poses[first + k] = self.poses[first + k] @ exponential(delta[k])
+            for number, motion in zip(numbers[first:].tolist(), delta, strict=True):
+                self.poses[number] = self.poses[number] @ exponential(motion)
 
 
 def _logarithms(T: np.ndarray) -> np.ndarray:

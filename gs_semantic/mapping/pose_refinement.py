@@ -15,7 +15,7 @@ import numpy as np
 from gs_semantic.gaussians import Camera
 from gs_semantic.mapping.alignment import Motion, Pyramid, align, logarithm, make_pyramid
 from gs_semantic.mapping.keyframes import Keyframe, moved
-from gs_semantic.mapping.pose_graph import WINDOW, PoseGraph
+from gs_semantic.mapping.pose_graph import PoseGraph
 
 NOISY_M, NOISY_DEG = 0.0035, 0.12  # noise of given poses (per axis) below which they are left alone
 FIRST = 8  # the first pairs are always aligned; while poses are good, afterwards every ``CHECK_EVERY``-th
@@ -41,9 +41,8 @@ class PoseRefiner:
 
     def __init__(self) -> None:
         self._graph = PoseGraph()
-        self._index: list[int] = []  # the keyframe that a node of the graph stands for
-        self._node: dict[int, int] = {}
-        self._applied: list[np.ndarray] = []  # where each keyframe's Gaussians are
+        self._node: dict[int, int] = {}  # keyframe -> node of the graph, as long as either is needed
+        self._applied: dict[int, np.ndarray] = {}  # by node of the window: where the keyframe's Gaussians are
         self._recent: deque[tuple[int, Pyramid]] = deque(maxlen=RECENT)
         self._differences: deque[np.ndarray] = deque(maxlen=REMEMBERED)
         self.noisy = False
@@ -60,7 +59,7 @@ class PoseRefiner:
     def add(self, index: int, camera: Camera, rgb: np.ndarray, depth: np.ndarray, kept: list[Keyframe]) -> Refined:
         """The next keyframe (depth m, 0 = none), and those kept so far, at the poses they have now."""
         graph = self._graph
-        number = len(graph.poses)
+        number = graph.count
         given = camera.T_world_camera
         active = self.noisy or number <= FIRST or number % CHECK_EVERY <= 1
         pyramid = make_pyramid(camera, rgb, depth) if active else None
@@ -79,11 +78,10 @@ class PoseRefiner:
                     found.append((other, motion))
             self._recent.append((number, pyramid))
         graph.add(given, estimate)
-        self._applied.append(given)
-        self._index.append(index)
-        self._node[index] = number
+        self._applied[number], self._node[index] = given, number
         for other, motion in found:
             graph.connect(other, number, motion)
+        self._forget(kept)
         sigma_m, sigma_rad = self.noise
         if len(self._differences) >= FIRST - 1:
             self.noisy |= sigma_m > NOISY_M or sigma_rad > np.radians(NOISY_DEG)
@@ -121,14 +119,24 @@ class PoseRefiner:
             off[:3].max() < min(SLIP_M, SLIP_SIGMA * sigma_m) and off[3:].max() < min(SLIP_RAD, SLIP_SIGMA * sigma_rad)
         )
 
+    def _forget(self, kept: list[Keyframe]) -> None:
+        """Drop what concerns neither the graph's window nor a kept keyframe, so that a long run needs no more memory."""
+        graph = self._graph
+        used = {keyframe.index for keyframe in kept}
+        self._node = {index: node for index, node in self._node.items() if node >= graph.first or index in used}
+        graph.forget(self._node.values())
+        for number in [n for n in self._applied if n < graph.first]:
+            del self._applied[number]
+
     def _moves(self) -> dict[int, np.ndarray]:
-        first = max(0, len(self._applied) - WINDOW)
-        poses, applied = np.stack(self._graph.poses[first:]), np.stack(self._applied[first:])
+        number_of, index_of = list(self._applied), {node: index for index, node in self._node.items()}
+        poses = np.stack([self._graph.poses[number] for number in number_of])
+        applied = np.stack(list(self._applied.values()))
         moves = poses @ np.linalg.inv(applied)
         distance = np.linalg.norm(poses[:, :3, 3] - applied[:, :3, 3], axis=1)
         cosine = (np.trace(moves[:, :3, :3], axis1=1, axis2=2) - 1) / 2
         turned = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
         due = np.nonzero((distance > MOVE_M) | (turned > MOVE_DEG))[0]
         for k in due:
-            self._applied[first + k] = poses[k]
-        return {self._index[first + k]: moves[k] for k in due}
+            self._applied[number_of[k]] = poses[k]
+        return {index_of[number_of[k]]: moves[k] for k in due}

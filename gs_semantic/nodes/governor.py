@@ -13,6 +13,8 @@ from gs_semantic.nodes.statistics import Statistics, Window
 
 TICK_S = 1.0
 HZ, MBPS = "budget.hz", "budget.mbps"
+# Images and tables of changing sizes leave the heap full of holes that the system counts as ours, and that grow for hours.
+GIVE_BACK_S = 15.0
 FULL = 0.98  # of a limit: from here on it costs something
 
 
@@ -28,6 +30,7 @@ class Governor:
         self._memory = Memory()
         self._limits = Limits(config.max_gaussians, config.max_keyframes)
         self._due = 0.0
+        self._give_back_due = time.monotonic() + GIVE_BACK_S
         self.splats_waiting = 0
         self.given_up: list[str] = []
 
@@ -61,6 +64,9 @@ class Governor:
         self.bandwidth.limit_mbps = self._parameters.budget_mbps
         self._hold_rate(answering)
         self._hold_memory(mapper, reserve_mb)
+        if now >= self._give_back_due:
+            give_back()
+            self._give_back_due = now + GIVE_BACK_S
         self.given_up = [*self._memory_costs(mapper), *self._rate_costs(), *self._bandwidth_costs()]
 
     def _hold_rate(self, answering: bool) -> None:

@@ -13,6 +13,7 @@ from scene import camera, frame, shuffled
 from gs_semantic.data.noise import SensorNoise
 from gs_semantic.gaussians import Camera, Frame, GaussianMap
 from gs_semantic.gaussians.anchors import move_with_keyframes
+from gs_semantic.mapping import pose_graph
 from gs_semantic.mapping.alignment import Motion, align, exponential, logarithm, make_pyramid
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.depth_noise import inverse_depth_noise, smooth_depth
@@ -81,8 +82,8 @@ def test_the_pose_graph_averages_given_poses_along_exact_edges():
         if k:
             graph.connect(k - 1, k, Motion(np.linalg.inv(truth[k - 1]) @ pose, np.eye(6) * 1e10, 1.0))
     graph.solve(0.01, 0.01)
-    before = np.mean([error(t, g) for t, g in zip(truth, graph.given, strict=True)], axis=0)
-    after = np.mean([error(t, g) for t, g in zip(truth, graph.poses, strict=True)], axis=0)
+    before = np.mean([error(t, g) for t, g in zip(truth, graph.given.values(), strict=True)], axis=0)
+    after = np.mean([error(t, g) for t, g in zip(truth, graph.poses.values(), strict=True)], axis=0)
     assert (after < 0.4 * before).all(), (before, after)
     steps = [error(np.linalg.inv(graph.poses[k - 1]) @ graph.poses[k], np.linalg.inv(truth[k - 1]) @ truth[k])[0] for k in range(1, 40)]
     assert max(steps) < 1e-4, "what the edges say exactly holds exactly"
@@ -97,6 +98,28 @@ def test_one_wrong_given_pose_does_not_bend_the_graph():
             graph.connect(k - 1, k, Motion(exponential(np.array([0.1, 0, 0, 0, 0, 0])), np.eye(6) * 1e8, 1.0))
     graph.solve(0.01, 0.01)
     assert abs(graph.poses[10][1, 3]) < 0.03 and abs(graph.poses[0][1, 3]) < 0.03
+
+
+def test_a_long_graph_keeps_its_window_and_what_is_needed(monkeypatch: pytest.MonkeyPatch):
+    """Forgetting old nodes bounds the memory and changes no pose."""
+    monkeypatch.setattr(pose_graph, "WINDOW", 10)
+    poses, sizes = [], []
+    for forgetful in (False, True):
+        rng, graph = np.random.default_rng(0), PoseGraph()
+        for k in range(40):
+            given = exponential(np.array([0.1 * k, 0, 0, 0, 0, 0]) + rng.normal(0, 0.01, 6))
+            graph.add(given, given)
+            for other in {k - 1, 3} if k % 15 == 14 else {k - 1}:  # now and then the place of node 3 is seen again
+                if other >= 0:
+                    motion = exponential(np.array([0.1 * (k - other), 0, 0, 0, 0, 0]))
+                    graph.connect(other, k, Motion(motion, np.eye(6) * 1e8, 1.0))
+            if forgetful:
+                graph.forget({3})
+            graph.solve(0.01, 0.01)
+        poses.append(np.stack([graph.poses[k] for k in (3, *range(30, 40))]))
+        sizes.append((len(graph.poses), len(graph.given)))
+    np.testing.assert_allclose(poses[0], poses[1], atol=1e-9)
+    assert sizes[0] == (40, 40) and sizes[1][0] <= 12 and sizes[1][1] == 10
 
 
 def refined(frames: list[Frame]) -> tuple[PoseRefiner, list[np.ndarray]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import psutil
+import pytest
 import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
-from gs_semantic.mapping.trim import thin_out
+from gs_semantic.mapping.trim import give_back, thin_out
 from gs_semantic.rendering.cpu import CpuRasterizer
 
 CAMERA = Camera(80, 60, 65.0, 65.0, 39.5, 29.5)
@@ -64,3 +68,14 @@ def test_memory_is_given_back() -> None:
     assert gaussians._capacity == 640 and len(gaussians) == 640
     gaussians.add(**{name: gaussians[name][:10].clone() for name in gaussians if name != "uid"})  # and grows again
     assert len(gaussians) == 650
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what glibc does")
+def test_freed_memory_in_holes_goes_back_to_the_system() -> None:
+    process = psutil.Process()
+    blocks = [np.ones(64_000, np.uint8) for _ in range(1500)]  # 96 MB, in pieces that lie on the heap
+    full = process.memory_info().rss
+    kept = blocks[::20]
+    blocks.clear()
+    give_back()
+    assert full - process.memory_info().rss > 48e6 and len(kept) == 75
