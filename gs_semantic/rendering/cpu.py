@@ -61,9 +61,10 @@ class _Parameters:
         n = len(tensors[0])
         self.gaussians = gaussians
         self.revision: int = getattr(gaussians, "revision", 0)
+        packed = tensors if tensors[4].shape[1:2] == (1,) else tensors[:4]  # colours are packed if of degree 0
         self.version = (
             *(self.revision, n),
-            *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors[:4]),
+            *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in packed),
         )
         shapes = ((n, 3), (n, 4), (n, 3), (n,), (n, None, 3))
         checked = [native.checked(*item) for item in zip(PARAMETERS, tensors, shapes, strict=True)]
@@ -319,7 +320,7 @@ class CpuRasterizer:
         self.skipped = 0  # of the packed map
 
     def open(self, gaussians: GaussianMap, camera: Camera, *, tile_size: int = 16) -> RasterView:
-        """Project, bin and sort the map for a camera."""
+        """Project, bin and sort the map for a camera. ``tile_size``: a multiple of 4 from 8 to 32, pixels."""
         return RasterView(self, _Parameters(gaussians), camera, tile_size)
 
     def render(

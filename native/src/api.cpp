@@ -18,11 +18,15 @@ bool supported(const char* name) {
 #if GS_HAVE_neon
   if (!std::strcmp(name, "neon")) return true;  // every aarch64 has it
 #endif
-#if GS_HAVE_avx2
+#if GS_HAVE_avx2 || GS_HAVE_avx512
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
                     __builtin_cpu_supports("bmi2");
+#endif
+#if GS_HAVE_avx2
   if (!std::strcmp(name, "avx2")) return avx2;
+#endif
+#if GS_HAVE_avx512
   if (!std::strcmp(name, "avx512"))
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
@@ -34,8 +38,10 @@ const Kernels* table([[maybe_unused]] const char* name) {
 #if GS_HAVE_neon
   if (!std::strcmp(name, "neon")) return kernels_neon();
 #endif
-#if GS_HAVE_avx2
+#if GS_HAVE_avx512
   if (!std::strcmp(name, "avx512")) return kernels_avx512();
+#endif
+#if GS_HAVE_avx2
   if (!std::strcmp(name, "avx2")) return kernels_avx2();
 #endif
   return kernels_scalar();
@@ -156,7 +162,7 @@ void gs_view_destroy(View* view) {
 
 int32_t gs_view_open(View* view, const Scene* scene, const Camera* camera, const Settings* settings, int32_t tile_size,
                      int32_t threads) {
-  if (tile_size < 8 || tile_size % 4 || camera->width < 1 || camera->height < 1 || camera->width > 65535 ||
+  if (tile_size < 8 || tile_size > MAX_TILE || tile_size % 4 || camera->width < 1 || camera->height < 1 || camera->width > 65535 ||
       camera->height > 65535)
     return GS_BAD_ARGUMENT;
   return guarded([&](const Kernels& k) -> int32_t {

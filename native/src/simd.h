@@ -81,6 +81,31 @@ GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
   return __builtin_popcount(m);
 }
 
+// The same for 64 bits and up to 64 values; `bytes`: the machine has AVX-512 VBMI2 and packs bytes in one go.
+GS_INLINE bool packs_bytes() { return __builtin_cpu_supports("avx512vbmi2"); }
+GS_INLINE int compress_indices64(int32_t* out, int32_t base, uint64_t m, bool bytes) {
+  if (!bytes) {
+    int n = 0;
+    for (int i = 0; i < 64; i += 16) n += compress_indices(out + n, base + i, static_cast<uint16_t>(m >> i));
+    return n;
+  }
+  alignas(64) static constexpr uint8_t lane[64] = {
+      0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+      32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+  __m512i packed;  // by name, as code for this set may not assume the instruction
+  asm("vpcompressb %1, %0%{%2%}%{z%}" : "=v"(packed) : "v"(_mm512_load_si512(lane)), "Yk"(static_cast<__mmask64>(m)));
+  const __m512i start = _mm512_set1_epi32(base);
+  auto put = [&](int i, __m128i part) { _mm512_storeu_si512(out + i, _mm512_add_epi32(start, _mm512_cvtepu8_epi32(part))); };
+  put(0, _mm512_castsi512_si128(packed));
+  const int n = __builtin_popcountll(m);
+  if (n > 16) {
+    put(16, _mm512_extracti32x4_epi32(packed, 1));
+    put(32, _mm512_extracti32x4_epi32(packed, 2));
+    put(48, _mm512_extracti32x4_epi32(packed, 3));
+  }
+  return n;
+}
+
 // out[k], lane i: from[i][offset + k], for k < 4.
 GS_INLINE void load_columns(const float* const* from, int offset, Vec* out) {
   __m512 r[4];
@@ -443,6 +468,51 @@ GS_INLINE Vec select(Mask m, Vec yes, Vec no) { return {m.m ? yes.v : no.v}; }
 
 #endif
 
+// inverse_sqrt: to 1e-4 relative. power_of_2: of the floor of a, for a in [0, 8]. store_bytes: of whole numbers below 256.
+// bit_columns: out[c * stride], bit i = bytes[i], bit c, for 64 bytes and c < count <= 8.
+#if defined(GS_ISA_avx512)
+GS_INLINE Vec inverse_sqrt(Vec a) { return {_mm512_rsqrt14_ps(a.v)}; }
+GS_INLINE Vec power_of_2(Vec a) { return {_mm512_scalef_ps(_mm512_set1_ps(1.f), a.v)}; }
+GS_INLINE void store_bytes(uint8_t* out, Vec a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a.v)));
+}
+GS_INLINE void bit_columns(const uint8_t* bytes, int count, uint64_t* out, int64_t stride) {
+  const __m512i b = _mm512_loadu_si512(bytes);
+  GS_UNROLL for (int c = 0; c < count; ++c)
+    out[c * stride] = _mm512_test_epi8_mask(b, _mm512_set1_epi8(static_cast<char>(1 << c)));
+}
+#else
+GS_INLINE Vec inverse_sqrt(Vec a) { return set(1.f) / vsqrt(a); }
+GS_INLINE Vec power_of_2(Vec a) {
+  alignas(64) float t[LANES];
+  int32_t whole[LANES];
+  store(t, truncated(a));
+  std::memcpy(whole, t, sizeof t);
+  for (int i = 0; i < LANES; ++i) t[i] = static_cast<float>(1 << whole[i]);
+  return load(t);
+}
+GS_INLINE void store_bytes(uint8_t* out, Vec a) {
+  int32_t t[LANES];
+  const Vec whole = truncated(a);
+  std::memcpy(t, &whole, sizeof t);
+  for (int i = 0; i < LANES; ++i) out[i] = static_cast<uint8_t>(t[i]);
+}
+GS_INLINE void bit_columns(const uint8_t* bytes, int count, uint64_t* out, int64_t stride) {
+  for (int c = 0; c < count; ++c) out[c * stride] = 0;
+  for (int i = 0; i < 64; i += 8) {
+    uint64_t m;
+    std::memcpy(&m, bytes + i, sizeof m);  // a square of 8x8 bits, transposed in three steps
+    uint64_t t = (m ^ (m >> 7)) & 0x00aa00aa00aa00aaull;
+    m ^= t ^ (t << 7);
+    t = (m ^ (m >> 14)) & 0x0000cccc0000ccccull;
+    m ^= t ^ (t << 14);
+    t = (m ^ (m >> 28)) & 0x00000000f0f0f0f0ull;
+    m ^= t ^ (t << 28);
+    for (int c = 0; c < count; ++c) out[c * stride] |= (m >> (8 * c) & 255) << i;
+  }
+}
+#endif
+
 #if !defined(GS_ISA_avx512)
 
 GS_INLINE void load_columns(const float* const* from, int offset, Vec* out) {
@@ -477,6 +547,13 @@ GS_INLINE void add_quarters(float* out, Vec a) {
 GS_INLINE int compress_indices(int32_t* out, int32_t base, uint32_t m) {
   int n = 0;
   for (; m; m &= m - 1) out[n++] = base + __builtin_ctz(m);
+  return n;
+}
+
+GS_INLINE bool packs_bytes() { return false; }
+GS_INLINE int compress_indices64(int32_t* out, int32_t base, uint64_t m, bool) {
+  int n = 0;
+  for (; m; m &= m - 1) out[n++] = base + __builtin_ctzll(m);
   return n;
 }
 
@@ -519,28 +596,28 @@ GS_INLINE Vec zero() { return set(0.f); }
 GS_INLINE Vec operator-(Vec a) { return zero() - a; }
 GS_INLINE Vec clamp(Vec x, Vec lo, Vec hi) { return vmin(hi, vmax(lo, x)); }
 
-// 2^x to 2.6e-6 relative (minimax polynomial of degree 4); underflows to 0 or a denormal's neighbour.
+// x[k] = 2^x[k] to 2.6e-6 relative (minimax polynomial of degree 4), step by step for all, so that no step waits for the
+// one before; underflows to 0 or a denormal's neighbour.
+#define GS_EACH GS_UNROLL for (int k = 0; k < count; ++k)
+template <int count>
+GS_INLINE void exp2_fast(Vec* x) {
+  Vec f[count], q[count];
 #if defined(GS_ISA_avx512)
-GS_INLINE Vec exp2_fast(Vec x) {  // the polynomial of [-1/2, 1/2] moved to [0, 1), as the instructions take the floor
-  const Vec f = {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
-  Vec q = set(1.353415168e-02f);
-  q = fma(q, f, set(5.201149182e-02f));
-  q = fma(q, f, set(2.414427384e-01f));
-  q = fma(q, f, set(6.930038379e-01f));
-  q = fma(q, f, set(1.000002593e+00f));
-  return scale_by_exp2(q, x);
-}
+  // The polynomial of [-1/2, 1/2] moved to [0, 1), as the instructions take the floor.
+  constexpr float c[] = {1.000002593e+00f, 6.930038379e-01f, 2.414427384e-01f, 5.201149182e-02f, 1.353415168e-02f};
+  GS_EACH f[k] = {_mm512_reduce_ps(x[k].v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
 #else
-GS_INLINE Vec exp2_fast(Vec x) {
-  const Vec whole = round_nearest(x), f = x - whole;
-  Vec q = set(9.570090427e-3f);
-  q = fma(q, f, set(5.591785942e-2f));
-  q = fma(q, f, set(2.402474511e-1f));
-  q = fma(q, f, set(6.931218149e-1f));
-  q = fma(q, f, set(9.999992614e-1f));
-  return scale_by_exp2(q, whole);
-}
+  constexpr float c[] = {9.999992614e-1f, 6.931218149e-1f, 2.402474511e-1f, 5.591785942e-2f, 9.570090427e-3f};
+  GS_EACH f[k] = x[k] - round_nearest(x[k]);
+  GS_EACH x[k] = x[k] - f[k];
 #endif
+  GS_EACH q[k] = fma(set(c[4]), f[k], set(c[3]));
+  GS_EACH q[k] = fma(q[k], f[k], set(c[2]));
+  GS_EACH q[k] = fma(q[k], f[k], set(c[1]));
+  GS_EACH q[k] = fma(q[k], f[k], set(c[0]));
+  GS_EACH x[k] = scale_by_exp2(q[k], x[k]);
+}
+#undef GS_EACH
 
 // 2^x to float precision (degree 6).
 GS_INLINE Vec exp2_exact(Vec x) {

@@ -8,6 +8,7 @@
 namespace gs {
 
 constexpr int CHUNK = 64;                          // rows that share a bounding sphere
+constexpr int MAX_TILE = 32;                       // pixels along the side of a tile
 constexpr int BLOCK = 1024;                        // rows that are projected as one task
 constexpr int64_t MAX_ENTRIES = int64_t{1} << 26;  // splats times tiles of one view; more is a mistake in the map
 constexpr float LOG2E = 1.4426950408889634f;
@@ -37,9 +38,10 @@ struct Parameters {
 
 // What projection reads: one array per component, rows in map order, padded to whole chunks with transparent rows.
 struct Scene {
-  enum Field { X, Y, Z, XX, XY, XZ, YY, YZ, ZZ, LOG2_OPACITY, FIELDS };
+  enum Field { X, Y, Z, XX, XY, XZ, YY, YZ, ZZ, LOG2_OPACITY, RED, GREEN, BLUE, FIELDS };
   int64_t count = 0, padded = 0;
-  int64_t stride = 0;  // rows that there is room for
+  int64_t stride = 0;    // rows that there is room for
+  bool colored = false;  // colours do not depend on the direction, so they are packed, too
   Buffer<float> fields;
   Buffer<float> spheres;    // (chunks, 4): centre, radius
   Buffer<uint8_t> invalid;  // (chunks): rows that have parameters which are not finite numbers
@@ -47,24 +49,24 @@ struct Scene {
 };
 
 // A projected Gaussian: alpha(p) = 2^(log2_opacity + a dx^2 + b dx dy + c dy^2), drawn where the exponent >= threshold.
-struct Splat {
+// All that drawing needs lies in one cache line. A channel that would be negative, or is no number, is 0.
+struct alignas(64) Splat {
   float x, y, a, b, c, log2_opacity, threshold, z;
+  float color[3];
+  uint32_t row;                // in the map
+  int32_t tiles[4];            // touched: first and last column, first and last row
 };
 
 struct Rect {  // tiles touched, inclusive
   uint16_t x0, x1, y0, y1;
 };
 
-struct Color {
-  float r, g, b, spare;
-};
-
 // Buffers of one thread, reused from tile to tile.
 struct Scratch {
   Buffer<float> fields, records, features, walked;
-  Buffer<uint16_t> masks, bucket;
+  Buffer<uint16_t> bucket;
   Buffer<uint32_t> row, position, bucket_end;
-  Buffer<uint64_t> sort_a, sort_b;
+  Buffer<uint64_t> masks, sort_a, sort_b;
   Buffer<float> sums;
   Buffer<uint8_t> drawn;
   Buffer<int32_t> counts;
@@ -89,8 +91,7 @@ struct View {
   bool has_first = false;
   Buffer<uint8_t> owner;         // thread that projected each block
   Buffer<uint32_t> base;         // visible index of each block's first splat (blocks + 1)
-  Buffer<Color> colors;          // by position
-  Buffer<uint8_t> clamped;       // by position: bit k set where colour channel k was limited to 0
+  Buffer<float> depth;           // by position, as in the splats
   Buffer<uint32_t> tile_counts;  // (threads, tiles) while binning
   Buffer<uint32_t> tile_start;   // (tiles + 1)
   Buffer<uint64_t> keys;         // by tile: depth bits << 32 | position

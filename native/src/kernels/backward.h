@@ -213,7 +213,7 @@ void project_backward(View& view, const Parameters& p, bool accumulated, float* 
         for (int k = 0; k < 4; ++k) raw[3 + k][i] = p.quats[4 * row + k];
         splat[0][i] = from.a, splat[1][i] = from.b, splat[2][i] = from.c, splat[3][i] = from.log2_opacity,
         splat[4][i] = from.z;
-        for (int k = 0; k < 3; ++k) limited[k] |= (view.clamped[s.position + j] >> k & 1u) << i;
+        for (int k = 0; k < 3; ++k) limited[k] |= (from.color[k] > 0.f ? 0u : 1u) << i;
         if (i >= s.lanes) {
           g[i] = zero();
           continue;
@@ -372,7 +372,7 @@ void backward_pass(View& view, const Parameters& p, const BackwardPass& pass, bo
   constexpr int WIDTH = channels ? 2 * LANES : LANES;
   begin_partials(view, WIDTH);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, true);
+    TileList list(view, tile, scratch);
     backward_tile<color, channels>(view, list, pass, tile, scratch);
   });
   auto store_features = [&](int64_t visible, Vec values) __attribute__((always_inline)) {

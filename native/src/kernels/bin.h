@@ -38,7 +38,7 @@ inline void bin(View& view, int threads) {
       for (int64_t position = begin; position < end; ++position) {
         const Rect r = view.rects[position];
         uint32_t depth_bits;
-        std::memcpy(&depth_bits, &view.splats[position].z, sizeof depth_bits);
+        std::memcpy(&depth_bits, &view.depth[position], sizeof depth_bits);
         const uint64_t key = static_cast<uint64_t>(depth_bits) << 32 | static_cast<uint64_t>(position);
         for (int y = r.y0; y <= r.y1; ++y)
           for (int x = r.x0; x <= r.x1; ++x) keys[next[y * view.tiles_x + x]++] = key;

@@ -90,7 +90,7 @@ template <bool with_median>
 void blend_with(View& view, const float* features, int channels, const float* background, const Images& images,
                 int threads) {
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, true);
+    TileList list(view, tile, scratch);
     if (channels == 0)
       return blend_tile<true, false, with_median>(view, list, nullptr, 0, 0, nullptr, background, images);
     blend_tile<true, true, with_median>(view, list, features, imin(channels, PASS), channels, images.features,

@@ -14,7 +14,7 @@ inline void vote(View& view, const int32_t* ids, float rest, int32_t* winner, fl
                  int threads) {
   const int64_t width = view.camera.width;
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false, ids);
+    TileList list(view, tile, scratch, ids);
     for_each_block(view, list, [&](const PixelBlock& block) {
       Vec id0 = zero(), id1 = zero(), w0 = zero(), w1 = zero(), z = zero(), sum_w = zero();
       const Mask inside = from_bits(block.inside);

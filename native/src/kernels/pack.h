@@ -1,7 +1,8 @@
 // Raw parameters -> what projection reads.
 //
 // With R the rotation of the normalised quaternion and s = exp(log_scales), the covariance is R diag(s^2) R^T; opacity
-// is the logistic function of its logit, kept as log2 o = -log2(1 + 2^(-logit log2 e)).
+// is the logistic function of its logit, kept as log2 o = -log2(1 + 2^(-logit log2 e)). Colours that are the same from all
+// sides (one coefficient of spherical harmonics) are packed, too; others follow per view (shade.h).
 #pragma once
 
 #include "../simd.h"
@@ -41,6 +42,11 @@ GS_INLINE Vec normalize(const Vec* raw, Vec* unit) {
   return inverse;
 }
 
+constexpr float SH_C0 = 0.28209479177387814f;
+
+// A colour that is not a positive number becomes 0.
+GS_INLINE Vec limited_color(Vec c) { return keep(both(gt(c, zero()), gt(set(3e38f), c)), c); }
+
 GS_INLINE Vec log2_sigmoid(Vec logit) {
   const Vec limited = clamp(logit, set(-80.f), set(80.f));
   const Vec result = -log2_exact(set(1.f) + exp2_exact(limited * set(-LOG2E)));
@@ -79,9 +85,15 @@ GS_INLINE void pack_chunk(Scene& scene, const Parameters& p, float extent_sigma,
       return fma(R[3 * a] * R[3 * b], v[0],
                  fma(R[3 * a + 1] * R[3 * b + 1], v[1], R[3 * a + 2] * R[3 * b + 2] * v[2]));
     };
+    Vec color[3] = {zero(), zero(), zero()};
+    if (scene.colored) {
+      load_rows<3>(p.sh + 3 * i, valid, color);
+      for (int k = 0; k < 3; ++k) color[k] = limited_color(fma(set(SH_C0), color[k], set(0.5f)));
+    }
     const Vec values[Scene::FIELDS] = {mean[0],          mean[1],          mean[2],          covariance(0, 0),
                                        covariance(0, 1), covariance(0, 2), covariance(1, 1), covariance(1, 2),
-                                       covariance(2, 2), log2_opacity};
+                                       covariance(2, 2), log2_opacity,     color[0],         color[1],
+                                       color[2]};
     // Infinity minus itself is not a number, and that equals nothing: one sum tells whether all are finite.
     Vec probe = zero();
     for (int k = 0; k < Scene::FIELDS; ++k) probe = probe + (values[k] - values[k]);
@@ -119,6 +131,9 @@ inline void pack(Scene& scene, const Parameters& p, float extent_sigma, const in
   const int64_t chunks = (p.count + CHUNK - 1) / CHUNK;
   scene.count = p.count;
   scene.padded = chunks * CHUNK;
+  const bool colored = p.sh_count == 1;
+  if (colored != scene.colored) changed = nullptr;
+  scene.colored = colored;
   if (scene.padded > scene.stride) {
     const int64_t room = chunks + chunks / 8;
     scene.fields.reserve(static_cast<size_t>(room | 1) * CHUNK * Scene::FIELDS);

@@ -69,6 +69,7 @@ inline void project(View& view, const Scene& scene, int threads) {
   view.rows = scene.count;
   view.blocks = (scene.padded + BLOCK - 1) / BLOCK;
   Splat* splats = view.splats.reserve(view.blocks * BLOCK);
+  float* depth = view.depth.reserve(view.blocks * BLOCK);
   Rect* rects = view.rects.reserve(view.blocks * BLOCK);
   uint32_t* rows = view.row.reserve(view.blocks * BLOCK);
   uint32_t* base = view.base.reserve(view.blocks + 1);
@@ -139,19 +140,22 @@ inline void project(View& view, const Scene& scene, int threads) {
         const Vec threshold = vmax(set(log2_alpha_min), log2_o - set(0.5f * LOG2E * extent2));
         const Vec last_x = set(view.tiles_x - 0.5f), last_y = set(view.tiles_y - 0.5f), inverse = set(per_tile);
         Vec table[LANES] = {px, py, a, b, c, log2_o, threshold, Z};
-        table[8] = truncated(clamp(left * inverse, zero(), last_x));
-        table[9] = truncated(clamp(right * inverse, zero(), last_x));
-        table[10] = truncated(clamp(top * inverse, zero(), last_y));
-        table[11] = truncated(clamp(bottom * inverse, zero(), last_y));
-        for (int k = 12; k < LANES; ++k) table[k] = zero();
+        for (int k = 0; k < 3; ++k) table[8 + k] = scene.colored ? field(Scene::RED + k) : zero();
+        table[11] = zero();
+        table[12] = truncated(clamp(left * inverse, zero(), last_x));
+        table[13] = truncated(clamp(right * inverse, zero(), last_x));
+        table[14] = truncated(clamp(top * inverse, zero(), last_y));
+        table[15] = truncated(clamp(bottom * inverse, zero(), last_y));
         transpose16(table);
-        alignas(64) float row[LANES][LANES];
-        for (int k = 0; k < LANES; ++k) store(row[k], table[k]);
+        alignas(64) float splat[LANES][LANES];
+        for (int k = 0; k < LANES; ++k) store(splat[k], table[k]);
         for (; lanes; lanes &= lanes - 1, ++out) {
           const int k = __builtin_ctz(lanes);
-          std::memcpy(splats + out, row[k], sizeof(Splat));
+          std::memcpy(splats + out, splat[k], sizeof(Splat));
+          splats[out].row = static_cast<uint32_t>(i + k);
+          depth[out] = splat[k][7];
           int32_t tile[4];
-          std::memcpy(tile, row[k] + 8, sizeof tile);
+          std::memcpy(tile, splat[k] + 12, sizeof tile);
           rects[out] = {static_cast<uint16_t>(tile[0]), static_cast<uint16_t>(tile[1]), static_cast<uint16_t>(tile[2]),
                         static_cast<uint16_t>(tile[3])};
           rows[out] = static_cast<uint32_t>(i + k);

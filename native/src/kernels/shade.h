@@ -4,11 +4,11 @@
 #include "../simd.h"
 #include "../thread_pool.h"
 #include "../types.h"
+#include "pack.h"
 
 namespace gs {
 namespace GS_ISA {
 
-constexpr float SH_C0 = 0.28209479177387814f;
 constexpr int MAX_SH = 16;
 
 struct CameraCentre {
@@ -66,32 +66,21 @@ GS_INLINE float direction(const float* mean, const CameraCentre& centre, float* 
   return distance;
 }
 
+// What packing left to do: colours that depend on the direction.
 inline void shade(View& view, const Parameters& p, int threads) {
-  Color* colors = view.colors.reserve(view.blocks * BLOCK);
-  uint8_t* clamped = view.clamped.reserve(view.blocks * BLOCK);
+  if (p.sh_count == 1) return;
   const CameraCentre centre = camera_centre(view.camera);
   parallel(threads, view.blocks, [&](int64_t block, int) {
     const int64_t begin = block * BLOCK, end = begin + view.base[block + 1] - view.base[block];
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = view.row[i];
       const float* sh = p.sh + row * p.sh_count * 3;
-      float rgb[3] = {0.5f, 0.5f, 0.5f};
-      float values[MAX_SH] = {SH_C0};
-      if (p.sh_count > 1) {
-        float d[3];
-        direction(p.means + 3 * row, centre, d);
-        harmonics(d, p.sh_count, values, nullptr);
-      }
+      float d[3], values[MAX_SH], rgb[3] = {0.5f, 0.5f, 0.5f};
+      direction(p.means + 3 * row, centre, d);
+      harmonics(d, p.sh_count, values, nullptr);
       for (int k = 0; k < p.sh_count; ++k)
         for (int c = 0; c < 3; ++c) rgb[c] += values[k] * sh[3 * k + c];
-      uint8_t limited = 0;
-      for (int c = 0; c < 3; ++c)
-        if (!(rgb[c] > 0.f && rgb[c] < 3e38f)) {  // what is not a finite number becomes 0 too
-          rgb[c] = 0.f;
-          limited |= static_cast<uint8_t>(1 << c);
-        }
-      colors[i] = {rgb[0], rgb[1], rgb[2], 0.f};
-      clamped[i] = limited;
+      for (int c = 0; c < 3; ++c) view.splats[i].color[c] = rgb[c] > 0.f && rgb[c] < 3e38f ? rgb[c] : 0.f;
     }
   });
 }

@@ -255,7 +255,7 @@ int64_t step_pass(View& view, const Parameters& p, const WindowLoss& loss, const
   begin_partials(view, WIDTH);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
     TileError own = {0.0, 0};
-    TileList list(view, tile, scratch, true);
+    TileList list(view, tile, scratch);
     step_tile<features>(view, list, loss, tile, scratch, own);
     errors[tile] = own;
   });
@@ -287,7 +287,7 @@ inline void step_images(View& view, const Parameters& p, const float* features, 
     constexpr int channels = decltype(with_channels)::value, WIDTH = channels ? 2 * LANES : LANES;
     begin_partials(view, WIDTH);
     for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-      TileList list(view, tile, scratch, true);
+      TileList list(view, tile, scratch);
       backward_tile<true, channels>(view, list, pass, tile, scratch);
     });
     move_what_is_seen<WIDTH>(view, p, &state, pass.count, pose, threads, [&](const SplatGroup& s) {
@@ -309,7 +309,7 @@ inline double step_features(View& view, const FeatureLoss& loss, const AdamState
   errors.reserve(tiles);
   begin_partials(view, LANES);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false);
+    TileList list(view, tile, scratch);
     prefetch_tile(loss.target, channels * sizeof(float), view, list);
     list.carry_features(state.features, channels, channels);
     const TileSums out(list, scratch, LANES);

@@ -42,12 +42,12 @@ GS_INLINE Vec lane_y() {
 class TileList {
  public:
   enum Column { PX, PY, A, B, C, LOG2_O, THRESHOLD, Z, COLUMNS };  // as in a Splat
-  // Of a record. The exponent is log2_opacity - u^2 - v^2, with u = UX x + UY y + U0 and v = VY y + V0 for a pixel at
-  // (x, y) of the tile.
-  enum Field { UX, UY, U0, VY, V0, LIMIT, PEAK, DEPTH, RED, GREEN, BLUE, ID };
+  // Of a record. The exponent is log2_opacity - u^2 - v^2, with u = UX dx + UY dy and v = VY dy for a pixel at (dx, dy)
+  // from the centre (X, Y) in the tile.
+  enum Field { X, Y, UX, UY, VY, LIMIT, PEAK, DEPTH, RED, GREEN, BLUE, ID };
   static constexpr int RECORD = 16;  // floats
 
-  int64_t length = 0, filled = 0;
+  int64_t length = 0, filled = 0;  // the record at `length` is of a splat that no pixel draws
   int64_t evaluations = 0;  // of a splat on a block
   int tile_x = 0, tile_y = 0;  // of the first pixel
   uint32_t *row = nullptr, *position = nullptr;
@@ -55,19 +55,23 @@ class TileList {
   // The feature channels of one pass, one row of PASS floats per splat with zeros behind, near each other in memory.
   float* features = nullptr;
 
-  // `colors`: records carry the splat's colour; `ids`, if not null, are those of the map's rows, for the records.
-  TileList(View& view, int64_t tile, Scratch& scratch, bool colors, const int32_t* ids = nullptr)
-      : view_(view), scratch_(scratch), order_(view, tile, scratch), colors_(colors), ids_(ids) {
+  // `ids`, if not null, are those of the map's rows, for the records.
+  TileList(View& view, int64_t tile, Scratch& scratch, const int32_t* ids = nullptr)
+      : view_(view), scratch_(scratch), order_(view, tile, scratch), ids_(ids) {
     length = order_.length();
     tile_x = static_cast<int>(tile % view.tiles_x) * view.tile_size;
     tile_y = static_cast<int>(tile / view.tiles_x) * view.tile_size;
     blocks_ = view.tile_size / BLOCK_SIDE;
-    stride_ = (length + STEP - 1) / STEP * STEP;
-    fields_ = scratch.fields.reserve(stride_ * COLUMNS);
+    steps_ = length / STEP + 1;
+    stride_ = steps_ * STEP;
+    packs_bytes_ = packs_bytes();
+    fields_ = scratch.fields.reserve(stride_ * (PY + 1));
     records_ = scratch.records.reserve(stride_ * RECORD);
-    masks_ = scratch.masks.reserve(stride_ / LANES * blocks_ * blocks_);
+    masks_ = scratch.masks.reserve(steps_ * blocks_ * blocks_);
     row = scratch.row.reserve(stride_);
     position = scratch.position.reserve(stride_);
+    const float nothing[RECORD] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f, -200.f};
+    std::memcpy(records_ + length * RECORD, nothing, sizeof nothing);
   }
 
   ~TileList() { scratch_.evaluations += evaluations; }
@@ -90,103 +94,112 @@ class TileList {
     upto = (upto + STEP - 1) / STEP * STEP;
     if (upto > stride_) upto = stride_;
     for (int64_t i = filled; i < upto; i += STEP) {
-      if (i == 0) fetch(0), fetch(STEP);
-      fetch(i + 2 * STEP);
-      if (channels_) fetch_features(i + STEP);
-      for (int64_t k = i; k < i + STEP; k += LANES) fill_lanes(k);
+      if (i == 0) order_.sort_until(2 * STEP < length ? 2 * STEP : length), ask_for_splats(0, AHEAD);
+      order_.sort_until(i + 3 * STEP < length ? i + 3 * STEP : length);
+      if (blocks_ == 8)
+        fill_step(i, Constant<8>{});
+      else if (blocks_ == 4)
+        fill_step(i, Constant<4>{});
+      else
+        fill_step(i, blocks_);
     }
     filled = upto < length ? upto : length;
   }
 
-  // Appends the splats from `begin` on that reach block (x, y) of the tile; returns how many of STEP.
+  // Per STEP of splats, one bit for each: does it reach block (x, y) of the tile?
+  GS_INLINE uint64_t* touching(int x, int y) const { return masks_ + (y * blocks_ + x) * steps_; }
+
+  // Appends the splats from `begin` on that reach block (x, y) of the tile; returns how many of STEP. Writes up to STEP.
   GS_INLINE int candidates_of(int x, int y, int64_t begin, int32_t* out) const {
-    const uint16_t* mask = masks_ + (y * blocks_ + x) * (stride_ / LANES) + begin / LANES;
-    int n = 0;
-    for (int i = 0; i < STEP / LANES; ++i)
-      n += compress_indices(out + n, static_cast<int32_t>(begin) + i * LANES, mask[i]);
-    return n;
+    return compress_indices64(out, static_cast<int32_t>(begin), touching(x, y)[static_cast<uint64_t>(begin) / STEP],
+                              packs_bytes_);
   }
 
   static constexpr int STEP = 64;
 
  private:
-  // Sorts and asks for the splats of a step before they are needed.
-  GS_INLINE void fetch(int64_t begin) {
-    const int64_t end = begin + STEP < length ? begin + STEP : length;
-    order_.sort_until(end);
-    for (int64_t k = begin; k < end; ++k) {
-      const uint32_t p = order_.position(k);
-      __builtin_prefetch(view_.splats.data + p);
-      __builtin_prefetch(view_.row.data + p);
-      if (colors_) __builtin_prefetch(view_.colors.data + p);
-    }
+  // What is asked for so far ahead has come when it is copied. Never many at once: the processor drops what it cannot
+  // keep track of.
+  static constexpr int64_t AHEAD = 2 * STEP, ROWS_AHEAD = STEP;
+
+  GS_INLINE void ask_for_splats(int64_t begin, int64_t count) const {
+    const int64_t end = begin + count < length ? begin + count : length;
+    for (int64_t k = begin; k < end; ++k) __builtin_prefetch(view_.splats.data + order_.position(k));
   }
 
-  GS_INLINE void fetch_features(int64_t begin) {
-    for (int64_t k = begin; k < begin + STEP && k < length; ++k)
-      __builtin_prefetch(source_ + view_.row[order_.position(k)] * source_stride_);
+  // Of the map's row that a splat came from.
+  GS_INLINE void ask_for_values(int64_t k) const {
+    if (k >= length || !(ids_ || channels_)) return;
+    const int64_t from = view_.splats[order_.position(k)].row;
+    if (ids_) __builtin_prefetch(ids_ + from);
+    if (channels_) __builtin_prefetch(source_ + from * source_stride_);
   }
 
-  GS_INLINE void fill_lanes(int64_t i) {
-    static const Splat nothing = {0.f, 0.f, -1.f, 0.f, -1.f, -200.f, 0.f, 0.f};  // that no pixel draws
+  template <class Count>
+  GS_INLINE void fill_step(int64_t i, Count blocks) {
+    alignas(64) uint8_t touched[MAX_TILE / BLOCK_SIDE][STEP];  // by row of blocks and splat: a bit for each column
+    for (int k = 0; k < STEP; k += LANES) fill_lanes(i + k, blocks, &touched[0][k]);
+    uint64_t* mask = touching(0, 0) + i / STEP;
+    for (int r = 0; r < blocks; ++r) bit_columns(touched[r], blocks, mask + r * blocks * steps_, steps_);
+  }
+
+  GS_INLINE void fill_lanes(int64_t i, int blocks, uint8_t* touched) {
+    static const Splat nothing = {0.f, 0.f, -1.f, 0.f, -1.f, -200.f, 0.f, 0.f, {}, 0, {}};  // that no pixel draws
     const float* from[LANES];
     for (int k = 0; k < LANES; ++k) {
       float* out = records_ + (i + k) * RECORD;
+      ask_for_splats(i + k + AHEAD, 1);
+      ask_for_values(i + k + ROWS_AHEAD);
       if (i + k >= length) {
         from[k] = &nothing.x;
         position[i + k] = row[i + k] = 0;
         continue;
       }
       const uint32_t p = position[i + k] = order_.position(i + k);
-      row[i + k] = view_.row[p];
-      from[k] = &view_.splats[p].x;
-      if (colors_) std::memcpy(out + RED, &view_.colors[p], sizeof(Color));
+      const Splat& splat = view_.splats[p];
+      row[i + k] = splat.row;
+      from[k] = &splat.x;
+      std::memcpy(out + RED, splat.color, 4 * sizeof(float));
       if (ids_) std::memcpy(out + ID, ids_ + row[i + k], sizeof(int32_t));
       if (channels_) copy_features(i + k);
     }
     Vec column[COLUMNS];
     load_columns(from, 0, column);
     load_columns(from, 4, column + 4);
-    for (int k = 0; k < COLUMNS; ++k) store(fields_ + k * stride_ + i, column[k]);
+    for (int k = PX; k <= PY; ++k) store(fields_ + k * stride_ + i, column[k]);
     const Vec ux = vsqrt(-column[A]), uy = set(-0.5f) * column[B] / ux;
     const Vec vy = vsqrt(vmax(-column[C] - uy * uy, zero()));
     const Vec x = column[PX] - set(static_cast<float>(tile_x)), y = column[PY] - set(static_cast<float>(tile_y));
-    const Vec record[8] = {ux, uy, -fma(ux, x, uy * y), vy, -(vy * y), column[THRESHOLD], column[LOG2_O], column[Z]};
+    const Vec record[8] = {x, y, ux, uy, vy, column[THRESHOLD], column[LOG2_O], column[Z]};
     store_columns(record, records_ + i * RECORD, RECORD);
     store_columns(record + 4, records_ + i * RECORD + 4, RECORD);
-    if (blocks_ == 8)
-      note_blocks(i, column, Constant<8>{});
-    else if (blocks_ == 4)
-      note_blocks(i, column, Constant<4>{});
-    else
-      note_blocks(i, column, blocks_);
+    note_blocks(column, x, y, blocks, touched);
   }
 
-  template <class Count>
-  GS_INLINE void note_blocks(int64_t i, const Vec* column, Count count) {
-    const int blocks = count;
-    const Vec x = column[PX] - set(static_cast<float>(tile_x)), y = column[PY] - set(static_cast<float>(tile_y));
+  GS_INLINE void note_blocks(const Vec* column, Vec x, Vec y, int blocks, uint8_t* touched) const {
     // Rounding must not lose a block: the ellipse is taken a little too large and its centre a little uncertain.
     const Vec K = column[LOG2_O] - column[THRESHOLD] + set(1e-4f);
     const Vec slack = fma(vabs(column[PX]) + vabs(column[PY]), set(2e-7f), set(1e-3f));
     const Vec inverse = set(1.f) / column[A];
     const Vec slope = set(-0.5f) * column[B] * inverse, slope2 = slope * slope, ratio = column[C] * inverse;
     const Vec fall = vmax(ratio - slope2 - set(4e-7f) * (ratio + slope2), zero());
-    const Vec k = set(-1.000002f) * K * inverse;
+    const Vec k = set(-1.0003f) * K * inverse;
     const Vec furthest = slope * vsqrt(k / (fall * (fall + slope2)));
-    const Vec margin = fma(vabs(slope), slack, slack);
-    const Vec right_of = x + margin - set(0.5f), left_of = x - margin - set(BLOCK_SIDE - 0.5f);
-    const int64_t groups = stride_ / LANES;
-    uint16_t* mask = masks_ + i / LANES;
+    // In units of blocks from here on, but dy. Bits up to the last column and those before the first one are powers of 2.
+    constexpr float unit = 1.f / BLOCK_SIDE;
+    const Vec margin = fma(vabs(slope), slack, slack), slope_ = set(unit) * slope;
+    const Vec k_ = set(unit * unit) * k, fall_ = set(unit * unit) * fall;
+    const Vec right_of = fma(set(unit), x + margin, set(1.f - 0.5f * unit));
+    const Vec left_of = fma(set(unit), x - margin, set(0.5f * unit));
+    const Vec most = set(static_cast<float>(blocks));
     for (int r = 0; r < blocks; ++r) {
       const Vec top = set(BLOCK_SIDE * r + 0.5f) - y - slack, bottom = set(BLOCK_SIDE * (r + 1) - 0.5f) - y + slack;
       const Vec dy1 = clamp(furthest, top, bottom), dy0 = clamp(-furthest, top, bottom);
-      const Vec right = fma(slope, dy1, right_of) + vsqrt(fnma(fall * dy1, dy1, k));
-      const Vec left = fma(slope, dy0, left_of) - vsqrt(fnma(fall * dy0, dy0, k));  // NaN where it misses the band
-      GS_UNROLL for (int c = 0; c < blocks; ++c, mask += groups) {
-        const Vec edge = set(static_cast<float>(BLOCK_SIDE * c));
-        *mask = static_cast<uint16_t>(bits(both(ge(right, edge), ge(edge, left))));
-      }
+      const Vec in1 = fnma(fall_ * dy1, dy1, k_), in0 = fnma(fall_ * dy0, dy0, k_);  // negative if it misses the row
+      const Vec right = fma(in1, inverse_sqrt(in1), fma(slope_, dy1, right_of));
+      const Vec left = fnma(in0, inverse_sqrt(in0), fma(slope_, dy0, left_of));
+      const Vec end = power_of_2(vmin(vmax(right, zero()), most)), begin = power_of_2(vmin(vmax(left, zero()), most));
+      store_bytes(touched + r * STEP, vmax(end - begin, zero()));
     }
   }
 
@@ -198,15 +211,15 @@ class TileList {
   View& view_;
   Scratch& scratch_;
   TileOrder order_;
-  bool colors_;
   const int32_t* ids_;
   const float* source_ = nullptr;
   int channels_ = 0;
   int64_t source_stride_ = 0;
   float *fields_, *records_;
-  uint16_t* masks_;
+  uint64_t* masks_;
+  bool packs_bytes_;
   int blocks_;  // in a row or column of the tile
-  int64_t stride_;
+  int64_t steps_, stride_;  // there is room for
 };
 
 struct PixelBlock {
@@ -231,8 +244,13 @@ GS_INLINE void for_each_block(const View& view, const TileList& list, Visit&& vi
 
 constexpr int BATCH = 96 + TileList::STEP;  // the most splats that the walk visits between two flushes
 
-// Walks one block. draw(k, weight, alpha, T, drawn) sees every splat that may touch it, in order; done(alive, T) ends
-// the walk early; flush() is called after every BATCH splats at most, and at the end. Returns the final transmittance.
+// Splats whose opacities are computed together: the steps of one wait for each other, and those of the next are too far
+// away for the processor to begin. As many as registers hold.
+constexpr int GROUP = sizeof(Vec) == 64 && sizeof(Mask) <= 2 ? 4 : 1;
+
+// Walks one block. draw(k, weight, alpha, T, drawn) sees every splat that may touch it, in order, and sometimes, with
+// weight 0, k = list.length; done(alive, T) ends the walk early; flush() is called after every BATCH splats at most, and
+// at the end. Returns the final transmittance.
 //
 // The transmittance that the walk carries along goes on falling in finished pixels: it never rises, so it is above
 // transmittance_min exactly where the pixel was never finished, and no step has to wait for the last one's comparison.
@@ -240,11 +258,13 @@ template <class Draw, class Done, class Flush>
 GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Draw&& draw, Done&& done, Flush&& flush) {
   // Long batches, as each ends in a mispredicted branch; but few splats are copied that no block may need.
   constexpr int MANY = BATCH - TileList::STEP, ENOUGH = 24;
+  constexpr int CHECK = 4;  // the same for all instruction sets, as an early end of a vote shows in its confidence
+  static_assert(CHECK % GROUP == 0, "groups end where the walk may");
   const Vec px = set(static_cast<float>(block.x - list.tile_x)) + lane_x(),
             py = set(static_cast<float>(block.y - list.tile_y)) + lane_y();
   const Vec alpha_max = set(view.settings.alpha_max), t_min = set(view.settings.transmittance_min);
   const int x = (block.x - list.tile_x) / BLOCK_SIDE, y = (block.y - list.tile_y) / BLOCK_SIDE;
-  int32_t candidates[BATCH + LANES];
+  int32_t candidates[BATCH + TileList::STEP];
   Vec T = keep(from_bits(block.inside), set(1.f)), end = T;
   Mask alive = from_bits(block.inside);
   for (int64_t start = 0; start < list.length;) {
@@ -253,23 +273,36 @@ GS_INLINE Vec walk(const View& view, TileList& list, const PixelBlock& block, Dr
       if (list.filled <= start) list.fill(start + TileList::STEP);
       n += list.candidates_of(x, y, start, candidates + n);
     }
+    for (int k = 0; k < CHECK - 1; ++k) candidates[n + k] = static_cast<int32_t>(list.length);
     int i = 0;
-    for (bool finished = false; i < n && !finished; ++i) {
-      const int k = candidates[i];
-      const float* splat = list.record(k);
-      const Vec u = fma(px, set(splat[TileList::UX]), fma(py, set(splat[TileList::UY]), set(splat[TileList::U0])));
-      const Vec v = fma(py, set(splat[TileList::VY]), set(splat[TileList::V0]));
-      const Vec power = fnma(u, u, fnma(v, v, set(splat[TileList::PEAK])));
-      const Vec alpha = keep(ge(power, set(splat[TileList::LIMIT])), vmin(exp2_fast(power), alpha_max));
-      const Vec next = fnma(alpha, T, T);
-      alive = gt(next, t_min);
-      draw(k, keep(alive, alpha * T), alpha, T, alive);
-      end = select(alive, next, end);
-      T = next;
-      if (i & 1) finished = done(alive, T);
+    for (bool finished = false; i < n && !finished; i += CHECK) {
+      for (int first = i; first < i + CHECK; first += GROUP) {
+        const float* splat[GROUP];
+        Vec u[GROUP], v[GROUP], power[GROUP], alpha[GROUP];
+#define GS_EACH GS_UNROLL for (int k = 0; k < GROUP; ++k)
+        GS_EACH splat[k] = list.record(candidates[first + k]);
+        GS_EACH u[k] = px - set(splat[k][TileList::X]);
+        GS_EACH v[k] = py - set(splat[k][TileList::Y]);
+        GS_EACH u[k] = u[k] * set(splat[k][TileList::UX]);
+        GS_EACH u[k] = fma(v[k], set(splat[k][TileList::UY]), u[k]);
+        GS_EACH v[k] = v[k] * set(splat[k][TileList::VY]);
+        GS_EACH power[k] = fnma(v[k], v[k], set(splat[k][TileList::PEAK]));
+        GS_EACH alpha[k] = power[k] = fnma(u[k], u[k], power[k]);
+        exp2_fast<GROUP>(alpha);
+        GS_EACH alpha[k] = keep(ge(power[k], set(splat[k][TileList::LIMIT])), vmin(alpha[k], alpha_max));
+        GS_EACH {
+          const Vec weight = alpha[k] * T, next = T - weight;
+          alive = gt(next, t_min);
+          draw(candidates[first + k], keep(alive, weight), alpha[k], T, alive);
+          end = select(alive, next, end);
+          T = next;
+        }
+#undef GS_EACH
+      }
+      finished = done(alive, T);
     }
     flush();
-    list.evaluations += i;
+    list.evaluations += imin(i, n);
     if (done(alive, T)) break;
   }
   return end;

@@ -100,13 +100,13 @@ void accumulate_pass(View& view, const float* image, int count, int64_t stride, 
   constexpr int WIDTH = first ? LANES + 4 : LANES, WEIGHT = LANES, COUNT = LANES + 1;  // floats of a partial
   begin_partials(view, WIDTH);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false);
+    TileList list(view, tile, scratch);
     float* sums = scratch.sums.reserve(list.length * LANES);
     std::memset(sums, 0, list.length * LANES * sizeof(float));
     float* weight_of = scratch.features.reserve(first ? list.length * LANES : 0);
     if (first) std::memset(weight_of, 0, list.length * LANES * sizeof(float));
-    int32_t* pixels = scratch.counts.reserve(list.length);
-    std::memset(pixels, 0, list.length * sizeof *pixels);
+    int32_t* pixels = scratch.counts.reserve(list.length + 1);
+    std::memset(pixels, 0, (list.length + 1) * sizeof *pixels);
     for_each_block(view, list, [&](const PixelBlock& block) {
       alignas(64) float rows[LANES][LANES], weights[BATCH][LANES];
       int32_t weighted[BATCH];
@@ -257,8 +257,8 @@ inline bool find_few_labels(const View& view, const TileList& list, const int32_
 inline void vote_for_few_labels(View& view, TileList& list, const int32_t* labels, Distinct<FEW_LABELS>& few,
                                 Scratch& scratch, LabelVote* votes) {
   const int width = 4 * few.count;
-  float* sums = scratch.features.reserve(list.length * width);
-  std::memset(sums, 0, list.length * width * sizeof(float));
+  float* sums = scratch.features.reserve((list.length + 1) * width);
+  std::memset(sums, 0, (list.length + 1) * width * sizeof(float));
   for_each_block(view, list, [&](const PixelBlock& block) {
     const BlockLabels own(labels, view.camera.width, block);
     int place[LANES];
@@ -305,7 +305,7 @@ inline void accumulate_labels(View& view, const int32_t* labels, int32_t* winner
   constexpr int WORDS = sizeof(LabelVote) / sizeof(float);
   begin_partials(view, WORDS);
   for_each_tile(view, threads, [&](Scratch& scratch, int64_t tile) {
-    TileList list(view, tile, scratch, false);
+    TileList list(view, tile, scratch);
     LabelVote* votes = reinterpret_cast<LabelVote*>(scratch.sums.reserve(list.length * WORDS));
     std::memset(static_cast<void*>(votes), 0, list.length * sizeof(LabelVote));
     Distinct<FEW_LABELS> few;
