@@ -18,14 +18,14 @@ help: ## this list
 demo: build ## map the sample through real ROS topics; results in demo_output/
 	$(BIN)/gs-semantic demo
 
-test: lint ## static checks and all tests
+test: lint sanitize ## static checks, kernels under sanitizers and all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: build ## static checks only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-sanitize: ## all kernels of the native library under address and undefined-behaviour sanitizers
+sanitize: $(BIN)/python ## all kernels of the native library under address and undefined-behaviour sanitizers
 	PATH="$(abspath $(BIN)):$$PATH" tools/check_kernels.sh sanitize
 
 build: $(BIN)/python ## set up the environment, interfaces and native library (what changed)

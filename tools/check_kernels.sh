@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds the native kernels in another way than the package does and runs every one of them on small and degenerate
 # scenes (native/test/kernel_check.cpp). From the root of the source tree:
-#   tools/check_kernels.sh sanitize [isa...]   AddressSanitizer and UndefinedBehaviorSanitizer   [scalar avx2]
+#   tools/check_kernels.sh sanitize [isa...]   AddressSanitizer and UndefinedBehaviorSanitizer
+#     [scalar and the best that this machine runs]
 #   tools/check_kernels.sh neon                aarch64 under user-mode emulation, NEON against scalar
 #     (needs aarch64-linux-gnu-g++ and qemu-aarch64; Debian: g++-aarch64-linux-gnu qemu-user)
 set -eu
@@ -10,9 +11,16 @@ kind=${1:-sanitize}
 build=build/check_$kind
 case $kind in
   sanitize)
-    cmake -S native -B "$build" -G Ninja -DGS_SANITIZE=ON >/dev/null
+    if [ $# -eq 0 ]; then
+      best=avx2
+      grep -qw avx512bw /proc/cpuinfo && best=avx512
+      [ "$(uname -m)" = aarch64 ] && best=neon
+      set -- scalar "$best"
+    fi
+    sets=$(echo "$*" | tr ' ' ';')
+    cmake -S native -B "$build" -G Ninja -DGS_SANITIZE=ON -DGS_SETS="$sets" >/dev/null
     cmake --build "$build" --target kernel_check
-    for isa in ${*:-scalar avx2}; do
+    for isa in "$@"; do
       GS_SEMANTIC_ISA=$isa UBSAN_OPTIONS=print_stacktrace=1 "$build/kernel_check" "$build/$isa.bin"
     done
     ;;
