@@ -1,7 +1,7 @@
 """Train a map with objects from a recorded sequence, by one of the lifting methods (docs/training.md).
 
 OUT holds the map folder (map/), checkpoints, the options used and metrics of every report. Ctrl-C keeps the best
-checkpoint; --resume goes on from the last one.
+checkpoint; --resume goes on from the last one. `gs-semantic train --list-options METHOD` names every option.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ EXAMPLES = """examples:
   gs-semantic train gradiseg sample/house house_gradiseg --eval sample/house_eval --json gradiseg.json
   gs-semantic train gradiseg sample/house out --set max_gaussians=80000 --set igd_threshold=0.5 --options-file mine.yaml
   gs-semantic train gradiseg sample/house out --resume
-  gs-semantic train gradiseg sample/house sample/lounge trained --preset quick --at-once 2   # trained/house, ...
-  gs-semantic train --list-options gradiseg"""
+  gs-semantic train gradiseg sample/house sample/lounge trained --preset quick --at-once 2   # trained/house, ..."""
 
 PRESETS = ("quick", "standard", "paper")  # those of segmentation.config
 
