@@ -88,7 +88,6 @@ def run_many(arguments: argparse.Namespace) -> int:
 def run_one(arguments: argparse.Namespace) -> int:
     from gs_semantic.segmentation.config import parse_overrides
     from gs_semantic.segmentation.progress import Listener, ProgressBar, TensorBoardWriter
-    from gs_semantic.segmentation.scoring import score_views
     from gs_semantic.segmentation.trainer import TrainingJob, train
 
     job = TrainingJob(
@@ -107,7 +106,7 @@ def run_one(arguments: argparse.Namespace) -> int:
         board = TensorBoardWriter.make(arguments.output / "tensorboard")
         if board is not None:
             listeners.append(board)
-        result, method = train(job, listeners, cancelled.is_set)
+        result = train(job, listeners, cancelled.is_set)
     results = {
         "iterations": result.iteration,
         "gaussians": result.gaussians,
@@ -115,10 +114,8 @@ def run_one(arguments: argparse.Namespace) -> int:
         "it_per_s": result.iteration / max(60 * result.minutes, 1e-9),
         **result.metrics,
     }
-    if not result.cancelled:
-        results |= score_views(method, method.scene.held_out)
     arguments.seed = config.seed
-    for warning in method.scene.warnings:
+    for warning in result.warnings:
         print(f"gs-semantic: {warning}", file=sys.stderr)
     options.report(arguments, f"{arguments.method} on {arguments.sequence[0]}, {arguments.preset}", results)
     if result.cancelled:
