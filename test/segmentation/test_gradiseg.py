@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from training_room import RoomSequence, small_method
+from training_room import HEIGHT, WIDTH, RoomSequence, small_method
 
 from gs_semantic.gaussians.gaussian_map import rotation_matrices
 from gs_semantic.segmentation.engine import ImageGradients, StepStatistics
@@ -32,13 +32,20 @@ def watch(method, gradients: list[list[float]], row: int) -> None:
     [([[1.0], [-1.0]], True), ([[1.0], [1.0]], False), ([[1.0, 0.0], [0.0, 1.0]], False), ([[0.0]], False)],
 )
 def test_only_gradients_that_disagree_make_a_candidate(gradients, chosen):
-    method = method_with(igd_select="threshold", igd_threshold=0.5)
+    method = method_with(igd_select="threshold", igd_threshold=0.5 * WIDTH * HEIGHT)
     watch(method, gradients, 7)
     assert method.candidates().tolist() == ([7] if chosen else [])
 
 
+def test_a_least_conflict_may_be_asked_for():
+    method = method_with(igd_select="threshold", igd_threshold=0.1, igd_score="norm", igd_conflict=0.5)
+    watch(method, [[1.0], [0.5]], 7)
+    watch(method, [[1.0], [-0.5]], 8)
+    assert method.candidates().tolist() == [8]
+
+
 def test_the_threshold_alone_chooses_where_the_paper_is_taken_literally():
-    method = method_with(igd_select="threshold", igd_threshold=0.5, igd_conflict=0.0)
+    method = method_with(igd_select="threshold", igd_threshold=0.5, igd_score="norm")
     watch(method, [[1.0], [1.0]], 7)
     assert method.candidates().tolist() == [7]
 
