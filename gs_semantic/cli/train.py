@@ -1,7 +1,7 @@
 """Train a map with objects from a recorded sequence, by one of the lifting methods (docs/training.md).
 
 OUT holds the map folder (map/), checkpoints, the options used and metrics of every report. Ctrl-C keeps the best
-checkpoint; --resume goes on from the last one.
+checkpoint; --resume goes on from the last one. `gs-semantic train --list-options METHOD` names every option.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ EXAMPLES = """examples:
   gs-semantic train gradiseg sample/house house_gradiseg --eval sample/house_eval --json gradiseg.json
   gs-semantic train gradiseg sample/house out --set max_gaussians=80000 --set igd_threshold=0.5 --options-file mine.yaml
   gs-semantic train gradiseg sample/house out --resume
-  gs-semantic train gradiseg sample/house sample/lounge trained --preset quick --at-once 2   # trained/house, ...
-  gs-semantic train --list-options gradiseg"""
+  gs-semantic train gradiseg sample/house sample/lounge trained --preset quick --at-once 2   # trained/house, ..."""
 
 PRESETS = ("quick", "standard", "paper")  # those of segmentation.config
 
@@ -89,7 +88,6 @@ def run_many(arguments: argparse.Namespace) -> int:
 def run_one(arguments: argparse.Namespace) -> int:
     from gs_semantic.segmentation.config import parse_overrides
     from gs_semantic.segmentation.progress import Listener, ProgressBar, TensorBoardWriter
-    from gs_semantic.segmentation.scoring import score_views
     from gs_semantic.segmentation.trainer import TrainingJob, train
 
     job = TrainingJob(
@@ -108,7 +106,7 @@ def run_one(arguments: argparse.Namespace) -> int:
         board = TensorBoardWriter.make(arguments.output / "tensorboard")
         if board is not None:
             listeners.append(board)
-        result, method = train(job, listeners, cancelled.is_set)
+        result = train(job, listeners, cancelled.is_set)
     results = {
         "iterations": result.iteration,
         "gaussians": result.gaussians,
@@ -116,10 +114,8 @@ def run_one(arguments: argparse.Namespace) -> int:
         "it_per_s": result.iteration / max(60 * result.minutes, 1e-9),
         **result.metrics,
     }
-    if not result.cancelled:
-        results |= score_views(method, method.scene.held_out)
     arguments.seed = config.seed
-    for warning in method.scene.warnings:
+    for warning in result.warnings:
         print(f"gs-semantic: {warning}", file=sys.stderr)
     options.report(arguments, f"{arguments.method} on {arguments.sequence[0]}, {arguments.preset}", results)
     if result.cancelled:

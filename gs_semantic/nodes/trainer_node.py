@@ -146,7 +146,7 @@ class TrainerNode(Node):
         with self._own_turn(cancel):
             self.state, self.error, self.progress = f"trains {job.method} on {job.sequence}", "", None
             try:
-                result, _ = train(job, [self._keep, listener], lambda: cancel() or self._closing.is_set())
+                result = train(job, [self._keep, listener], lambda: cancel() or self._closing.is_set())
             except GsSemanticError as error:
                 self.state, self.error = "the last run failed", str(error)
                 raise
@@ -156,6 +156,8 @@ class TrainerNode(Node):
             ended = "was cancelled" if result.cancelled else "has ended"
             self.state = f"{job.method} on {job.sequence} {ended} at iteration {result.iteration}"
             self.get_logger().info(f"{self.state}: {result.metrics}, map {result.map}")
+            for warning in result.warnings:
+                self.get_logger().warning(warning)
             return result
 
     def _keep(self, progress: Progress) -> None:

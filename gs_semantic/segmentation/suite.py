@@ -23,7 +23,6 @@ from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, View, make_scene
-from gs_semantic.segmentation.scoring import score_views
 from gs_semantic.segmentation.trainer import Trainer
 
 SHOWN_VIEWS = 3  # held-out views whose predictions are kept for pictures
@@ -143,8 +142,7 @@ class Suite:
         result = Trainer(method, listeners=listeners, cancelled=cancelled).run()
         if result.cancelled:
             return False
-        scores = score_views(method, scene.held_out)
-        results = {**scores, "gaussians": len(method.gaussians), "minutes": result.minutes}
+        results = {**result.metrics, "gaussians": len(method.gaussians), "minutes": result.minutes}
         self._keep_pictures(cell, method, scene.held_out)
         with atomic_write(self.folder / f"{cell.name}.json") as file:
             record = {"made_of": self._made_of(config), "results": results}

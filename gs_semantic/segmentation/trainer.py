@@ -31,7 +31,7 @@ CHECKPOINT, BEST, MAP, OPTIONS, METRICS = "checkpoint.pt", "best.pt", "map", "co
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """metrics: psnr_db and, with ids, miou at held-out views, of the last evaluation or, when cancelled, of the best."""
+    """metrics: those of ``score_views`` at held-out views, of the last evaluation or, when cancelled, of the best."""
 
     method: str
     iteration: int
@@ -40,6 +40,7 @@ class TrainingResult:
     gaussians: int
     minutes: float
     map: Path | None
+    warnings: tuple[str, ...] = ()  # what the views lack
 
 
 @dataclass
@@ -144,6 +145,7 @@ class Trainer:
             len(self.method.gaussians),
             loop.seconds / 60,
             self.output / MAP if has_map and self.output is not None else None,
+            tuple(self.method.scene.warnings),
         )
 
     def _next_view(self) -> int:
@@ -227,10 +229,29 @@ class TrainingJob:
         return make_scene(open_sequence(self.sequence, max_width=config.width), config, evaluation, progress)
 
 
+class _CancelledWhileReading(Exception):
+    pass
+
+
 def train(
     job: TrainingJob, listeners: Sequence[Listener] = (), cancelled: Callable[[], bool] = lambda: False
-) -> tuple[TrainingResult, LiftingMethod]:
+) -> TrainingResult:
     """Run a job; its folder holds config.yaml, checkpoint.pt, best.pt, metrics.jsonl and the map."""
+
+    def reading() -> None:
+        if cancelled():
+            raise _CancelledWhileReading
+
+    try:
+        return _trainer(job, listeners, cancelled, reading).run()
+    except _CancelledWhileReading:
+        return TrainingResult(job.method, 0, True, {}, 0, 0.0, None)
+
+
+def _trainer(
+    job: TrainingJob, listeners: Sequence[Listener], cancelled: Callable[[], bool], reading: Callable[[], object]
+) -> Trainer:
+    """The trainer of a job, new or resumed; ``reading`` is called for every frame that is read."""
     kind = method_class(job.method)
     if job.resume:
         content = read_checkpoint(job.output / CHECKPOINT)
@@ -239,12 +260,10 @@ def train(
                 f"{job.output}: was trained with method '{content['method']}', not '{job.method}'"
             )
         config = make_config(kind.Config, "paper", overrides=content["config"])
-        trainer = Trainer.resume(job.output, job.scene(config), listeners, cancelled)
-    else:
-        config = job.config()
-        scene = job.scene(config)
-        make_folder(job.output)
-        write_options(job.output / OPTIONS, config)
-        (job.output / METRICS).unlink(missing_ok=True)
-        trainer = Trainer(kind(config, scene), job.output, listeners, cancelled)
-    return trainer.run(), trainer.method
+        return Trainer.resume(job.output, job.scene(config, reading), listeners, cancelled)
+    config = job.config()
+    method = kind(config, job.scene(config, reading))
+    make_folder(job.output)
+    write_options(job.output / OPTIONS, config)
+    (job.output / METRICS).unlink(missing_ok=True)
+    return Trainer(method, job.output, listeners, cancelled)

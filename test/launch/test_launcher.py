@@ -15,12 +15,13 @@ import yaml
 
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.nodes.arguments import MAPPER, REPLAY, SEGMENTER, TOPIC, USES, plan_replay
+from gs_semantic.nodes.arguments import MAPPER, REPLAY, SEGMENTER, TOPIC, TRAINER, USES, plan_replay
 from gs_semantic.nodes.launcher import PACKAGE_ROOT, NodeProcesses
 from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.parameters import default_of
 from gs_semantic.nodes.replay_node import ReplayParameters
 from gs_semantic.nodes.segmenter_node import SegmenterParameters
+from gs_semantic.nodes.trainer_node import TrainerParameters
 from gs_semantic.share import share_path
 
 SLEEPER = """
@@ -139,6 +140,7 @@ def parameters_of(node: str) -> dict[str, Field]:
         MAPPER: (NodeParameters, MapperConfig),
         REPLAY: (ReplayParameters,),
         SEGMENTER: (SegmenterParameters,),
+        TRAINER: (TrainerParameters,),
     }[node]
     return {spec.name: spec for kind in kinds for spec in fields(kind)}
 

@@ -82,7 +82,8 @@ def test_installed_interfaces_are_those_of_the_tree(root: Path) -> None:
     assert files
     for path in files:
         interface = getattr(importlib.import_module(f"gs_semantic.{path.parent.name}"), path.stem)
-        parts = [interface] if path.suffix == ".msg" else [interface.Request, interface.Response]
+        names = {".msg": (), ".srv": ("Request", "Response"), ".action": ("Goal", "Result", "Feedback")}[path.suffix]
+        parts = [getattr(interface, name) for name in names] or [interface]
         installed = {name for part in parts for name in part.get_fields_and_field_types()}
         constants = {line.split()[1].split("=")[0] for line in path.read_text(encoding="utf-8").splitlines()
                      if re.match(r"\w+ +[A-Z0-9_]+ *=", line)}  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 import torch
 from training_room import RoomSequence, small_config, small_method, small_scene
 
+from gs_semantic.data.folder_writer import write_folder
 from gs_semantic.errors import InvalidInputError, TrainingError
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.objects.registry import ObjectState
@@ -17,7 +18,7 @@ from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.checkpoints import read_checkpoint
 from gs_semantic.segmentation.registry import all_methods
 from gs_semantic.segmentation.scoring import match_ids, score_views
-from gs_semantic.segmentation.trainer import BEST, CHECKPOINT, MAP, METRICS, Trainer
+from gs_semantic.segmentation.trainer import BEST, CHECKPOINT, MAP, METRICS, Trainer, TrainingJob, train
 
 METHODS = list(all_methods())
 
@@ -107,6 +108,15 @@ def test_cancelling_ends_at_once_and_keeps_the_best_checkpoint(tmp_path):
     assert read_checkpoint(tmp_path / BEST)["loop"]["iteration"] == 10
     assert result.metrics["miou"] == read_checkpoint(tmp_path / BEST)["loop"]["best_metrics"]["miou"]
     assert len(load_map(tmp_path / MAP)[0]) == len(method.gaussians)
+
+
+def test_cancelling_while_the_recording_is_read_ends_at_once(tmp_path):
+    write_folder(RoomSequence(), tmp_path / "room")
+    asked = []
+    job = TrainingJob("plain", tmp_path / "room", tmp_path / "out", "quick")
+    result = train(job, cancelled=lambda: len(asked) >= 3 or bool(asked.append(1)))
+    assert result.cancelled and result.iteration == 0 and result.map is None
+    assert not (tmp_path / "out").exists()
 
 
 def test_cancelling_before_the_first_evaluation_leaves_a_checkpoint(tmp_path):
