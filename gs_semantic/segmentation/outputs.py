@@ -10,11 +10,10 @@ import torch
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.gaussians.map_folder import save_map
 from gs_semantic.mapping.lifting import register_votes
+from gs_semantic.objects.edit import PROBABILITY
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 from gs_semantic.segmentation.method import LiftingMethod
-
-PROBABILITY = "object_probability"
 
 
 def labelled_map(method: LiftingMethod) -> tuple[GaussianMap, ObjectRegistry]:
