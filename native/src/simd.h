@@ -14,7 +14,11 @@
 #endif
 
 #define GS_INLINE inline __attribute__((always_inline))
+#ifdef GS_ISA_scalar
+#define GS_UNROLL  // a Vec is a loop already: unrolling would only make the compiler slow
+#else
 #define GS_UNROLL _Pragma("GCC unroll 32")
+#endif
 
 namespace gs {
 namespace GS_ISA {

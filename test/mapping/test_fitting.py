@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gs_semantic.evaluation.metrics import psnr
+from gs_semantic.evaluation.image_quality import psnr
 from scene import camera, frame
 
 from gs_semantic.benchmarks.offline import MapOffline
