@@ -146,11 +146,15 @@ class ReplayNode(Node):
         for sentence in self._bag.damage:
             self._warn(sentence)
         chosen = [name.strip() for name in p.bag_topics.split(",") if name.strip()]
-        self._player = player = BagPlayer(self, self._bag, chosen, clock=p.bag_stamps == "recorded")
+        topics = None
         try:
             topics = find_topics(self._bag)
         except InvalidInputError as error:  # no camera: there may be other uses
             self._warn(str(error))
+        if topics is not None and not p.send_depth:
+            chosen = [name for name in chosen or self._bag.topics if name != topics.depth]
+        self._player = player = BagPlayer(self, self._bag, chosen, clock=p.bag_stamps == "recorded")
+        if topics is None:
             return
         self._colour_topic = topics.color
         names = [topics.color, topics.camera_info, topics.depth, topics.instance]
@@ -196,7 +200,7 @@ class ReplayNode(Node):
             self._static.publish(self._transform(p.body_frame, p.camera_frame, self._body_camera, self._now_ns()))
         moving = {"tf": "_tf", "odom": "_odom", "pose": "_pose"}[p.pose_source]
         self._needed = [self._colour, self._info, getattr(self, moving)]
-        self._needed += [self._depth] if self.sequence.has_depth else []
+        self._needed += [self._depth] if self.sequence.has_depth and p.send_depth else []
         self._needed += [self._instance] if self.sequence.has_instances and self._damage is not None else []
 
     # --- frames -----------------------------------------------------------------------------------------------------
