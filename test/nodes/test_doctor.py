@@ -20,7 +20,6 @@ from rig import Rig
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 
-from gs_semantic.errors import TransformError
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions, doctor, qos
 from gs_semantic.nodes.arguments import plan_segment
@@ -28,6 +27,7 @@ from gs_semantic.nodes.camera_input import COLOUR, DEPTH, DEPTH_INFO, INFO, INST
 from gs_semantic.nodes.doctor import Doctor, Setting
 from gs_semantic.nodes.faults import Finding, Severity
 from gs_semantic.nodes.subscriptions import type_name
+from gs_semantic.nodes.transforms import TransformError
 
 CAMERA = Camera(16, 12, 13.0, 13.0, 7.5, 5.5)
 PERIOD_NS = 100_000_000
