@@ -313,6 +313,8 @@ def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
         starts += _segmenters(values, files[:1])
     if values["sequence"] or values["bag"]:
         silent: dict[str, Any] = {"masks": "none"} if segmenter else {}
+        if values["sensor"] == "mono" and not (segmenter and segmenter.needs_depth):  # nobody would listen to it
+            silent["send_depth"] = False
         if values["bag"]:
             silent |= _bag_parameters(values, masks=not segmenter)
         # the map outlives its recording: services go on answering when the replay has ended

@@ -146,11 +146,15 @@ class ReplayNode(Node):
         for sentence in self._bag.damage:
             self._warn(sentence)
         chosen = [name.strip() for name in p.bag_topics.split(",") if name.strip()]
-        self._player = player = BagPlayer(self, self._bag, chosen, clock=p.bag_stamps == "recorded")
+        topics = None
         try:
             topics = find_topics(self._bag)
         except InvalidInputError as error:  # no camera: there may be other uses
             self._warn(str(error))
+        if topics is not None and not p.send_depth:
+            chosen = [name for name in chosen or self._bag.topics if name != topics.depth]
+        self._player = player = BagPlayer(self, self._bag, chosen, clock=p.bag_stamps == "recorded")
+        if topics is None:
             return
         self._colour_topic = topics.color
         names = [topics.color, topics.camera_info, topics.depth, topics.instance]

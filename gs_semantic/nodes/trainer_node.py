@@ -32,6 +32,7 @@ from gs_semantic.segmentation.trainer import TrainingJob, TrainingResult, train
 
 THREADS = 6  # of the executor: a run keeps one, another one waits for it, the rest answer
 POLL_S = 0.05
+TELL_EVERY_S = 10.0  # progress of a run that nobody gets feedback of
 
 
 @dataclass
@@ -145,6 +146,7 @@ class TrainerNode(Node):
         job.config()  # mistakes in the options must not end the run under way
         with self._own_turn(cancel):
             self.state, self.error, self.progress = f"trains {job.method} on {job.sequence}", "", None
+            self.get_logger().info(f"{self.state} into {job.output}")
             try:
                 result = train(job, [self._keep, listener], lambda: cancel() or self._closing.is_set())
             except GsSemanticError as error:
@@ -155,7 +157,7 @@ class TrainerNode(Node):
                 raise
             ended = "was cancelled" if result.cancelled else "has ended"
             self.state = f"{job.method} on {job.sequence} {ended} at iteration {result.iteration}"
-            self.get_logger().info(f"{self.state}: {result.metrics}, map {result.map}")
+            self.get_logger().info(f"{self.state}: {_in_words(result)}")
             for warning in result.warnings:
                 self.get_logger().warning(warning)
             return result
@@ -164,12 +166,12 @@ class TrainerNode(Node):
         self.progress = progress
 
     def _tell(self, progress: Progress) -> None:
-        if progress.iteration % 500 == 0 or progress.iteration == progress.iterations:
-            loss = sum(progress.losses.values())
-            self.get_logger().info(
-                f"iteration {progress.iteration} of {progress.iterations}: loss {loss:.4f}, "
-                f"{progress.it_per_s:.0f} it/s, {progress.eta_s:.0f} s to go"
-            )
+        loss = sum(progress.losses.values())
+        self.get_logger().info(
+            f"iteration {progress.iteration} of {progress.iterations}: loss {loss:.4f}, "
+            f"{progress.it_per_s:.0f} it/s, {progress.eta_s:.0f} s to go",
+            throttle_duration_sec=TELL_EVERY_S,
+        )
 
     # --- action and services ----------------------------------------------------------------------------------------
 
@@ -251,6 +253,12 @@ def _job(
         Path(evaluation).expanduser() if evaluation else None,
         resume,
     )
+
+
+def _in_words(outcome: TrainingResult) -> str:
+    scores = [f"{name} {value:.4g}" for name, value in outcome.metrics.items()]
+    where = "no map, for nothing was evaluated yet" if outcome.map is None else f"map in {outcome.map}"
+    return ", ".join([*scores, where])
 
 
 def _result(outcome: TrainingResult) -> Train.Result:

@@ -317,6 +317,13 @@ def test_send_depth_reaches_the_replay(tmp_path: Path) -> None:
     assert "send_depth" not in words_of(mapper)
 
 
+def test_a_camera_without_depth_is_played_without_depth(tmp_path: Path) -> None:
+    assert "send_depth:=false" in words_of(plan_segment({"sequence": str(tmp_path), "sensor": "mono"})[1])
+    assert "send_depth:=true" in words_of(plan_segment({"sequence": str(tmp_path)})[1])
+    geometric = plan_segment({"sequence": str(tmp_path), "sensor": "mono", "segmenter": "geometric"})
+    assert "send_depth:=true" in words_of(geometric[-1])  # its masks are cut along depth
+
+
 def test_training_is_one_node_that_is_told_everything(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sequence = str(share_path("sample", "house"))

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from gs_semantic.evaluation.image_quality import psnr
 from scene import camera, frame
 
 from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.data.sequence import SparsePoints
 from gs_semantic.errors import InvalidRequestError
+from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.gaussians import Frame, GaussianMap
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.fitting import (

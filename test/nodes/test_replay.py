@@ -156,6 +156,26 @@ def test_a_viewer_of_colour_alone_does_not_start_the_replay(stage: Stage, monkey
     stage.until(lambda: len(colour) == 3, "three frames")
 
 
+@pytest.mark.parametrize("recorded", ["sequence", "bag"])
+def test_depth_that_is_not_sent_is_not_waited_for(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: str
+) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(ReplayNode, "_warn", lambda self, text: warned.append(text))
+    if recorded == "bag":
+        write_bag(tmp_path / "bag")
+        source, names, depth = {"bag": str(tmp_path / "bag")}, (COLOUR, INFO), DEPTH
+    else:
+        source, names, depth = {"sequence": HOUSE, "stop_frame": 3}, ("color/image", "color/camera_info"), "depth/image"
+    colour, _ = (stage.listen(name, kind) for name, kind in zip(names, (Image, CameraInfo), strict=True))
+    stage.listen("/tf", TFMessage, qos.POSE)
+    stage.play(**source, masks="none", send_depth=False, rate_hz=50.0)
+    stage.until(lambda: colour, "a colour image")
+    unexpected = stage.listen(depth, Image)
+    stage.end()
+    assert not warned and not unexpected
+
+
 def test_without_listeners_it_plays_after_its_patience_and_names_the_topics(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

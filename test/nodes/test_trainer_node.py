@@ -150,6 +150,16 @@ def test_mistakes_are_told_with_code_and_text(client, room, tmp_path, fields, co
     assert status == ABORTED and result.error_code == code and text in result.error_msg
 
 
+def test_cancelled_before_the_first_evaluation_says_that_there_is_no_map(client, room, tmp_path, capfd):
+    handle = client.send(room, tmp_path / "out", iterations=100_000, options=["evaluate_every=100000"])
+    client.until(lambda: client.feedback)
+    client.wait(handle.cancel_goal_async())
+    status, result = client.result(handle)
+    assert status == CANCELED and result.map_path == ""
+    client.until(lambda: "was cancelled" in client.trainer.state)
+    assert "no map, for nothing was evaluated yet" in capfd.readouterr().err
+
+
 def test_the_plain_service_trains_with_the_parameters(client, room, tmp_path):
     refused = client.call("start_training")
     assert not refused.success and "parameter sequence" in refused.message
@@ -169,7 +179,7 @@ def test_the_plain_service_trains_with_the_parameters(client, room, tmp_path):
     client.until(lambda: "was cancelled" in client.trainer.state)
 
 
-def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room, tmp_path):
+def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room, tmp_path, capfd):
     made = Client(
         method="plain", sequence=str(room), output=str(tmp_path / "out"), preset="quick",
         options="initial_gaussians=400, iterations=10, evaluate_every=10",
@@ -177,3 +187,6 @@ def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room,
     made.runner.join(PATIENCE_S)
     assert not made.runner.is_alive() and (tmp_path / "out" / "map").is_dir()
     made.close()
+    told = capfd.readouterr().err  # the first line comes before the work, which may take hours
+    assert f"trains plain on {room} into {tmp_path / 'out'}" in told
+    assert "of 10: loss" in told and "has ended at iteration 10: psnr_db " in told and f"map in {tmp_path / 'out'}" in told
