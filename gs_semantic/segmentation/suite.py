@@ -145,6 +145,7 @@ class Suite:
                 if name not in known:
                     raise InvalidRequestError(f"'{name}': expected one of {', '.join(known)}")
         self._scenes: dict[str, Scene] = {}
+        self._made: dict[tuple[int, int], tuple[FrameSequence, FrameSequence]] = {}
 
     def cells(self) -> list[Cell]:
         """In the order in which they are run: all variants of one seed before the next."""
@@ -230,9 +231,15 @@ class Suite:
         """What is trained on, and what is scored at."""
         if not objects:
             return open_sequence(self.sequence, max_width=width), open_sequence(self.evaluation)
-        scene = ObjectScene.make(objects)
-        train, held_out = (scene.cameras(count, VIEW_SIZE, phase) for count, phase in zip(VIEWS, (0, 0.5), strict=True))
-        return ObjectSequence(scene, train, max_width=width, cache=len(train)), ObjectSequence(scene, held_out)
+        if (objects, width) not in self._made:  # casting their rays takes a minute
+            self._made.clear()
+            scene = ObjectScene.make(objects)
+            train, held_out = (scene.cameras(n, VIEW_SIZE, phase) for n, phase in zip(VIEWS, (0, 0.5), strict=True))
+            self._made[objects, width] = (
+                ObjectSequence(scene, train, max_width=width, cache=len(train)),
+                ObjectSequence(scene, held_out, cache=len(held_out)),
+            )
+        return self._made[objects, width]
 
     def _keep_pictures(self, cell: Cell, method: LiftingMethod, views: Sequence[View]) -> None:
         if not views:
