@@ -35,7 +35,8 @@ EXAMPLES = """examples:
   gs-semantic evaluate lounge_map sample/lounge --skip-every 8 --json lounge_scores.json
   gs-semantic evaluate house_map sample/house_eval --protocol boundary --protocol replica
   gs-semantic render house_map views --trajectory sample/house_eval && gs-semantic evaluate views sample/house_eval
-  gs-semantic evaluate suite gradiseg --json docs/results/gradiseg.json"""
+  gs-semantic evaluate suite gradiseg --json docs/results/gradiseg.json
+  gs-semantic evaluate suite unified_lift --objects 25 --seeds 0 --json unified_lift_25.json"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--folder", type=Path, help="where finished cells are kept [suite_NAME]")
     group.add_argument("--preset", choices=("quick", "standard", "paper"), default="quick", help="[quick]")
     group.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="[0 1 2]")
-    group.add_argument("--kinds", nargs="+", default=["perfect"], help="masks: perfect, damaged [perfect]")
+    group.add_argument("--kinds", nargs="+", default=[], help="masks: perfect, damaged, untracked, ... [the suite's]")
+    group.add_argument(
+        "--objects", type=int, nargs="+", default=[], help="objects of the scenes, for suites on scenes made in code"
+    )
     group.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants alone")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of all variants")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
@@ -49,12 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.kinds,
         arguments.only,
         parse_overrides(arguments.set),
+        arguments.objects,
     )
     run_cells(suite, arguments.cells, lambda text: ProgressBar(text))
     results = suite.results()
     draw(suite, results)
     arguments.seed = arguments.seeds[0]
-    options.report(arguments, f"suite {name}, {arguments.preset}, on {suite.sequence}", results)
+    on = f"scenes of {', '.join(map(str, suite.objects))} objects" if suite.objects else suite.sequence
+    options.report(arguments, f"suite {name}, {arguments.preset}, on {on}", results)
     return 0
 
 

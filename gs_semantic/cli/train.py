@@ -39,7 +39,9 @@ class ListOptions(argparse.Action):
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", help="the method: plain, grouping, gradiseg, ... (one that is unknown lists all)")
+    parser.add_argument(
+        "method", help="the method: plain, grouping, gradiseg, unified_lift, ... (one that is unknown lists all)"
+    )
     parser.add_argument("sequence", type=Path, nargs="+", help="recorded sequence, of any format (docs/data.md)")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; of several recordings, above them")
     parser.add_argument("--preset", choices=PRESETS, default="standard", help="options to start from [standard]")

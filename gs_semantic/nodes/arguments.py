@@ -230,7 +230,7 @@ TRAIN_ARGUMENTS = (
     Argument(
         "method",
         "gradiseg",
-        "Lifting method: plain, grouping, gradiseg, ... (docs/training.md).",
+        "Lifting method: plain, grouping, gradiseg, unified_lift, ... (docs/training.md).",
         parameters=((TRAINER, "method"),),
     ),
     Argument(

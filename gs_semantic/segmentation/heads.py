@@ -34,3 +34,54 @@ class LinearClassifier:
             self.weight.copy_(state["weight"])
             self.bias.copy_(state["bias"])
         self._adam.load_state_dict(state["adam"])
+
+
+class Codebook:
+    """Codes (L,D), a bias-free 1x1 convolution, with Adam of its own; it can get more rows while it is trained.
+
+    ``used`` (L,) counts in which views of late a code was matched, decaying.
+    """
+
+    def __init__(self, codes: int, channels: int, rate: float, random: np.random.Generator) -> None:
+        self.channels, self._rate, self._random = channels, rate, random
+        self._start(self._fresh(codes), torch.zeros(codes))
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def _fresh(self, codes: int) -> torch.Tensor:
+        bound = self.channels**-0.5
+        return torch.from_numpy(self._random.uniform(-bound, bound, (codes, self.channels)).astype(np.float32))
+
+    def _start(self, weight: torch.Tensor, used: torch.Tensor) -> None:
+        self.weight, self.used = weight.clone().requires_grad_(), used.clone()
+        self._adam = torch.optim.Adam([self.weight], lr=self._rate)
+
+    def grow(self, codes: int) -> None:
+        """Have ``codes`` rows; the first stay as they are, with their moments, the new ones start at random."""
+        more = codes - len(self)
+        if more <= 0:
+            return
+        moments = self._adam.state_dict()
+        self._start(torch.cat([self.weight.detach(), self._fresh(more)]), torch.cat([self.used, torch.zeros(more)]))
+        for values in moments["state"].values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                values[key] = torch.cat([values[key], torch.zeros(more, self.channels)])
+        self._adam.load_state_dict(moments)
+
+    def count(self, codes: np.ndarray, views: int) -> None:
+        """A view was matched with ``codes``; a share of 1 / views of the older counts is forgotten."""
+        self.used *= 1 - 1 / max(2, views)
+        self.used[torch.from_numpy(codes)] += 1
+
+    def step(self) -> None:
+        """Move down the gradients that were gathered, and forget them."""
+        self._adam.step()
+        self._adam.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.weight.detach(), "used": self.used, "adam": self._adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._start(state["weight"], state["used"])
+        self._adam.load_state_dict(state["adam"])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gs_semantic.errors import InvalidInputError, TrainingError
-from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.gaussians import Camera, GaussianMap, MaskInfo
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.rendering.losses import ssim_l1_gradient
 from gs_semantic.rendering.step import StepRates
@@ -34,10 +34,20 @@ class GaussianLoss:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the trained map shows at a view: rgb uint8 (H,W,3); ids int64 (H,W), None for a method without."""
+    """What the trained map shows at a view: rgb uint8 (H,W,3); ids int64 (H,W) and how probable they are, float32 (H,W),
+    both None for a method without."""
 
     rgb: np.ndarray
     ids: np.ndarray | None
+    confidence: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SeenObject:
+    """The class that masks gave an object, where they gave one, and the number of training views that show it."""
+
+    info: MaskInfo | None
+    views: int
 
 
 class LiftingMethod:
@@ -52,6 +62,7 @@ class LiftingMethod:
     Config: ClassVar[type[TrainingConfig]] = TrainingConfig
     feature: ClassVar[str | None] = None  # the attribute that is rendered as features
     needs_ids: ClassVar[bool] = False
+    makes_ids: ClassVar[bool] = False  # answers with ids of its own, not with those of the training views
 
     def __init__(
         self,
@@ -130,6 +141,11 @@ class LiftingMethod:
         """(P,C) logits of the scene's classes for features (P,D); None for a method without ids."""
         return None
 
+    @property
+    def ids(self) -> np.ndarray:
+        """int64 (C,): the id of each class; class 0 has id 0, no object."""
+        return self.scene.ids
+
     def state_dict(self) -> dict[str, Any]:
         """What is not in the map: tensors and plain values."""
         return {"random": self.random.bit_generator.state, "densifier": self.densifier.state_dict()}
@@ -205,21 +221,31 @@ class LiftingMethod:
 
     @torch.no_grad()
     def predict(self, camera: Camera) -> Prediction:
-        """Colour and ids at any view; ids are those of the scene, 0 = unlabelled."""
+        """Colour and ids at any view, 0 = no object."""
         features = None if self.feature is None else self.gaussians[self.feature]
         rendering = self.rasterizer.render(self.gaussians, camera, features)
         rgb = (rendering.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         if rendering.features is None:
             return Prediction(rgb, None)
-        classes, _ = self._classified(rendering.features.reshape(-1, rendering.features.shape[-1]))
-        return Prediction(rgb, self.scene.ids[classes].reshape(camera.height, camera.width))
+        shape = camera.height, camera.width
+        classes, probability = self._classified(rendering.features.reshape(-1, rendering.features.shape[-1]))
+        return Prediction(rgb, self.ids[classes].reshape(shape), probability.reshape(shape))
 
     @torch.no_grad()
     def gaussian_classes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Class int64 (N,) of each Gaussian, a position in ``scene.ids``, and its probability (N,)."""
+        """Class int64 (N,) of each Gaussian, a position in ``ids``, and its probability (N,)."""
         if self.feature is None:
             return np.zeros(len(self.gaussians), np.int64), np.zeros(len(self.gaussians), np.float32)
         return self._classified(self.gaussians[self.feature])
+
+    def seen_objects(self) -> dict[int, SeenObject]:
+        """What the training views know of each id."""
+        views = [np.unique(view.ids) for view in self.scene.train if view.ids is not None]
+        ids, counts = np.unique(np.concatenate(views), return_counts=True)
+        return {
+            key: SeenObject(self.scene.infos.get(key), count)
+            for key, count in zip(ids.tolist(), counts.tolist(), strict=True)
+        }
 
     def _classified(self, features: torch.Tensor, block: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
         """Most probable class of each row, and its probability."""

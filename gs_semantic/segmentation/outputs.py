@@ -19,9 +19,10 @@ from gs_semantic.segmentation.method import LiftingMethod
 def labelled_map(method: LiftingMethod) -> tuple[GaussianMap, ObjectRegistry]:
     """A copy of the map with ``object`` int32 (the object's slot, 0 = none) and ``object_probability``; its objects.
 
-    An object's id is that of the id images. The probability also stands in the vote table, as the one vote there is.
+    An object's id is that of the id images, or the method's own. The probability also stands in the vote table, as the
+    one vote there is.
     """
-    gaussians, scene = method.gaussians.snapshot(), method.scene
+    gaussians, ids = method.gaussians.snapshot(), method.ids
     register_votes(gaussians)
     gaussians.register(PROBABILITY, ())
     classes, probability = method.gaussian_classes()
@@ -29,19 +30,20 @@ def labelled_map(method: LiftingMethod) -> tuple[GaussianMap, ObjectRegistry]:
     gaussians[PROBABILITY] = torch.from_numpy(probability)
     gaussians["vote_object"][:, 0] = gaussians["object"]
     gaussians["vote_weight"][:, 0] = torch.where(gaussians["object"] > 0, gaussians[PROBABILITY], 0)
-    objects = ObjectRegistry(scene.labels)
+    objects, seen = ObjectRegistry(method.scene.labels), method.seen_objects() if len(ids) > 1 else {}
     rows = np.argsort(classes, kind="stable")
-    starts = np.searchsorted(classes[rows], np.arange(scene.class_count + 1))
-    for slot in range(1, scene.class_count):
+    starts = np.searchsorted(classes[rows], np.arange(len(ids) + 1))
+    for slot in range(1, len(ids)):
         own = np.sort(rows[starts[slot] : starts[slot + 1]])
         if not len(own):
             continue
-        obj = objects.open(object_id=int(scene.ids[slot]), slot=slot)
+        obj = objects.open(object_id=int(ids[slot]), slot=slot)
         obj.state = ObjectState.CONFIRMED
-        info = scene.infos.get(obj.id)
-        if info is not None:
-            obj.class_scores[info.class_id] = info.score
-        obj.observations = sum(view.ids is not None and bool((view.ids == obj.id).any()) for view in scene.train)
+        known = seen.get(obj.id)
+        if known is not None:
+            obj.observations = known.views
+            if known.info is not None:
+                obj.class_scores[known.info.class_id] = known.info.score
         update_geometry(obj, gaussians, own)
     return gaussians, objects
 

@@ -28,7 +28,8 @@ NEAR_M = 0.05
 class View:
     """One image to train on or to score at. rgb uint8 (H,W,3); ids int32 (H,W), 0 = unlabelled, None: no labels.
 
-    truth: true ids (H,W), where ``ids`` are those of a tracker or damaged; only scores look at them.
+    truth: true ids (H,W), where ``ids`` are those of a tracker or damaged; only scores look at them. masks: what the
+    recording knows of each id of this view.
     """
 
     name: str
@@ -36,6 +37,7 @@ class View:
     rgb: np.ndarray
     ids: np.ndarray | None = None
     truth: np.ndarray | None = None
+    masks: dict[int, MaskInfo] = field(default_factory=dict)
 
     def colour(self) -> torch.Tensor:
         """float32 (H,W,3), 0..1."""
@@ -139,7 +141,7 @@ def make_scene(
         infos |= masks
         name = f"{sequence.folder} frame {index}"
         views.append(
-            View(name, frame.camera, frame.rgb, ids if ids is not None and ids.any() else None, frame.instances)
+            View(name, frame.camera, frame.rgb, ids if ids is not None and ids.any() else None, frame.instances, masks)
         )
         frames.append(frame)
         progress()

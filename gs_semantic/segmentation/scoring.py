@@ -13,6 +13,7 @@ import numpy as np
 from gs_semantic.evaluation.boundary import ObjectMaskScore
 from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.evaluation.instances import InstanceScore
+from gs_semantic.evaluation.panoptic import BACKGROUND, FOREGROUND, PanopticScore, two_classes
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.scene import View
 
@@ -24,7 +25,7 @@ def match_ids(method: LiftingMethod, views: int = MATCH_VIEWS) -> dict[int, int]
 
     Where the method was trained with the true ids, each id is its own match.
     """
-    if method.scene.ids_are_true:
+    if method.scene.ids_are_true and not method.makes_ids:
         return {int(key): int(key) for key in method.scene.ids}
     score = InstanceScore(method.scene.ignored_ids)
     labelled = [view for view in method.scene.train if view.truth is not None]
@@ -36,13 +37,18 @@ def match_ids(method: LiftingMethod, views: int = MATCH_VIEWS) -> dict[int, int]
 
 
 def score_views(
-    method: LiftingMethod, views: Sequence[View], stop: Callable[[], bool] = lambda: False
+    method: LiftingMethod,
+    views: Sequence[View],
+    stop: Callable[[], bool] = lambda: False,
+    background: bool = False,
 ) -> dict[str, float]:
     """psnr_db; for a method with ids also miou and mboundary_iou (``ObjectMaskScore``). Empty when ``stop`` says so.
 
+    background: true id 0 is a background before which objects stand, not unknown; then also pq_scene, 0..1.
     An id of the truth that the training views do not show, or that nothing was matched with, scores 0.
     """
     masks, colour, labelled = ObjectMaskScore(method.scene.ignored_ids), [], False
+    panoptic = PanopticScore(things=[FOREGROUND], stuff=[BACKGROUND], keep_missed=True)
     for view in views:
         if stop():
             return {}
@@ -51,6 +57,8 @@ def score_views(
         if shown.ids is not None and view.ids is not None:
             labelled = True
             masks.update(shown.ids, view.ids)
+            if background:
+                panoptic.update(two_classes(shown.ids), shown.ids, two_classes(view.ids), view.ids)
     results = {}
     finite = [value for value in colour if np.isfinite(value)]
     if finite:
@@ -58,4 +66,6 @@ def score_views(
     if labelled:
         scores = masks.result(match_ids(method))
         results |= {"miou": scores.miou, "mboundary_iou": scores.mean_boundary_iou}
+        if background:
+            results["pq_scene"] = panoptic.result().mean.pq
     return results

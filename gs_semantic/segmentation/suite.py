@@ -1,4 +1,4 @@
-"""Comparisons of methods, cell by cell: a cell is one variant with one kind of masks and one seed.
+"""Comparisons of methods, cell by cell: a cell is one variant on one scene with one kind of masks and one seed.
 
 Every finished cell is a JSON file in the suite's folder, so a suite that was interrupted goes on where it was. Averages
 are made of rows whose cells, one per seed, are all there; what was not run is listed.
@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gs_semantic.data.formats import open_sequence
+from gs_semantic.data.procedural import ObjectScene, ObjectSequence
+from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.segmentation.config import TrainingConfig, make_config
 from gs_semantic.segmentation.method import LiftingMethod
+from gs_semantic.segmentation.methods.contrastive import ClusteredContrast
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, View, make_scene
@@ -29,7 +32,11 @@ SHOWN_VIEWS = 3  # held-out views whose predictions are kept for pictures
 MASKS: Mapping[str, Mapping[str, Any]] = {
     "perfect": {"masks": "perfect", "ids": "recorded"},
     "damaged": {"masks": "damaged", "ids": "tracked"},
+    "untracked": {"masks": "shuffled", "ids": "recorded"},
+    "untracked_damaged": {"masks": "damaged", "ids": "recorded"},
 }
+VIEWS, VIEW_SIZE = (90, 30), (320, 240)  # of scenes of objects: to train on and held out; px
+CLUSTER_SIZES = (10, 20, 50, 100, 200)  # smallest clusters that are tried
 
 
 @dataclass(frozen=True)
@@ -42,18 +49,54 @@ class Variant:
     equal_length_to: str = ""
 
 
-SUITES: Mapping[str, Mapping[str, Variant]] = {
-    "gradiseg": {
-        "plain": Variant("plain"),
-        "grouping": Variant("grouping"),
-        "gradiseg": Variant("gradiseg"),
-        "grouping_equal_count": Variant("grouping", equal_count_to="gradiseg", equal_length_to="gradiseg"),
-        "no_igd": Variant("gradiseg", {"igd": False}),
-        "no_laknn": Variant("gradiseg", {"la_knn": False}),
-        "longest_axis": Variant("gradiseg", {"igd_axis": "longest"}),
-        "random_children": Variant("gradiseg", {"igd_children": "random"}),
-    }
+@dataclass(frozen=True)
+class Comparison:
+    """Variants, the first of which all others leave a part out of or stand beside; what is run unless told otherwise.
+
+    objects: sizes of the scenes made in code that it is about; without, it is run on a recording.
+    """
+
+    variants: Mapping[str, Variant]
+    masks: Sequence[str] = ("perfect",)
+    objects: Sequence[int] = ()
+
+
+def _unified(**changes: Any) -> Variant:
+    return Variant("unified_lift", {"unlabelled": "background", **changes})
+
+
+HDBSCAN = "hdbscan"
+SUITES: Mapping[str, Comparison] = {
+    "gradiseg": Comparison(
+        {
+            "plain": Variant("plain"),
+            "grouping": Variant("grouping"),
+            "gradiseg": Variant("gradiseg"),
+            "grouping_equal_count": Variant("grouping", equal_count_to="gradiseg", equal_length_to="gradiseg"),
+            "no_igd": Variant("gradiseg", {"igd": False}),
+            "no_laknn": Variant("gradiseg", {"la_knn": False}),
+            "longest_axis": Variant("gradiseg", {"igd_axis": "longest"}),
+            "random_children": Variant("gradiseg", {"igd_children": "random"}),
+        }
+    ),
+    "unified_lift": Comparison(
+        {
+            "unified_lift": _unified(),
+            "grouping_tracked": Variant("grouping", {"ids": "tracked"}),
+            "grouping_untracked": Variant("grouping"),
+            HDBSCAN: Variant("contrastive", {"unlabelled": "background"}),
+            "no_area_aware": _unified(area_aware=False),
+            "no_filter": _unified(filter_below=1.0),
+            "filter_075": _unified(filter_below=0.75),
+            "filter_085": _unified(filter_below=0.85),
+            "no_blocking": _unified(block_gradients=False),
+            "paper_weights": _unified(weighting="paper"),
+        },
+        masks=("untracked",),
+        objects=(25, 50, 100, 500),
+    ),
 }
+ABLATIONS = ("no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights")
 
 
 @dataclass(frozen=True)
@@ -61,16 +104,20 @@ class Cell:
     variant: str
     masks: str
     seed: int
+    objects: int = 0  # in a scene made in code; 0: the recording
 
     @property
     def name(self) -> str:
-        return f"{self.variant}-{self.masks}-{self.seed}"
+        scene = f"{self.objects}_objects-" if self.objects else ""
+        return f"{self.variant}-{scene}{self.masks}-{self.seed}"
 
 
 @dataclass
 class Suite:
-    """A named comparison on one recording. overrides: options of all variants. Images are trained on in the preset's
-    size and scored as recorded."""
+    """A named comparison, on a recording or on scenes of ``objects``; what is empty is as the comparison has it.
+
+    overrides: options of all variants. Images are trained on in the preset's size and scored as recorded.
+    """
 
     name: str
     sequence: Path
@@ -78,24 +125,37 @@ class Suite:
     folder: Path
     preset: str = "quick"
     seeds: Sequence[int] = (0, 1, 2)
-    masks: Sequence[str] = ("perfect",)
+    masks: Sequence[str] = ()
     only: Sequence[str] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    objects: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.name not in SUITES:
             raise InvalidRequestError(f"suite '{self.name}': expected one of {', '.join(SUITES)}")
-        self.variants = SUITES[self.name]
+        comparison = SUITES[self.name]
+        self.variants = comparison.variants
+        self.masks = self.masks or comparison.masks
+        if self.objects and not comparison.objects:
+            raise InvalidRequestError(f"suite '{self.name}' is run on a recording, not on scenes of objects")
+        self.objects = self.objects or comparison.objects
         for given, known in ((self.only, self.variants), (self.masks, MASKS)):
             for name in given:
                 if name not in known:
                     raise InvalidRequestError(f"'{name}': expected one of {', '.join(known)}")
         self._scenes: dict[str, Scene] = {}
+        self._made: dict[tuple[int, int], tuple[FrameSequence, FrameSequence]] = {}
 
     def cells(self) -> list[Cell]:
         """In the order in which they are run: all variants of one seed before the next."""
         variants = [name for name in self.variants if not self.only or name in self.only]
-        return [Cell(v, masks, seed) for masks in self.masks for seed in self.seeds for v in variants]
+        return [
+            Cell(variant, masks, seed, objects)
+            for objects in self.objects or (0,)
+            for masks in self.masks
+            for seed in self.seeds
+            for variant in variants
+        ]
 
     def waiting(self) -> list[Cell]:
         """Cells that were not run with these options."""
@@ -108,9 +168,11 @@ class Suite:
         if config is None or not path.is_file():
             return None
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record["results"] if record["made_of"] == self._made_of(config) else None
+        return record["results"] if record["made_of"] == self._made_of(cell, config) else None
 
-    def _made_of(self, config: TrainingConfig) -> dict[str, Any]:
+    def _made_of(self, cell: Cell, config: TrainingConfig) -> dict[str, Any]:
+        if cell.objects:
+            return {"objects": cell.objects, "views": [*VIEWS, *VIEW_SIZE], "options": asdict(config)}
         return {"sequence": str(self.sequence), "evaluation": str(self.evaluation), "options": asdict(config)}
 
     def config(self, cell: Cell) -> TrainingConfig | None:
@@ -119,11 +181,11 @@ class Suite:
         kind = method_class(variant.method).Config
         values = {**self.overrides, "seed": cell.seed, "mask_seed": cell.seed, **MASKS[cell.masks], **variant.overrides}
         if variant.equal_length_to:
-            other = self.config(Cell(variant.equal_length_to, cell.masks, cell.seed))
+            other = self.config(replace(cell, variant=variant.equal_length_to))
             assert other is not None
             values["densify_until"] = getattr(other, "igd_until", other.densify_until)
         if variant.equal_count_to:
-            found = self.result(Cell(variant.equal_count_to, cell.masks, cell.seed))
+            found = self.result(replace(cell, variant=variant.equal_count_to))
             if found is None:
                 return None
             values["max_gaussians"] = int(found["gaussians"])
@@ -137,28 +199,46 @@ class Suite:
         if config is None:
             return False
         make_folder(self.folder)
-        scene = self._scene(config)
+        scene = self._scene(cell, config)
         method = method_class(self.variants[cell.variant].method)(config, scene)
         result = Trainer(method, listeners=listeners, cancelled=cancelled).run()
         if result.cancelled:
             return False
-        results = {**result.metrics, "gaussians": len(method.gaussians), "minutes": result.minutes}
+        scores = score_views(method, scene.held_out, background=True) if cell.objects else result.metrics
+        results = {**scores, "gaussians": len(method.gaussians), "minutes": result.minutes}
+        if isinstance(method, ClusteredContrast) and cell.objects:
+            results |= _by_cluster_size(method, scene.held_out)
         self._keep_pictures(cell, method, scene.held_out)
         with atomic_write(self.folder / f"{cell.name}.json") as file:
-            record = {"made_of": self._made_of(config), "results": results}
+            record = {"made_of": self._made_of(cell, config), "results": results}
             file.write(json.dumps(record, indent=1).encode())
         return True
 
-    def _scene(self, config: TrainingConfig) -> Scene:
+    def _scene(self, cell: Cell, config: TrainingConfig) -> Scene:
         """The recording with a cell's masks; it is the same for all variants, and kept."""
         key = json.dumps(
             [config.masks, config.ids, config.mask_seed, config.seed, config.width, config.initial_gaussians]
+            + [cell.objects]
         )
         if key not in self._scenes:
             self._scenes.clear()
-            evaluation = open_sequence(self.evaluation)
-            self._scenes[key] = make_scene(open_sequence(self.sequence, max_width=config.width), config, evaluation)
+            sequence, evaluation = self._sequences(cell.objects, config.width)
+            self._scenes[key] = make_scene(sequence, config, evaluation)
         return self._scenes[key]
+
+    def _sequences(self, objects: int, width: int) -> tuple[FrameSequence, FrameSequence]:
+        """What is trained on, and what is scored at."""
+        if not objects:
+            return open_sequence(self.sequence, max_width=width), open_sequence(self.evaluation)
+        if (objects, width) not in self._made:  # casting their rays takes a minute
+            self._made.clear()
+            scene = ObjectScene.make(objects)
+            train, held_out = (scene.cameras(n, VIEW_SIZE, phase) for n, phase in zip(VIEWS, (0, 0.5), strict=True))
+            self._made[objects, width] = (
+                ObjectSequence(scene, train, max_width=width, cache=len(train)),
+                ObjectSequence(scene, held_out, cache=len(held_out)),
+            )
+        return self._made[objects, width]
 
     def _keep_pictures(self, cell: Cell, method: LiftingMethod, views: Sequence[View]) -> None:
         if not views:
@@ -180,36 +260,83 @@ class Suite:
         Names: <variant>_<score>, with damaged masks damaged_<variant>_<score>; with several seeds also ..._std.
         """
         results: dict[str, Any] = {}
-        for masks, variant in self._rows():
-            found = [self.result(Cell(variant, masks, seed)) for seed in self.seeds]
+        for objects, masks, variant in self._rows():
+            found = [self.result(Cell(variant, masks, seed, objects)) for seed in self.seeds]
             whole = [record for record in found if record is not None]
             if len(whole) < len(found):
                 continue
-            prefix = "" if masks == "perfect" else f"{masks}_"
+            prefix = "" if masks == SUITES[self.name].masks[0] else f"{masks}_"
+            prefix += f"objects{objects}_" if objects else ""
             for name in whole[0]:
                 values = [record[name] for record in whole]
                 short = "mbiou" if name == "mboundary_iou" else name
                 results[f"{prefix}{variant}_{short}"] = statistics.fmean(values)
                 if len(values) > 1:
                     results[f"{prefix}{variant}_{short}_std"] = statistics.stdev(values)
+        results |= self._over_scenes(results)
         missing = [cell.name for cell in self.waiting()]
         return {"preset": self.preset, "iterations": self._iterations(), **results, "cells_missing": ", ".join(missing)}
+
+    def _over_scenes(self, results: dict[str, Any]) -> dict[str, Any]:
+        """PQ of every variant as the mean over the scenes, where all were run, and what follows from it.
+
+        HDBSCAN: with the smallest cluster that is best on the first scene, and with that which is best on each.
+        ablations: what leaving a part out changes. minutes: of training, by variant.
+        """
+        if not self.objects:
+            return {}
+
+        def over(key: str) -> list[float]:
+            values = [results.get(f"objects{objects}_{key}") for objects in self.objects]
+            return [value for value in values if value is not None] if None not in values else []
+
+        found: dict[str, Any] = {}
+        names = [name for name in self.variants if name != HDBSCAN]
+        found |= {f"{name}_pq_scene": statistics.fmean(over(f"{name}_pq_scene")) for name in names
+                  if over(f"{name}_pq_scene")}  # fmt: skip
+        by_size = {size: over(f"{HDBSCAN}_{size}_pq_scene") for size in CLUSTER_SIZES}
+        if all(by_size.values()):
+            chosen = max(by_size, key=lambda size: by_size[size][0])
+            found["hdbscan_min_cluster_size"] = chosen
+            found["hdbscan_pq_scene"] = statistics.fmean(by_size[chosen])
+            found["hdbscan_best_pq_scene"] = statistics.fmean(map(max, zip(*by_size.values(), strict=True)))
+        whole = found.get("unified_lift_pq_scene")
+        found["ablations"] = {
+            name: found[f"{name}_pq_scene"] - whole
+            for name in ABLATIONS
+            if whole is not None and f"{name}_pq_scene" in found
+        }
+        minutes = {name: over(f"{name}_minutes") for name in self.variants}
+        found["minutes"] = {name: statistics.fmean(values) for name, values in minutes.items() if values}
+        return found
 
     def _iterations(self) -> int:
         return int(self.overrides.get("iterations", make_config(TrainingConfig, self.preset).iterations))
 
-    def _rows(self) -> Iterator[tuple[str, str]]:
-        for masks in self.masks:
-            for name in self.variants:
-                if not self.only or name in self.only:
-                    yield masks, name
+    def _rows(self) -> Iterator[tuple[int, str, str]]:
+        for objects in self.objects or (0,):
+            for masks in self.masks:
+                for name in self.variants:
+                    if not self.only or name in self.only:
+                        yield objects, masks, name
 
     def pictures(self, masks: str, seed: int) -> dict[str, dict[str, np.ndarray]]:
-        """Kept images of the variants that were run: rgb0, ids0, photo0, truth0, rgb1, ..."""
+        """Kept images, of the first scene, of the variants that were run: rgb0, ids0, photo0, truth0, rgb1, ..."""
         found = {}
-        for kind, variant in self._rows():
-            path = self.folder / f"{Cell(variant, masks, seed).name}.npz"
-            if kind == masks and path.is_file():
+        first = self.objects[0] if self.objects else 0
+        for objects, kind, variant in self._rows():
+            path = self.folder / f"{Cell(variant, masks, seed, objects).name}.npz"
+            if (objects, kind) == (first, masks) and path.is_file():
                 with np.load(path) as images:
                     found[variant] = dict(images)
         return found
+
+
+def _by_cluster_size(method: ClusteredContrast, views: Sequence[View]) -> dict[str, float]:
+    """<size>_pq_scene and <size>_seconds of clustering for every smallest cluster that is tried."""
+    results = {}
+    for size in CLUSTER_SIZES:
+        method.use_cluster_size(size)
+        results[f"{size}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
+        results[f"{size}_seconds"] = method.cluster_seconds
+    return results

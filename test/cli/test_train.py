@@ -90,7 +90,7 @@ def test_a_suite_resumes_cell_by_cell_and_reports_whole_rows_alone(room, tmp_pat
     words = ["evaluate", "suite", "gradiseg", "--train-on", str(room), "--eval", str(room), "--folder", str(folder)]
     words += ["--seeds", "0", "1", "--only", "plain", "gradiseg", "grouping_equal_count", "--set", "iterations=20"]
     words += ["--set", "initial_gaussians=400", "--json", str(report)]
-    assert main([*words, "--cells", "5"]) == 0
+    assert main([*words, "--cells", "5"]) == 0  # all of the first seed, two of the second
     results = json.loads(report.read_text())["results"]
     assert "plain_psnr_db" in results and "plain_psnr_db_std" in results and results["preset"] == "quick"
     assert "gradiseg_miou" in results and "grouping_equal_count_miou" not in results  # that row is not whole
@@ -103,6 +103,39 @@ def test_a_suite_resumes_cell_by_cell_and_reports_whole_rows_alone(room, tmp_pat
     assert (folder / "scores.png").stat().st_size > 1000 and (folder / "perfect_views.png").stat().st_size > 1000
     assert main([*words[:-4], "--set", "iterations=21", "--cells", "0", "--json", str(report)]) == 0
     assert "plain-perfect-0" in json.loads(report.read_text())["results"]["cells_missing"]  # other options, other cells
+
+
+def test_a_suite_on_scenes_of_objects_scores_them_and_their_mean(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    from gs_semantic.segmentation import suite
+
+    monkeypatch.setattr(suite, "VIEWS", (8, 2))
+    monkeypatch.setattr(suite, "VIEW_SIZE", (64, 48))
+    monkeypatch.setattr(suite, "CLUSTER_SIZES", (5, 20))
+    report, folder = tmp_path / "suite.json", tmp_path / "cells"
+    words = ["evaluate", "suite", "unified_lift", "--folder", str(folder), "--seeds", "0", "--objects", "4", "6"]
+    words += ["--set", "iterations=30", "--set", "initial_gaussians=400", "--json", str(report)]
+    words += ["--only", "unified_lift", "grouping_tracked", "hdbscan", "no_filter"]
+    assert main([*words, "--cells", "4"]) == 0
+    results = json.loads(report.read_text())["results"]
+    assert 0 <= results["objects4_unified_lift_pq_scene"] <= 1 and "unified_lift_pq_scene" not in results
+    assert results["cells_missing"].split(", ")[0] == "unified_lift-6_objects-untracked-0"
+    assert main(words) == 0
+    results = json.loads(report.read_text())["results"]
+    assert results["cells_missing"] == ""
+    mean = (results["objects4_unified_lift_pq_scene"] + results["objects6_unified_lift_pq_scene"]) / 2
+    assert results["unified_lift_pq_scene"] == pytest.approx(mean)
+    change = results["no_filter_pq_scene"] - results["unified_lift_pq_scene"]
+    assert results["ablations"] == {"no_filter": pytest.approx(change)}
+    assert set(results["minutes"]) == {"unified_lift", "grouping_tracked", "hdbscan", "no_filter"}
+    assert results["hdbscan_best_pq_scene"] >= results["hdbscan_pq_scene"]
+    assert results["hdbscan_min_cluster_size"] in (5, 20) and results["objects4_hdbscan_5_seconds"] > 0
+    assert (folder / "untracked_views.png").stat().st_size > 1000
+
+
+def test_scenes_of_objects_are_for_the_suites_made_of_them(capsys):
+    assert main(["evaluate", "suite", "gradiseg", "--objects", "5"]) == EXIT_ERROR
+    assert "suite 'gradiseg' is run on a recording" in capsys.readouterr().err
 
 
 def test_an_unknown_suite_is_named(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -20,7 +21,11 @@ from gs_semantic.segmentation.registry import all_methods
 from gs_semantic.segmentation.scoring import match_ids, score_views
 from gs_semantic.segmentation.trainer import BEST, CHECKPOINT, MAP, METRICS, Trainer, TrainingJob, train
 
-METHODS = list(all_methods())
+NEEDS = {"contrastive": "sklearn"}  # modules of an extra
+METHODS = [
+    pytest.param(name, marks=pytest.mark.skipif(not find_spec(NEEDS.get(name, "torch")), reason="the extra is missing"))
+    for name in all_methods()
+]
 
 
 def content_of(method) -> dict[str, torch.Tensor]:
@@ -29,6 +34,8 @@ def content_of(method) -> dict[str, torch.Tensor]:
     values |= {f"{name}/{key}": method.gaussians.state(name, key).clone() for name, key in method.gaussians.state_keys}
     if hasattr(method, "classifier"):
         values |= {"weight": method.classifier.weight.detach().clone(), "bias": method.classifier.bias.detach().clone()}
+    if hasattr(method, "codebook"):
+        values |= {"codes": method.codebook.weight.detach().clone(), "used": method.codebook.used.clone()}
     return values
 
 

@@ -17,6 +17,7 @@ from gs_semantic.segmentation.scene import Scene, make_scene
 
 WIDTH, HEIGHT, STEP = 64, 48, 0.1
 SMALL = {"width": 0, "initial_gaussians": 800, "evaluate_every": 10, "report_every": 5, "identity_pixels": 512}
+SMALL |= {"contrast_pixels": 1024, "association_pixels": 1024, "cluster_points": 400, "min_cluster_size": 10}
 
 
 class RoomSequence(FrameSequence):

@@ -1,0 +1,263 @@
+"""Features per Gaussian by contrast, from masks whose ids mean nothing beyond their view; objects by clustering afterwards.
+
+``ContrastiveLifting`` is the part that Unified-Lift shares with OmniSeg3D and Contrastive Lift; ``ClusteredContrast`` adds
+what those do after training, HDBSCAN over features.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from gs_semantic.errors import MissingExtraError
+from gs_semantic.evaluation.contingency import Contingency
+from gs_semantic.gaussians import MaskInfo
+from gs_semantic.gaussians.gaussian_map import SH_C0
+from gs_semantic.segmentation.config import TrainingConfig, option
+from gs_semantic.segmentation.method import LiftingMethod, SeenObject
+from gs_semantic.segmentation.registry import register
+from gs_semantic.segmentation.untracked import FILTER_TEMPERATURE, contrastive_loss, norm_loss, unit
+
+DESCRIBED_VIEWS = 24  # training views that say which class an object has
+COVERED = 1e-3  # length of a feature below which nothing is there
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the loss terms; per_pixel: the contrastive term is a mean over pixels, not a sum divided by the masks."""
+
+    contrast: float
+    norm: float
+    classes: float
+    concentration: float
+    per_pixel: bool
+
+
+WEIGHTINGS = {
+    "code": Weights(contrast=1e-6, norm=1e-6, classes=1e-4, concentration=1.0, per_pixel=False),
+    "paper": Weights(contrast=1.0, norm=1.0, classes=1.0, concentration=1.0, per_pixel=True),
+}
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(TrainingConfig):
+    """Options of features by contrast."""
+
+    densify_until: int = option(10_000, "last iteration of densification", low=0, schedule=True)
+    feature_dims: int = option(16, "channels of the features", low=1, high=16)
+    weighting: str = option("code", "weights of the loss terms, as in the public code or the paper's supplement",
+                            choices=tuple(WEIGHTINGS))  # fmt: skip
+    contrast_pixels: int = option(32_768, "random pixels of a view for the contrast; 0: all", low=0)
+    contrast_least: int = option(20, "masks with no more of these pixels take no part in it", low=0)
+    unlabelled: str = option(
+        "ignore", "pixels with id 0: left out; a mask like others, as in the code; or the background in all views",
+        choices=("ignore", "segment", "background"),
+    )  # fmt: skip
+    unassigned_below: float = option(0.2, "probability below which an answer is 'no object'", low=0, high=1)
+    lr_features: float = option(2.5e-3, "learning rate of features", low=0)
+
+    presets: ClassVar = {
+        "quick": {"contrast_pixels": 16_384, "contrast_least": 10},
+        "standard": {"contrast_pixels": 16_384, "contrast_least": 10},
+        "paper": {},
+    }
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random pixels (P,) of a view, the position ``segments`` (P,) of each one's mask in ``classes`` (J,), rising classes
+    of the scene; class 0 is id 0."""
+
+    pixels: torch.Tensor
+    segments: torch.Tensor
+    classes: torch.Tensor
+
+
+class ContrastiveLifting(LiftingMethod):
+    """Features that are alike within a mask and differ between masks; how they become objects is up to the subclass."""
+
+    feature = "identity"
+    needs_ids = True
+    makes_ids = True
+    config: ContrastiveConfig
+
+    def prepare(self) -> None:
+        self.gaussians.register("identity", (self.config.feature_dims,))
+        self.weights = WEIGHTINGS[self.config.weighting]
+
+    def initialise(self) -> None:
+        shape = tuple(self.gaussians["identity"].shape)
+        uniform = self.random.random(shape, dtype=np.float32)
+        self.gaussians["identity"] = (torch.from_numpy(uniform) - 0.5) / SH_C0
+
+    @property
+    def features_move_geometry(self) -> bool:
+        return False
+
+    @property
+    def feature_rate(self) -> float:
+        return self.config.lr_features
+
+    @property
+    def _first(self) -> int:
+        """The first class there can be: 0 is the background's."""
+        return 0 if self.config.unlabelled == "background" else 1
+
+    def draw(self, index: int, wanted: int) -> Draw | None:
+        """``wanted`` pixels of a training view, with replacement (0: all, once), among those that count."""
+        classes = self.scene.classes(index)
+        assert classes is not None
+        counted = torch.nonzero(classes)[:, 0] if self.config.unlabelled == "ignore" else torch.arange(len(classes))
+        if not len(counted):
+            return None
+        if wanted:
+            counted = counted[torch.from_numpy(self.random.integers(0, len(counted), wanted))]
+        classes = classes[counted]
+        present = torch.bincount(classes, minlength=self.scene.class_count) > 0
+        return Draw(counted, (present.cumsum(0) - 1)[classes], torch.nonzero(present)[:, 0])
+
+    def pixel_losses(self, iteration: int, index: int, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        config, weights = self.config, self.weights
+        draw = self.draw(index, config.contrast_pixels)
+        if draw is None:
+            return {}
+        rows = features.reshape(-1, features.shape[-1]).index_select(0, draw.pixels)
+        terms = {"norm": weights.norm * norm_loss(rows)}
+        contrast = contrastive_loss(rows, draw.segments, len(draw.classes), config.contrast_least, weights.per_pixel)
+        return terms if contrast is None else terms | {"contrast": weights.contrast * contrast}
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The objects there are: vectors (K,D) and their classes int64 (K,)."""
+        raise NotImplementedError
+
+    def _classified(self, features: torch.Tensor, block: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
+        """The class argmax_l C_l . F of each row (Eq. 2), 0 where it is improbable.
+
+        Its probability is that of Eq. 7 with codes in place of prototypes: cosines at a temperature of 0.1, which do not
+        depend on how long features have become. Where no Gaussian is, it is 0.
+        """
+        vectors, known = self.codes()
+        if not len(known):
+            return np.zeros(len(features), np.int64), np.zeros(len(features), np.float32)
+        directions = unit(vectors).T
+        classes, probabilities = [], []
+        for part in features.split(block):
+            winner = (part @ vectors.T).argmax(dim=1)
+            shares = (unit(part) @ directions / FILTER_TEMPERATURE).softmax(dim=1)
+            probability = shares.gather(1, winner[:, None])[:, 0] * (part.norm(dim=1) > COVERED)
+            classes.append(torch.where(probability < self.config.unassigned_below, 0, known[winner]))
+            probabilities.append(probability)
+        return torch.cat(classes).numpy(), torch.cat(probabilities).numpy()
+
+    def seen_objects(self) -> dict[int, SeenObject]:
+        """By overlap with the masks of training views spread evenly: each mask's class votes with its pixels."""
+        votes: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        views: Counter[int] = Counter()
+        labelled = [view for view in self.scene.train if view.ids is not None]
+        for view in labelled[:: max(1, len(labelled) // DESCRIBED_VIEWS)]:
+            shown = self.predict(view.camera).ids
+            assert shown is not None and view.ids is not None
+            table = Contingency.of(shown, view.ids, ignore=(0,))
+            views.update(table.predictions.tolist())
+            for mask, row in zip(table.truths.tolist(), table.pixels, strict=True):
+                if mask in view.masks:
+                    for key in np.flatnonzero(row):
+                        votes[int(table.predictions[key])][view.masks[mask].class_id] += int(row[key])
+        return {key: SeenObject(_winner(votes[key]), count) for key, count in views.items()}
+
+
+def _winner(votes: Counter[int]) -> MaskInfo | None:
+    if not votes:
+        return None
+    class_id, pixels = votes.most_common(1)[0]
+    return MaskInfo(class_id, pixels / sum(votes.values()))
+
+
+@dataclass(frozen=True)
+class ClusteredConfig(ContrastiveConfig):
+    """Options of clustering."""
+
+    min_cluster_size: int = option(50, "HDBSCAN: fewest points of a cluster", low=2)
+    cluster_points: int = option(10_000, "rendered features that are clustered, from all training views", low=10)
+
+
+@register
+class ClusteredContrast(ContrastiveLifting):
+    """Contrastive features, clustered by HDBSCAN; a pixel belongs to the cluster whose mean is nearest."""
+
+    name = "contrastive"
+    summary = "features by contrast, clustered by HDBSCAN after training: what Unified-Lift is compared with"
+    Config = ClusteredConfig
+    config: ClusteredConfig
+
+    def prepare(self) -> None:
+        super().prepare()
+        hdbscan()  # so that what is missing is said before training
+        self.cluster_size = self.config.min_cluster_size
+        self.cluster_seconds = 0.0  # of the last clustering
+        self._centres: torch.Tensor | None = None
+
+    def update_heads(self, iteration: int) -> None:
+        self._centres = None
+
+    def use_cluster_size(self, size: int) -> None:
+        """Cluster with another smallest size; features stay."""
+        self.cluster_size, self._centres = size, None
+
+    def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._centres is None:
+            self._centres = self._clustered()
+        return self._centres[self._first :], torch.arange(self._first, len(self._centres))
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.arange(len(self.codes()[1]) + self._first)
+
+    def _clustered(self) -> torch.Tensor:
+        """Directions (1 + K,D): the mean of unlabelled pixels, then those of clusters of labelled ones."""
+        features, labelled = self._sample()
+        started = time.perf_counter()
+        labels = np.full(len(features), -1)
+        if labelled.sum() >= self.cluster_size:
+            kind = hdbscan()
+            labels[labelled] = kind(min_cluster_size=self.cluster_size, copy=True).fit_predict(features[labelled])
+        self.cluster_seconds = time.perf_counter() - started
+        labels += 1  # 0: noise
+        groups = np.where(labelled, labels, labels.max() + 1)
+        sums = np.zeros((labels.max() + 2, features.shape[1]), np.float32)
+        np.add.at(sums, groups, features)
+        return unit(torch.from_numpy(np.concatenate([sums[-1:], sums[1:-1]])))
+
+    def _sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Unit features (P,D) of ``cluster_points`` pixels of all labelled training views, and which have a mask."""
+        random = np.random.default_rng(self.config.seed)  # not the one of training: looking must not change it
+        views = [index for index, view in enumerate(self.scene.train) if view.ids is not None]
+        share = -(-self.config.cluster_points // len(views))
+        features, labelled = [], []
+        for index in views:
+            view = self.scene.train[index]
+            shown = self.rasterizer.render(self.gaussians, view.camera, self.gaussians["identity"]).features
+            classes = self.scene.classes(index)
+            assert shown is not None and classes is not None
+            rows, unlabelled = torch.nonzero(classes)[:, 0].numpy(), torch.nonzero(classes == 0)[:, 0].numpy()
+            chosen = [random.choice(some, min(share, len(some)), replace=False) for some in (rows, unlabelled)]
+            pixels = torch.from_numpy(np.concatenate(chosen))
+            features.append(unit(shown.reshape(-1, shown.shape[-1])[pixels]).numpy())
+            labelled.append(np.arange(len(pixels)) < len(chosen[0]))
+        return np.concatenate(features), np.concatenate(labelled)
+
+
+def hdbscan() -> Any:
+    """The class, or MissingExtraError."""
+    try:
+        from sklearn.cluster import HDBSCAN
+    except ImportError as error:
+        raise MissingExtraError.for_module("scikit-learn", "clustering", "method 'contrastive'") from error
+    return HDBSCAN

@@ -1,0 +1,119 @@
+"""Unified-Lift (CVPR 2025, arXiv 2503.14029): a codebook of objects, learned together with contrastive features.
+
+Masks come as a segmenter gives them, with ids that mean nothing beyond their view. Two levels: features of Gaussians by
+contrast within a view (methods/contrastive.py), and codes, one an object, that the masks of every view are matched with.
+What the codes learn reaches neither features nor geometry. Beyond the public code, the codebook grows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from gs_semantic.segmentation.config import option
+from gs_semantic.segmentation.heads import Codebook
+from gs_semantic.segmentation.methods.contrastive import ContrastiveConfig, ContrastiveLifting, Draw
+from gs_semantic.segmentation.registry import register
+from gs_semantic.segmentation.untracked import assign, class_loss, concentration_loss, confidence, mask_scores
+
+IN_USE = 0.1  # count of ``Codebook.used`` that a code matched in the last two rounds of views has at least
+MORE = 1.5  # a codebook that is too full gets as many times its codes
+
+
+@dataclass(frozen=True)
+class UnifiedLiftConfig(ContrastiveConfig):
+    """Options of Unified-Lift; the defaults are those of its public code."""
+
+    codes: int = option(256, "objects that the codebook has room for at first; it grows", low=1)
+    grow_every: int = option(1000, "iterations between two looks at how full it is; 0: never", low=0, schedule=True)
+    grow_from: float = option(0.75, "share of its codes in use from which it grows", low=0, high=1)
+    association_pixels: int = option(0, "random pixels of a view for matching, filter and codes; 0: all", low=0)
+    area_aware: bool = option(True, "masks are matched by sums over their pixels; without, by means")
+    filter_below: float = option(0.8, "uncertainty of a pixel's mask below which it counts (tau); 1: all do", low=0,
+                                 high=1)  # fmt: skip
+    block_gradients: bool = option(True, "what codes learn does not reach the features")
+    lr_codes: float = option(5e-4, "learning rate of codes", low=0)
+
+    presets: ClassVar = {
+        "quick": {"association_pixels": 8192, "lr_codes": 5e-3},
+        "standard": {"association_pixels": 16_384},
+        "paper": {},
+    }
+
+
+@register
+class UnifiedLift(ContrastiveLifting):
+    """Contrastive features and a codebook; row 0 of the codebook is the background, where there is one."""
+
+    name = "unified_lift"
+    summary = "Unified-Lift: untracked masks, contrastive features, a codebook of objects that grows"
+    Config = UnifiedLiftConfig
+    config: UnifiedLiftConfig
+
+    def prepare(self) -> None:
+        super().prepare()
+        config = self.config
+        self.codebook = Codebook(1 + config.codes, config.feature_dims, config.lr_codes, self.random)
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.arange(len(self.codebook))
+
+    def pixel_losses(self, iteration: int, index: int, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        terms = super().pixel_losses(iteration, index, features)
+        draw = self.draw(index, self.config.association_pixels)
+        if draw is None:
+            return terms
+        rows = features.reshape(-1, features.shape[-1]).index_select(0, draw.pixels)
+        return terms | self._association(rows.detach() if self.config.block_gradients else rows, draw)
+
+    def _association(self, features: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
+        """Eq. 4 and 6 at the pixels that Eq. 7 keeps, with the codes that Eq. 5 gives them."""
+        config, count = self.config, len(draw.classes)
+        self.codebook.grow(1 + count)
+        codes = self.codebook.weight[self._first :]
+        probabilities = (features.detach() @ codes.detach().T).softmax(dim=1)
+        matched = self._matched(mask_scores(probabilities, draw.segments, count, config.area_aware), draw)
+        targets = torch.from_numpy(matched)[draw.segments]
+        kept = confidence(features.detach(), draw.segments, count) > 1 - config.filter_below
+        if not kept.any():
+            return {}
+        weights, chosen = self.weights, torch.nonzero(kept)[:, 0]
+        distance = concentration_loss(codes, features.index_select(0, chosen), targets[chosen])
+        terms = {"concentration": weights.concentration * distance}
+        right = probabilities.gather(1, targets[:, None])[:, 0] >= probabilities.amax(dim=1)
+        if not right[kept].all():
+            terms["class"] = weights.classes * class_loss(codes, features, targets, probabilities, kept)
+        return terms
+
+    def _matched(self, scores: torch.Tensor, draw: Draw) -> np.ndarray:
+        """The position among the codes that take part, int64 (J,), of each mask; that of the background is fixed."""
+        found = np.zeros(len(draw.classes), np.int64)
+        fixed = 1 - self._first  # codes at the front that only the background has
+        masks = np.flatnonzero(draw.classes.numpy() > 0) if fixed else np.arange(len(found))
+        rows, columns = assign(scores[masks][:, fixed:])
+        found[masks[rows]] = columns + fixed
+        self.codebook.count(found + self._first, len(self.scene.train))
+        return found
+
+    def update_heads(self, iteration: int) -> None:
+        self.codebook.step()
+        config, size = self.config, len(self.codebook) - 1
+        if config.grow_every and iteration % config.grow_every == 0 and len(self.codes()[1]) >= config.grow_from * size:
+            self.codebook.grow(1 + int(MORE * size))
+
+    def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        used = self.codebook.used >= IN_USE
+        used[: self._first] = False
+        rows = torch.nonzero(used)[:, 0]
+        return self.codebook.weight.detach()[rows], rows
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"codebook": self.codebook.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.codebook.load_state_dict(state["codebook"])

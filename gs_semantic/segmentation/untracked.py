@@ -1,0 +1,145 @@
+"""Losses on masks whose ids mean nothing beyond their view (Unified-Lift, CVPR 2025, arXiv 2503.14029).
+
+Features F (P,D) of pixels and ``segments`` int64 (P,), the position of each pixel's mask among those of the view, are
+what all of them start from. Sums over masks are scatter-adds: no loop depends on how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+EPSILON = 1e-6
+FILTER_TEMPERATURE = 0.1
+
+
+def unit(features: torch.Tensor) -> torch.Tensor:
+    """F / (|F| + 1e-6), (P,D), with no gradient through the norm: it may grow, which sharpens Eq. 2's softmax."""
+    return features / (features.detach().norm(dim=1, keepdim=True) + EPSILON)
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Of the masks of a view: ``centres`` (J,D), means of unit features; ``counts`` (J,) pixels; ``spread`` (J,), detached,
+    how far pixels lie from the centre: sum_u |f_u - mu_i| / (n_i ln(n_i + 10))."""
+
+    centres: torch.Tensor
+    counts: torch.Tensor
+    spread: torch.Tensor
+
+    @classmethod
+    def of(cls, features: torch.Tensor, segments: torch.Tensor, count: int) -> Prototypes:
+        """features: unit features (P,D)."""
+        counts = torch.bincount(segments, minlength=count).to(features.dtype)
+        sums = features.new_zeros(count, features.shape[1]).index_add(0, segments, features)
+        centres = sums / counts.clamp(min=1)[:, None]
+        with torch.no_grad():
+            distance = (features - centres.index_select(0, segments)).norm(dim=1)
+            total = torch.zeros_like(counts).index_add(0, segments, distance)
+            spread = total / (counts.clamp(min=1) * (counts + 10).log())
+        return cls(centres, counts, spread)
+
+
+def contrastive_loss(
+    features: torch.Tensor, segments: torch.Tensor, count: int, least_pixels: int = 20, per_pixel: bool = False
+) -> torch.Tensor | None:
+    """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread.
+
+    Masks with ``least_pixels`` or fewer of the pixels take no part; None when none is left. Summed over pixels and
+    divided by the masks, as the code does, or ``per_pixel``: the mean over pixels.
+    """
+    large = torch.bincount(segments, minlength=count) > least_pixels
+    masks = int(large.sum())
+    if not masks:
+        return None
+    pixels = torch.nonzero(large[segments])[:, 0]
+    place = (large.cumsum(0) - 1)[segments[pixels]]
+    rows = unit(features.index_select(0, pixels))
+    known = Prototypes.of(rows, place, masks)
+    temperature = (10 * known.spread).clamp(0.5, 1)
+    similarity = rows @ (known.centres / temperature[:, None]).T
+    own = similarity.gather(1, place[:, None])[:, 0]
+    terms = (similarity.exp().sum(dim=1) + EPSILON).log() - own
+    return terms.mean() if per_pixel else terms.sum() / masks
+
+
+def norm_loss(features: torch.Tensor) -> torch.Tensor:
+    """mean_u (|F_u| - 1)^2; 1e-12 under the root keeps the gradient of a feature of zero finite."""
+    return ((features.square().sum(dim=1) + 1e-12).sqrt() - 1).square().mean()
+
+
+@torch.no_grad()
+def confidence(features: torch.Tensor, segments: torch.Tensor, count: int) -> torch.Tensor:
+    """Eq. 7: probability (P,) of a pixel's own mask among those of the view, temperature 0.1 (no more than 1)."""
+    rows = unit(features)
+    known = Prototypes.of(rows, segments, count)
+    temperature = (FILTER_TEMPERATURE * known.spread).clamp(FILTER_TEMPERATURE, 1)
+    shares = (rows @ (known.centres / temperature[:, None]).T).exp()
+    return shares.gather(1, segments[:, None])[:, 0] / (shares.sum(dim=1) + EPSILON)
+
+
+@torch.no_grad()
+def mask_scores(
+    probabilities: torch.Tensor, segments: torch.Tensor, count: int, area_aware: bool = True
+) -> torch.Tensor:
+    """Eq. 5: (J,L), the probabilities (P,L) of codes summed over the pixels of each mask.
+
+    Without ``area_aware`` they are divided by its pixels, as in Panoptic Lifting: a mask of ten pixels then counts like
+    one of ten thousand.
+    """
+    total = probabilities.new_zeros(count, probabilities.shape[1]).index_add(0, segments, probabilities)
+    return total if area_aware else total / (torch.bincount(segments, minlength=count)[:, None] + 1e-4)
+
+
+def assign(scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """One code for each mask and one mask for each code, of the largest sum of ``scores`` (J,L): masks and their codes.
+
+    With more masks than codes, those left over are not among them.
+    """
+    return linear_sum_assignment(scores.double().numpy(), maximize=True)
+
+
+def class_loss(
+    codes: torch.Tensor,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    probabilities: torch.Tensor,
+    kept: torch.Tensor,
+) -> torch.Tensor:
+    """Eq. 4: mean over the pixels ``kept``, bool (P,), of CE(C F_u, target) / ln L; codes (L,D), targets int64 (P,).
+
+    probabilities: softmax of C F, which the matching needed already; with them the codes' gradient is one product, and
+    the logits, the largest array of all, are not kept. Features that require gradients get theirs, too.
+    """
+    return _ClassLoss.apply(codes, features, targets, probabilities, kept)
+
+
+class _ClassLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, codes, features, targets, probabilities, kept):
+        weights = kept / (kept.sum() * math.log(max(2, len(codes))))
+        ctx.save_for_backward(codes, features, targets, probabilities, weights)
+        chosen = probabilities.gather(1, targets[:, None])[:, 0]
+        return -(chosen.clamp(min=1e-30).log() * weights).sum()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        codes, features, targets, probabilities, weights = ctx.saved_tensors
+        weights = (gradient * weights)[:, None]
+        by_codes = by_features = None
+        if ctx.needs_input_grad[0]:
+            weighted = features * weights
+            by_codes = (probabilities.T @ weighted).index_add(0, targets, weighted, alpha=-1)
+        if ctx.needs_input_grad[1]:
+            by_features = weights * (probabilities @ codes - codes[targets])
+        return by_codes, by_features, None, None, None
+
+
+def concentration_loss(codes: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Eq. 6: mean_u |F_u / |F_u| - C_target| (L2); it pulls codes to unit length."""
+    distance = unit(features) - codes.index_select(0, targets)
+    return (distance.square().sum(dim=1) + 1e-12).sqrt().mean()
