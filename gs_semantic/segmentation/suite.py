@@ -26,6 +26,7 @@ from gs_semantic.segmentation.methods.contrastive import ClusteredContrast
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, View, make_scene
+from gs_semantic.segmentation.scoring import score_views
 from gs_semantic.segmentation.trainer import Trainer
 
 SHOWN_VIEWS = 3  # held-out views whose predictions are kept for pictures
