@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_bad_input import ChangedRoom
+from test_training_bad_input import ChangedRoom
 from training_room import RoomSequence, small_config, small_method, small_scene
 
 from gs_semantic.errors import InvalidInputError, MissingExtraError
