@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 
 # Above 101 the ports of a domain overlap with those that Linux hands out to clients; 0 is everybody's default.
 DOMAIN_IDS = range(1, 102)
+# Every test begins its search elsewhere: a context is seen by others until Python's collector takes it, which may be after
+# the test, and a node of the test before must not be taken for one of this test.
+_TURN = itertools.count(os.getpid())
 
 
 @contextmanager
@@ -20,7 +24,7 @@ def _own_domain() -> Iterator[int]:
     """Hold a domain id that no other test process on this machine holds; freed even when the process is killed."""
     folder = Path(tempfile.gettempdir(), f"gs_semantic-domains-{os.getuid()}")
     folder.mkdir(exist_ok=True)
-    start = os.getpid() % len(DOMAIN_IDS)
+    start = next(_TURN) % len(DOMAIN_IDS)
     for domain_id in (*DOMAIN_IDS[start:], *DOMAIN_IDS[:start]):
         with open(folder / str(domain_id), "w", encoding="utf-8") as lock:
             try:

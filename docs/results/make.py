@@ -31,9 +31,10 @@ INTRODUCTION = """# Results
 
 Made by `python docs/results/make.py` from the reports in [results/](results/); each names the command that wrote it.
 Shares are fractions from 0 to 1, all other names end in their unit. Labels of the house are rendered, those of the
-lounge drawn by hand for this package (`sample/SOURCE.md`). Rates and latencies depend on the machine: the long run
-(`house_soak`, at the lowest priority) went on beside `lounge_shuffled` and the bedroom, which therefore
-had fewer optimisation steps.
+lounge drawn by hand for this package (`sample/SOURCE.md`). Rates and latencies depend on the machine, and
+reports name theirs: mapping (but for `house_no_depth`) on Zen 5 cores; rendering, training,
+photographs and the long run on Zen 4, whose vector units are half as wide. `lounge_shuffled` and the bedroom were
+measured beside another program and had fewer optimisation steps. The long run (`house_soak`) went on beside builds and test suites.
 """
 
 
