@@ -14,7 +14,7 @@ from gs_semantic.data.opaque_room import opaque_room, room_camera
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import native
-from gs_semantic.rendering.base import Rendering
+from gs_semantic.rendering.base import Rendering, SplatTensors
 from gs_semantic.rendering.cpu import PARAMETERS, CpuRasterizer
 from gs_semantic.rendering.reference import ReferenceRasterizer
 from gs_semantic.rendering.step import (
@@ -225,7 +225,7 @@ def _against_reference(threads: int | None) -> tuple[float, float]:
     for rasterizer, dtype in back_ends:
         inputs = [getattr(room, name) for name in PARAMETERS] + [features]
         inputs = [value.detach().to(dtype).clone().requires_grad_() for value in inputs]
-        parameters = _Parameters(**dict(zip(PARAMETERS, inputs, strict=False)))
+        parameters = SplatTensors(**dict(zip(PARAMETERS, inputs, strict=False)))
         best = float("inf")
         for _ in range(3):
             start = time.perf_counter()
@@ -237,17 +237,3 @@ def _against_reference(threads: int | None) -> tuple[float, float]:
         seconds.append(best)
     error = max(float((a.double() - b).norm() / b.norm()) for a, b in zip(*gradients, strict=True))
     return error, seconds[1] / seconds[0]
-
-
-@dataclass(eq=False)
-class _Parameters:
-    """The tensors that a rasteriser reads of a map."""
-
-    means: torch.Tensor
-    quats: torch.Tensor
-    log_scales: torch.Tensor
-    opacity_logits: torch.Tensor
-    sh: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.means)

@@ -75,6 +75,20 @@ class LabelAccumulation:
     weight_sum: torch.Tensor
 
 
+@dataclass(eq=False)
+class SplatTensors:
+    """The tensors that a rasteriser reads of a map, where there is no map: leaves of autograd in its place."""
+
+    means: torch.Tensor
+    quats: torch.Tensor
+    log_scales: torch.Tensor
+    opacity_logits: torch.Tensor
+    sh: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+
 class Rasterizer(Protocol):
     """Same numbers from every back end, within the tolerance stated in docs/architecture.md.
 

@@ -13,7 +13,7 @@ import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.gaussians.gaussian_map import CORE
-from gs_semantic.rendering.base import Rasterizer, Rendering
+from gs_semantic.rendering.base import Rasterizer, Rendering, SplatTensors
 from gs_semantic.rendering.cpu import CpuRasterizer, RasterView
 from gs_semantic.rendering.step import ATTRIBUTES, StepRates, optimise_from_gradients, register_adam
 
@@ -217,7 +217,7 @@ class AutogradEngine:
 
     def forward(self, camera: Camera, with_features: bool = True) -> Pass:
         leaves = {name: self.gaussians[name].detach().clone().requires_grad_() for name in self._names}
-        shown = _Leaves(**{name: leaves[name] for name in CORE})
+        shown = SplatTensors(**{name: leaves[name] for name in CORE})
         rendering = self.rasterizer.render(
             shown,  # type: ignore[arg-type]
             camera,
@@ -292,17 +292,3 @@ class AutogradEngine:
             wide[:, : old.shape[1]] = old
             self.gaussians.replace_state("sh", key, wide)
         _widen_sh(self.gaussians, degree)
-
-
-@dataclass(eq=False)
-class _Leaves:
-    """The tensors that a rasteriser reads of a map."""
-
-    means: torch.Tensor
-    quats: torch.Tensor
-    log_scales: torch.Tensor
-    opacity_logits: torch.Tensor
-    sh: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.means)
