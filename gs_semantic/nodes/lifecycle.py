@@ -66,6 +66,12 @@ class ManagedNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
+    def destroy_node(self) -> None:
+        """Leave the graph now: rclpy's own would keep the state machine, and with it the DDS participant, until Python's
+        collector comes by; others would go on to see the node."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # --- what rclpy calls ---------------------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 from gs_semantic.msg import Status
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rig import Rig
 
 from gs_semantic.errors import GsSemanticError, MapFormatError
 from gs_semantic.gaussians.map_folder import load_map
+from gs_semantic.nodes.lifecycle import ManagedNode
 
 
 def call(rig: Rig, kind: type[Any], name: str, request: Any) -> Any:
@@ -109,3 +113,22 @@ def test_cleanup_keeps_a_map_that_cannot_be_saved(make_rig: Callable[..., Rig], 
 def test_a_wrong_start_ends_the_process_with_its_reason(ros_domain_id: int, make_rig: Callable[..., Rig]) -> None:
     with pytest.raises(GsSemanticError, match="cuda"):
         make_rig(device="cuda")
+
+
+def test_a_destroyed_node_leaves_the_graph_at_once(rig: Rig) -> None:
+    """Not only when Python's collector comes by: others would go on to see it, and its ports would stay taken."""
+
+    def seen() -> bool:
+        return ("leaver", "/rig") in rig.node.get_node_names_and_namespaces()
+
+    context = Context()  # a participant of its own
+    rclpy.init(context=context)
+    gc.disable()
+    try:
+        node = ManagedNode("leaver", context=context, namespace="rig")
+        rig.until(seen, "the node")
+        node.destroy_node()
+        rig.until(lambda: not seen(), "the node's end", patience_s=30.0)
+    finally:
+        gc.enable()
+        rclpy.try_shutdown(context=context)
