@@ -16,6 +16,7 @@ from gs_semantic.errors import InvalidRequestError
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import native
 from gs_semantic.rendering.base import Accumulation, IdRendering, LabelAccumulation, RasterSettings, Rendering
+from gs_semantic.rendering.image_memory import ImageMemory
 
 PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "sh")
 
@@ -135,7 +136,7 @@ class RasterView:
         padded = self._features(features)
         channels = 0 if padded is None else padded.shape[1]
         rgb, depth, alpha = torch.empty(height, width, 3), torch.empty(height, width), torch.empty(height, width)
-        image = torch.empty(height, width, channels)
+        image = self._rasterizer._images.empty(height, width, channels)
         median = torch.empty(height, width) if median_depth else None
         background = _background(background)
         native.call(
@@ -343,6 +344,7 @@ class CpuRasterizer:
         native.library()
         self.settings = settings or RasterSettings()
         self.threads = threads
+        self._images = ImageMemory()
         self._handles: list[native.Handle] = []  # views not in use; they keep their buffers
         self._lock = threading.Lock()
         self._scene = native.Handle("gs_scene_create", "gs_scene_destroy")
