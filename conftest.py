@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no reason for a test to fail.
+settings.register_profile("gs_semantic", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gs_semantic")
 
 # Above 101 the ports of a domain overlap with those that Linux hands out to clients; 0 is everybody's default.
 DOMAIN_IDS = range(1, 102)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from gs_semantic.rendering.base import RasterSettings
+
 
 def _p(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
     """A documented field; ``low``/``high`` bound it (checked by ``MapperConfig.validate`` and the ROS parameter)."""
@@ -45,8 +47,8 @@ class MapperConfig:
     seed_detail_px: int = _p(2, "blocks up to this size (1, 2 or 4) share one seed whatever their colours", 1, 4)
     seed_max_block_px: int = _p(8, "largest block of pixels that shares one seed (1, 2, 4 or 8)", 1, 8)
     seed_border_margin: float = _p(0.2, "a block keeps this distance, in units of its size, from borders", 0.0, 4.0)
-    seed_sigma: float = _p(0.55, "standard deviation of a seed in units of its spacing", 0.2, 2.0)
-    seed_border_sigma: float = _p(0.3, "the same for seeds at a depth break or label border", 0.05, 2.0)
+    seed_sigma: float = _p(0.65, "standard deviation of a seed in units of its spacing", 0.2, 2.0)
+    seed_border_sigma: float = _p(0.4, "the same for seeds at a depth break or label border", 0.05, 2.0)
     seed_opacity: float = _p(0.98, "opacity of a new Gaussian", 0.05, 0.999)
     depth_tolerance_m: float = _p(0.04, "depth difference that counts as badly explained, constant part", 0.001, 1.0)
     depth_tolerance_per_m2: float = _p(0.006, "the same, part that grows with depth squared (sensor noise)", 0.0, 0.1)
@@ -65,6 +67,10 @@ class MapperConfig:
     forget_after: int = _p(25, "a tentative object not seen for so many keyframes is forgotten", 1, 10000)
     mask_grow_px: int = _p(8, "unlabelled rims up to this width take the neighbour's label, with little weight", 0, 20)
     mask_grow_weight: float = _p(0.1, "weight of a vote from a grown rim", 0.0, 1.0)
+    # drawing
+    eps2d: float = _p(
+        0.01, "blur added to every drawn Gaussian, px^2; 3DGS has 0.3, which smears outlines by half a pixel", 0.0, 2.0
+    )
     # optimisation
     optimise_width_px: int = _p(320, "width of the window of a keyframe that one step optimises", 32, 4096)
     steps_per_keyframe: int = _p(12, "optimisation steps after a keyframe", 0, 1000)
@@ -80,7 +86,7 @@ class MapperConfig:
     depth_weight: float = _p(2.0, "weight of the depth loss (per metre) against the colour loss", 0.0, 100.0)
     identity_weight: float = _p(3.0, "weight of the identity loss against the colour loss", 0.0, 100.0)
     identity_moves_geometry: bool = _p(True, "let the identity loss move Gaussians, which sharpens object borders")
-    identity_every: int = _p(3, "every so many steps of a keyframe is one with identity", 1, 1000)
+    identity_every: int = _p(2, "every so many steps of a keyframe is one with identity", 1, 1000)
     identity_dims: int = _p(16, "channels of the identity feature", 4, 16)
     # pruning
     prune_opacity: float = _p(0.02, "Gaussians fainter than this are removed", 0.0, 1.0)
@@ -91,6 +97,11 @@ class MapperConfig:
     ignored_classes: list[int] = field(
         default_factory=list, metadata={"text": "class ids whose masks are ignored", "low": None, "high": None}
     )
+
+    @property
+    def raster_settings(self) -> RasterSettings:
+        """How the map is drawn, while it is optimised as well as in answers."""
+        return RasterSettings(eps2d=self.eps2d)
 
     def validate(self) -> None:
         """Raise ValueError that names the field and its range."""

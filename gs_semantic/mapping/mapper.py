@@ -71,7 +71,7 @@ class Mapper:
     ) -> None:
         self.config = config or MapperConfig()
         self.config.validate()
-        self.rasterizer = rasterizer or CpuRasterizer()
+        self.rasterizer = rasterizer or CpuRasterizer(self.config.raster_settings)
         self._labels = labels
         self._make_associator = (lambda: associator) if associator else (lambda: OverlapAssociator(self.config))
         self._start(gaussians or GaussianMap(), objects or ObjectRegistry(labels))

@@ -135,7 +135,7 @@ class MapperNode(ManagedNode):
         if self.parameters.device == "cuda":
             raise MissingExtraError.for_module("gsplat", "cuda", "parameter device = cuda")
         self.mapper = self._make_mapper(replace(self.config))  # budgets may lower its limits
-        self.rasterizer = CpuRasterizer()
+        self.rasterizer = CpuRasterizer(self.config.raster_settings)
         self.last_camera: Camera | None = None
         self._newest: dict[str, Frame] = {}  # the newest frame of each camera
         self._last_frame_time = 0.0
@@ -217,12 +217,11 @@ class MapperNode(ManagedNode):
         super().destroy_node()
 
     def _make_mapper(self, config: MapperConfig) -> Mapper:
-        rasterizer = CpuRasterizer()
         if not self.parameters.load_map:
-            return Mapper(config, rasterizer)
+            return Mapper(config)
         gaussians, objects = load_map(self.parameters.load_map)
         self.get_logger().info(f"loaded {len(gaussians)} Gaussians and {len(objects)} objects")
-        return Mapper(config, rasterizer, gaussians, objects)
+        return Mapper(config, gaussians=gaussians, objects=objects)
 
     def _save_on_exit(self) -> None:
         if self.parameters.save_on_exit:

@@ -38,7 +38,7 @@ def test_none_changes_nothing():
     assert np.array_equal(result, image) and result.dtype == np.int32 and result_masks == masks
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 1000), st.integers(1, 300))
 def test_shuffled_only_renames(seed, frame_index, count):
     image = np.arange(count + 1, dtype=np.int32).reshape(1, -1).repeat(2, axis=0)
@@ -121,7 +121,7 @@ def test_erosion_between_masks_and_at_the_image_border():
     assert not result[:, 17:23].any()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_erosion_equals_erosion_of_every_mask_alone(seed, pixels):
     rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def test_neighbours_touch_by_sides_only():
     assert pairs == {(1, 2), (1, 3), (2, 3), (3, 4), (4, 5)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 100))
 def test_damaged_properties(seed, frame_index):
     rng = np.random.default_rng(seed)

@@ -78,7 +78,7 @@ def test_different_sizes_are_refused():
         InstanceScore().update(np.zeros((2, 2)), np.zeros((2, 3)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1))
 def test_names_of_map_ids_do_not_matter_and_a_perfect_map_scores_one(seed):
     rng = np.random.default_rng(seed)

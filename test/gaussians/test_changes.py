@@ -76,7 +76,7 @@ KINDS = ["touch", "extra", "add", "remove", "keep", "write", "hold"]
 CHANGES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10**6)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CHANGES)
 def test_copies_equal_the_map(changes):
     gaussians, pool = GaussianMap(), CopyPool()

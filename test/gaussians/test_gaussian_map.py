@@ -73,7 +73,7 @@ def check(gaussians: GaussianMap, model: Model) -> None:
     assert len(set(gaussians["uid"].tolist())) == len(gaussians)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["add", "keep", "clone", "split", "merge"]), st.integers(0, 2**32 - 1)), max_size=12

@@ -93,12 +93,13 @@ def test_a_window_renders_like_that_part_of_the_whole_image(left, top):
     gaussians.add(
         **make_seeds(SOURCE.rgb, SOURCE.depth, SOURCE.depth > 0, SOURCE.camera, CONFIG, SOURCE.instances).rows
     )
-    rasterizer = CpuRasterizer()
+    rasterizer = CpuRasterizer(CONFIG.raster_settings)
     whole = rasterizer.render(gaussians, SOURCE.camera)
     part = rasterizer.render(gaussians, kept(0).window(left, top, 64, 48).camera)
     window = np.s_[top : top + 48, left : left + 64]
     np.testing.assert_allclose(part.rgb.numpy(), whole.rgb.numpy()[window], atol=2e-3)  # half a grey level
-    np.testing.assert_allclose(part.depth.numpy(), whole.depth.numpy()[window], atol=2e-3)
+    # a large seed that reaches in from outside is linearised elsewhere when the image ends nearer to it
+    np.testing.assert_allclose(part.depth.numpy(), whole.depth.numpy()[window], atol=6e-3)
 
 
 def test_draws_stay_inside_repeat_with_the_seed_and_reach_old_keyframes():

@@ -55,7 +55,7 @@ def box_slots(mapper: Mapper, view: Camera, agreement: float = 0.95) -> dict[int
 
 def quality(mapper: Mapper, view: Camera) -> float:
     """PSNR of the rendered colour in dB."""
-    return psnr(RENDERER.render(mapper.gaussians, view).rgb.numpy(), frame(view).rgb)
+    return psnr(mapper.rasterizer.render(mapper.gaussians, view).rgb.numpy(), frame(view).rgb)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,15 @@ def test_labels_and_colour_are_right_at_new_viewpoints(walk):
         np.testing.assert_allclose(np.median(np.abs(answer.depth - truth.depth)), 0, atol=0.02)
         assert answer.confidence[answer.instance > 0].mean() > 200
         assert quality(walk, view) >= 25
+
+
+def test_the_map_is_optimised_and_drawn_with_the_blur_asked_for():
+    sharp, blurred = (mapped(*(recorded(number) for number in range(4)), eps2d=eps2d) for eps2d in (0.0, 1.0))
+    for mapper in (sharp, blurred):
+        view = camera(UNSEEN)
+        assert quality(mapper, view) > 25
+        wrong = psnr(RENDERER.render(mapper.gaussians, view).rgb.numpy(), frame(view).rgb)  # with 0.3
+        assert wrong < quality(mapper, view)
 
 
 def test_ids_stay_the_same_from_frame_to_frame():

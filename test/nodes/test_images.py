@@ -235,7 +235,7 @@ def encode_rvl(depth: np.ndarray) -> bytes:
     return struct.pack(f"<ii{len(words)}I", depth.shape[1], depth.shape[0], *words)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 0, 1, 7, 8, 900, 65535])))
 def test_run_lengths(depth: np.ndarray) -> None:
     np.testing.assert_array_equal(images.decode_rvl(memoryview(encode_rvl(depth))), depth)

@@ -154,7 +154,7 @@ def test_bytes_that_are_no_splats_change_nothing() -> None:
     check(copy, gaussians)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from(["add", "remove", "move", "keep"]), st.integers(1, 90)), max_size=12))
 def test_the_copy_follows_any_history(steps: list[tuple[str, int]]) -> None:
     gaussians, sender, copy = GaussianMap(), SplatSender(), SplatCopy()

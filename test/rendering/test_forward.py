@@ -141,7 +141,7 @@ def test_sixty_four_channels():
     assert psnr(image, expected) >= 90
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),

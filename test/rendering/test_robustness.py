@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from raster_scenes import make_map, one_gaussian, random_values, small_camera
 
@@ -281,7 +281,7 @@ def test_unknown_back_end():
         create_rasterizer("gpu")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(1, 200),
@@ -311,7 +311,7 @@ def test_invariants(seed, count, width, height, spread):
     assert ((ids.ids == 3) == (ids.confidence > 0)).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=14 * 5, max_size=14 * 5))
 def test_any_numbers_at_all(values):
     table = torch.tensor(values).reshape(5, 14)

@@ -32,7 +32,7 @@ KINDS = ["touch", "add", "remove", "keep", "write", "replace"]
 CHANGES = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10**6)))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(CHANGES)
 def test_packing_what_changed_equals_packing_all(changes):
     gaussians, source = make_map(random_values(400, 1)), make_map(random_values(300, 2))
