@@ -23,7 +23,8 @@ from gs_semantic.mapping.fitting import Exposures, FitSettings, PhotographFitter
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.objects.registry import ObjectState
 
-# what suits matched depth better than a sensor's; config/sensor/mono.yaml says the same to the mapper node
+# what suits matched depth better than a sensor's; config/sensor/mono.yaml says the same to the mapper node, and to take fewer
+# keyframes, for which there is no haste here
 COLOUR_ONLY = ("lr_means=0.001", "refine_error=0.15")
 # for a map whose geometry is there already: keyframes only give it labels
 LABELS_ONLY = ("match=false", "steps_per_keyframe=0", "steps_when_busy=0")

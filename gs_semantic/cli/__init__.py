@@ -7,6 +7,7 @@ verb runs, so that ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from gs_semantic.errors import GsSemanticError
 
 EXIT_ERROR = 2  # wrong input or usage, like argparse
 EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
+EXIT_PIPE_CLOSED = 141  # ... and for a program whose reader, like `head`, has seen enough
 
 VERBS = {
     "demo": (demo, "map the sample over real topics and leave pictures and numbers"),
@@ -69,7 +71,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors the user can mend are one line on stderr."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is no surprise, and not when the interpreter ends
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:  # for what is still in the buffer
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+
+
+def _run(words: list[str]) -> int:
     arguments = build_parser().parse_args(words)
     arguments.command = "gs-semantic " + " ".join(words)
     try:

@@ -21,7 +21,7 @@ COPIES = 4.8
 SAFETY = 0.96  # of budget.mb that is aimed at
 OVER = 1.02  # of budget.mb: from here on the map is cut
 HOLD_S = 5.0  # between two cuts: memory comes back late
-FUTILE = 0.25  # of the memory that a cut should have freed; with less, further cuts would only lose the map
+FUTILE = 0.25  # of the memory that cuts should have freed; with less, further ones would only lose the map
 KEYFRAME_SHARE = 0.35  # of the memory beside the base that keyframes may take
 FEWEST_GAUSSIANS, FEWEST_KEYFRAMES = 1000, 4
 LARGEST_CUT = 0.15  # of the Gaussians, at a time
@@ -125,8 +125,8 @@ class Memory:
 
     def __init__(self) -> None:
         self._cut_at = float("-inf")
-        self._before_mb = 0.0  # resident before the last cut
-        self._expected_mb = 0.0  # what it should have freed
+        self._before_mb = 0.0  # resident before the first of the cuts
+        self._expected_mb = 0.0  # what they should have freed; 0: none is needed
 
     def limits(
         self,
@@ -152,19 +152,24 @@ class Memory:
             most_keyframes = int(min(wanted.keyframes, max(FEWEST_KEYFRAMES, share)))
         rest = room - most_keyframes * keyframe_mb
         most_gaussians = int(min(wanted.gaussians, max(FEWEST_GAUSSIANS, rest / row_mb)))
+        if rss_mb <= OVER * budget_mb:
+            self._expected_mb = 0.0
         if rss_mb <= OVER * budget_mb or not self._helps(rss_mb):
             return Limits(most_gaussians, most_keyframes, cannot=cannot)
         excess = int((rss_mb - SAFETY * budget_mb) / row_mb)
         left = max(gaussians - excess, int(gaussians * (1 - LARGEST_CUT)), FEWEST_GAUSSIANS)
-        self._cut_at, self._before_mb = time.monotonic(), rss_mb
-        self._expected_mb = (gaussians - left) * row_mb
+        self._cut_at = time.monotonic()
+        self._expected_mb += (gaussians - left) * row_mb
         return Limits(min(most_gaussians, left), most_keyframes, cut=left, cannot=cannot)
 
     def _helps(self, rss_mb: float) -> bool:
-        """Is it time for a cut, and did the last one free something?"""
+        """Is it time for a cut, and have those before freed something?"""
         if time.monotonic() - self._cut_at < HOLD_S:
             return False
-        return self._before_mb - rss_mb >= FUTILE * self._expected_mb or rss_mb > OVER * self._before_mb
+        if not self._expected_mb or rss_mb > OVER * self._before_mb:  # the first one, or it has grown all the same
+            self._before_mb, self._expected_mb = rss_mb, 0.0
+            return True
+        return self._before_mb - rss_mb >= FUTILE * self._expected_mb
 
 
 def held(parameter: str, limit: str, given_up: str) -> str:

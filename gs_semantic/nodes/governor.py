@@ -6,7 +6,7 @@ import time
 
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.mapper import Mapper
-from gs_semantic.mapping.trim import bytes_per_gaussian, bytes_per_keyframe, give_back, trim
+from gs_semantic.mapping.trim import bytes_per_gaussian, bytes_per_keyframe, give_back, give_back_at_once, trim
 from gs_semantic.nodes.budgets import Bandwidth, Limits, Memory, Pace, Rest, held
 from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.statistics import Statistics, Window
@@ -28,6 +28,7 @@ class Governor:
         self._pace, self._rest = Pace(), Rest()
         self._withheld = {HZ: Window(), MBPS: Window()}  # frames left without answer
         self._memory = Memory()
+        self._at_once = False  # has memory, since there is a budget of it, been given back at once?
         self._limits = Limits(config.max_gaussians, config.max_keyframes)
         self._due = 0.0
         self._give_back_due = time.monotonic() + GIVE_BACK_S
@@ -75,6 +76,10 @@ class Governor:
         self._rest.adjust(self._statistics.answers.rate_hz(), goal if answering and not limited else 0.0)
 
     def _hold_memory(self, mapper: Mapper, reserve_mb: float) -> None:
+        if self._parameters.budget_mb and not self._at_once:
+            give_back_at_once()
+            give_back()
+            self._at_once = True
         wanted = Limits(self._config.max_gaussians, self._config.max_keyframes)
         gaussians, keyframes = len(mapper.gaussians), len(mapper.keyframes)
         limits = self._memory.limits(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from gs_semantic.cli import EXIT_ERROR, EXIT_INTERRUPTED, VERBS, build_parser, main
+from gs_semantic.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, VERBS, build_parser, main
 from gs_semantic.share import share_path
 
 
@@ -100,6 +101,17 @@ def test_interrupt_is_clean(monkeypatch, capsys):
     monkeypatch.setattr(VERBS["map"][0], "run", interrupted)
     assert main(["map", "a", "b"]) == EXIT_INTERRUPTED
     assert capsys.readouterr().err.strip() == "gs-semantic: interrupted"
+
+
+@pytest.mark.parametrize("words", [("--help",), ("train", "--list-options", "grouping")], ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error(words):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "gs_semantic.cli", *words]
+    ended = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert ended.stderr == ""
+    assert ended.returncode in (0, EXIT_PIPE_CLOSED)  # 0: argparse itself takes no notice
 
 
 def test_render_bench_offers_every_mode():

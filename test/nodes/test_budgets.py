@@ -128,6 +128,16 @@ def test_a_map_that_is_too_large_is_cut_step_by_step_and_not_in_vain(clock: Fake
     assert 0 < cut(700.0, 144_500) < 144_500  # that helped: go on
 
 
+def test_memory_that_goes_up_and_down_does_not_pass_for_freed(clock: FakeTime) -> None:
+    memory, gaussians = Memory(), 200_000
+    for second in range(300):
+        clock.now += 1.0
+        rss_mb = 800.0 + 7.0 * (-1) ** (second // 7)
+        cut = memory.limits(600.0, rss_mb, gaussians, 10, 400, 2.0, 0.0, Limits(600_000, 160)).cut
+        gaussians = cut or gaussians
+    assert gaussians > 140_000
+
+
 def test_a_smaller_limit_trims_the_map(rig: Rig) -> None:
     rig.map_scene()
     rig.settled()
@@ -155,13 +165,13 @@ def test_answers_are_not_more_than_the_budget(make_rig: Callable[..., Rig]) -> N
     rig = make_rig()
     rig.map_scene()
     rig.settled()
-    rig.mapper.set_parameters([Parameter("budget.hz", value=0.1)])
+    rig.mapper.set_parameters([Parameter("budget.hz", value=0.001)])
     rig.answer(rig.send())
     before = rig.mapper.statistics.frames_mapped
-    for count in (1, 2, 3):  # within ten seconds
+    for count in (1, 2, 3):  # within a quarter of an hour
         rig.send()
         rig.until(lambda count=count: rig.mapper.statistics.frames_mapped == before + count, "a mapped frame")
     assert not rig.answered(rig.next_stamp() - 100_000_000)
-    rig.told("budget.hz = 0.1 Hz is reached", "mapped without an answer")
+    rig.told("budget.hz = 0.001 Hz is reached", "mapped without an answer")
     rig.mapper.set_parameters([Parameter("budget.hz", value=0.0)])
     rig.still_works()

@@ -20,10 +20,14 @@ constexpr int UNSEEN = 2 * BITS;     // distance where a source does not see the
 constexpr int UNKNOWN_COST = 24;     // cost where none does
 constexpr int GUARD = 255 - 120;     // cost on both sides of the hypotheses
 
-GS_INLINE int32_t popcount32(uint32_t v) {  // in this form the compiler makes vectors of it
+// With a product at its end, as it is written usually, GCC would take it for the instruction that counts in one integer, and
+// make no vectors of the loop around.
+GS_INLINE int32_t popcount32(uint32_t v) {
   v = v - ((v >> 1) & 0x55555555u);
   v = (v & 0x33333333u) + ((v >> 2) & 0x33333333u);
-  return static_cast<int32_t>((((v + (v >> 4)) & 0x0f0f0f0fu) * 0x01010101u) >> 24);
+  v = (v + (v >> 4)) & 0x0f0f0f0fu;
+  v += v >> 8;
+  return static_cast<int32_t>((v + (v >> 16)) & 63u);
 }
 
 inline void census(const uint8_t* image, int width, int height, int step, int threshold, uint32_t* out, int threads) {
@@ -50,37 +54,44 @@ inline void census(const uint8_t* image, int width, int height, int step, int th
   });
 }
 
-// Distances to all hypotheses of one pixel; `cost` has room for whole blocks of lanes.
-GS_INLINE void pixel_costs(const Sweep& s, int64_t x, int64_t y, uint8_t* cost) {
+// Costs of all hypotheses of one pixel. Loops are over all of them and do one thing each: so the compiler makes vectors of
+// them, whatever it makes of the loads in between.
+GS_INLINE void pixel_costs(const Sweep& s, int64_t x, int64_t y, uint8_t* __restrict cost) {
   const uint32_t own = s.reference[(y * s.step) * s.reference_width + x * s.step];
-  for (int d = 0; d < s.planes; d += LANES) {
-    int32_t first[LANES], second[LANES];
-    for (int k = 0; k < LANES; ++k) first[k] = second[k] = UNSEEN;
-    for (int i = 0; i < s.source_count; ++i) {
-      const SweepSource& source = s.sources[i];
-      const float* m = source.M;
-      const float ax = m[0] * x + m[1] * y + m[2], ay = m[4] * x + m[5] * y + m[6], az = m[8] * x + m[9] * y + m[10];
-      const float wide = static_cast<float>(source.width), high = static_cast<float>(source.height);
-      const uint32_t* image = source.descriptors;
-      const int32_t stride = source.width;
-      for (int k = 0; k < LANES; ++k) {
-        const float w = s.inverse_far + (d + k) * s.inverse_step;
-        const float z = az + w * m[11], scale = 1.f / z;
-        const float u = (ax + w * m[3]) * scale + 0.5f, v = (ay + w * m[7]) * scale + 0.5f;
-        const bool seen = (z > 1e-6f) & (u >= 0.f) & (u < wide) & (v >= 0.f) & (v < high);
-        const int32_t iu = static_cast<int32_t>(seen ? u : 0.f), iv = static_cast<int32_t>(seen ? v : 0.f);
-        const int32_t distance = popcount32(image[iv * stride + iu] ^ own);
-        const int32_t h = seen ? distance : UNSEEN;
-        const int32_t larger = h > first[k] ? h : first[k];
-        first[k] = h < first[k] ? h : first[k];
-        second[k] = larger < second[k] ? larger : second[k];
-      }
+  const int planes = s.planes;
+  int32_t first[MAX_PLANES], second[MAX_PLANES];  // the two smallest distances
+  for (int d = 0; d < planes; ++d) first[d] = second[d] = UNSEEN;
+  for (int i = 0; i < s.source_count; ++i) {
+    const SweepSource& source = s.sources[i];
+    const float* m = source.M;
+    const float ax = m[0] * x + m[1] * y + m[2], ay = m[4] * x + m[5] * y + m[6], az = m[8] * x + m[9] * y + m[10];
+    const float bx = m[3], by = m[7], bz = m[11], far = s.inverse_far, gap = s.inverse_step;
+    const float wide = static_cast<float>(source.width), high = static_cast<float>(source.height);
+    const uint32_t* image = source.descriptors;
+    const int32_t stride = source.width;
+    int32_t place[MAX_PLANES], blind[MAX_PLANES];  // where the pixel is; UNSEEN if the source does not see the point, else 0
+    uint32_t theirs[MAX_PLANES];
+    for (int d = 0; d < planes; ++d) {
+      const float w = far + static_cast<float>(d) * gap;
+      const float z = az + w * bz, scale = 1.f / z;
+      const float u = (ax + w * bx) * scale + 0.5f, v = (ay + w * by) * scale + 0.5f;
+      const bool seen = (z > 1e-6f) & (u >= 0.f) & (u < wide) & (v >= 0.f) & (v < high);
+      const int32_t column = static_cast<int32_t>(seen ? u : 0.f), row = static_cast<int32_t>(seen ? v : 0.f);
+      place[d] = row * stride + column;
+      blind[d] = seen ? 0 : UNSEEN;
     }
-    for (int k = 0; k < LANES; ++k) {
-      const int32_t a = first[k], b = second[k];
-      const int32_t pair = a + (b == UNSEEN ? a : b);
-      cost[d + k] = static_cast<uint8_t>(a == UNSEEN ? UNKNOWN_COST : pair);
+    for (int d = 0; d < planes; ++d) theirs[d] = image[place[d]];
+    for (int d = 0; d < planes; ++d) {
+      const int32_t distance = popcount32(theirs[d] ^ own);
+      const int32_t h = blind[d] > distance ? blind[d] : distance, best = first[d], next = second[d];
+      const int32_t larger = h > best ? h : best;
+      first[d] = h < best ? h : best;
+      second[d] = larger < next ? larger : next;
     }
+  }
+  for (int d = 0; d < planes; ++d) {
+    const int32_t a = first[d], b = second[d], pair = a + (b == UNSEEN ? a : b);
+    cost[d] = static_cast<uint8_t>(a == UNSEEN ? UNKNOWN_COST : pair);
   }
 }
 
