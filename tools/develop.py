@@ -134,7 +134,7 @@ def link_source_tree() -> None:
     script = PREFIX / "bin" / "gs-semantic"
     script.write_text(f"#!{sys.executable}\n{command}", encoding="utf-8")
     script.chmod(0o755)
-    for name in ("launch", "config", "sample"):
+    for name in ("launch", "config", "sample", "weights"):
         _link(ROOT / name, PREFIX / "share" / "gs_semantic" / name)
     for name in ("gs-semantic", "mapper", "replay", "segmenter", "trainer", "preflight"):
         _link(ROOT / "scripts" / name, PREFIX / "lib" / "gs_semantic" / name)

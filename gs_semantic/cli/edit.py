@@ -1,7 +1,7 @@
 """Edit a map object by object and write the result: as a map folder, or as a PLY file when OUT ends in .ply.
 
 remove takes objects out, extract keeps nothing else, move turns and shifts them, swap lets two change places, mesh makes
-triangles of them (.ply or .glb). Objects are named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
+triangles of them (.ply or .glb); identify labels Gaussians by a field that `train coseg` left. Objects are named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
 same folder; either way the old content stays whole until the new one is complete.
 """
 
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   gs-semantic edit extract house_map mug.ply --object 17
   gs-semantic edit move house_map moved --object 12 --by 0.5 0 0 --turn 0 0 90
   gs-semantic edit swap house_map swapped --object 12 31
+  gs-semantic edit identify grown_map labelled --field house_coseg/checkpoint.pt --sequence sample/house --unlabelled
   gs-semantic edit mesh house_map chair.glb --object 12 --trajectory sample/house"""
 
 
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         if name != "list":
             what = "mesh to write, .ply or .glb" if name == "mesh" else "map folder or .ply file to write"
             sub.add_argument("out", type=Path, help=f"{what}; an older one is replaced")
+        if name not in ("list", "identify"):
             sub.add_argument("--object", nargs="+", required=True, metavar="ID", help="ids or names of objects")
             sub.add_argument(
                 "--rule",
@@ -72,6 +74,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="degrees about the map's x, then y, then z axis, around the middle of the objects",
     )
     add("swap", "Let two objects change places.")
+    identify = add("identify", "Label Gaussians by a trained CoSegGaussians field, without training.")
+    identify.add_argument("--field", type=Path, required=True, help="checkpoint.pt of a `gs-semantic train coseg` run")
+    identify.add_argument("--sequence", type=Path, required=True, help="recorded views that show the Gaussians")
+    identify.add_argument(
+        "--unlabelled", action="store_true", help="label only what has no object yet, as what the mapper added later"
+    )
     mesh = add("mesh", "Make a triangle mesh of objects, from depth rendered at many views (needs Open3D).")
     mesh.add_argument(
         "--trajectory", type=Path, help="sequence whose views are used, best that of the map [views from all around]"
@@ -80,20 +88,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from gs_semantic.gaussians.map_folder import load_map, save_map
-    from gs_semantic.gaussians.ply import save_ply
+    from gs_semantic.gaussians.map_folder import load_map
 
     gaussians, objects = load_map(arguments.map)
     if arguments.edit_verb == "list":
         return run_list(arguments, objects)
     if arguments.edit_verb == "mesh":
         return run_mesh(arguments, gaussians, objects)
+    if arguments.edit_verb == "identify":
+        return run_identify(arguments, gaussians, objects)
     before = len(gaussians), len(objects)
     _apply(arguments, gaussians, objects)
-    if arguments.out.suffix.lower() == ".ply":
-        save_ply(arguments.out, gaussians)
-    else:
-        save_map(arguments.out, gaussians, objects)
+    _write(arguments.out, gaussians, objects)
     results = {
         "gaussians_before": before[0],
         "gaussians": len(gaussians),
@@ -101,6 +107,36 @@ def run(arguments: argparse.Namespace) -> int:
         "objects": len(objects),
     }
     options.report(arguments, f"{arguments.out}: {arguments.map} after {arguments.edit_verb}", results)
+    return 0
+
+
+def _write(out: Path, gaussians: GaussianMap, objects: ObjectRegistry) -> None:
+    from gs_semantic.gaussians.map_folder import save_map
+    from gs_semantic.gaussians.ply import save_ply
+
+    if out.suffix.lower() == ".ply":
+        save_ply(out, gaussians)
+    else:
+        save_map(out, gaussians, objects)
+
+
+def run_identify(arguments: argparse.Namespace, gaussians: GaussianMap, objects: ObjectRegistry) -> int:
+    """Objects for Gaussians from what recorded views show of them."""
+    import numpy as np
+
+    from gs_semantic.data.formats import open_sequence
+    from gs_semantic.segmentation.methods.coseg.trained import TrainedField
+
+    field = TrainedField.load(arguments.field)
+    sequence = open_sequence(arguments.sequence, max_width=field.config.width)
+    views = [(frame.camera, frame.rgb) for frame in sequence]
+    rows = np.arange(len(gaussians))
+    if arguments.unlabelled and "object" in gaussians:
+        rows = rows[gaussians["object"].numpy() == 0]
+    labelled = field.label(gaussians, objects, views, rows)
+    _write(arguments.out, gaussians, objects)
+    results = {"gaussians": len(gaussians), "asked": len(rows), "labelled": labelled, "objects": len(objects)}
+    options.report(arguments, f"{arguments.out}: {arguments.map} identified by {arguments.field}", results)
     return 0
 
 

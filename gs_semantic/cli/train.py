@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 from gs_semantic.cli import options
@@ -21,9 +22,12 @@ EXAMPLES = """examples:
   gs-semantic train gradiseg sample/house house_gradiseg --eval sample/house_eval --json gradiseg.json
   gs-semantic train gradiseg sample/house out --set max_gaussians=80000 --set igd_threshold=0.5 --options-file mine.yaml
   gs-semantic train gradiseg sample/house out --resume
-  gs-semantic train gradiseg sample/house sample/lounge trained --preset quick --at-once 2   # trained/house, ..."""
+  gs-semantic train gradiseg sample/house sample/lounge trained --preset quick --at-once 2   # trained/house, ...
+  gs-semantic train spatial_encoder sample/house sample/lounge encoder.safetensors --set iterations=3000"""
 
 PRESETS = ("quick", "standard", "paper")  # those of segmentation.config
+ROOM_WIDTH = 320  # px of frames that the encoder learns from
+ENCODER = "spatial_encoder"  # in the place of a method
 
 
 class ListOptions(argparse.Action):
@@ -33,14 +37,22 @@ class ListOptions(argparse.Action):
         from gs_semantic.segmentation.config import describe_options
         from gs_semantic.segmentation.registry import method_class
 
-        for name, default, text in describe_options(method_class(str(values)).Config):
+        if values == ENCODER:
+            from gs_semantic.segmentation.methods.coseg.encoder_training import EncoderConfig
+
+            described = [(spec.name, spec.default, spec.metadata["text"]) for spec in fields(EncoderConfig)]
+        else:
+            described = describe_options(method_class(str(values)).Config)
+        for name, default, text in described:
             print(f"{name}={default}\n    {text}")
         parser.exit()
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "method", help="the method: plain, grouping, gradiseg, unified_lift, ... (one that is unknown lists all)"
+        "method",
+        help="the method: plain, grouping, gradiseg, ... (one that is unknown lists all); or spatial_encoder, which coseg "
+        "uses and writes a file, OUT",
     )
     parser.add_argument("sequence", type=Path, nargs="+", help="recorded sequence, of any format (docs/data.md)")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write; of several recordings, above them")
@@ -55,6 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.method == ENCODER:
+        return run_encoder(arguments)
     return run_one(arguments) if len(arguments.sequence) == 1 else run_many(arguments)
 
 
@@ -85,6 +99,27 @@ def run_many(arguments: argparse.Namespace) -> int:
         results |= {f"{folder.name}_{key}": value for key, value in found.items()}
     options.report(arguments, f"{arguments.method} on {len(commands)} recordings, {arguments.preset}", results)
     return max(codes.values())
+
+
+def run_encoder(arguments: argparse.Namespace) -> int:
+    """Train the spatial encoder on labelled recordings; scored at the frames that it holds out."""
+    from gs_semantic.data.formats import open_sequence
+    from gs_semantic.segmentation.config import parse_overrides
+    from gs_semantic.segmentation.methods.coseg.encoder_training import EncoderTrainer, Rooms, encoder_config
+
+    config = encoder_config(parse_overrides(arguments.set))
+    sequences = [open_sequence(path, max_width=ROOM_WIDTH) for path in arguments.sequence]
+    trainer = EncoderTrainer(Rooms(sequences, config), config)
+    with _cancelled_by_interrupt() as cancelled, options.progress_bar(ENCODER, config.iterations) as advance:
+        if not trainer.run(advance, cancelled.is_set):
+            print("gs-semantic: cancelled; nothing was written", file=sys.stderr)
+            return 0
+    names = ", ".join(path.name for path in arguments.sequence)
+    trainer.model.encoder.save(arguments.output, names)
+    arguments.seed = config.seed
+    frames = {"frames": len(trainer.rooms.train), "classes": len(trainer.rooms.names) - 1}
+    options.report(arguments, f"spatial encoder of {names}", {**frames, **trainer.score()})
+    return 0
 
 
 def run_one(arguments: argparse.Namespace) -> int:

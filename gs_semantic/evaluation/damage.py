@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import cv2
@@ -11,7 +11,8 @@ import numpy as np
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.gaussians import MaskInfo
 
-DamageMode = Literal["none", "shuffled", "damaged"]
+DamageMode = Literal["none", "shuffled", "damaged", "noise_low", "noise_mid", "noise_high"]
+CORRELATION = 4  # of the displacement of borders, times its largest length
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Damage:
     dropped with probability ``drop``, merged with a random touching neighbour with probability ``merge`` (the larger
     one's class counts), cut in two across its longer axis, at the median, with probability ``split``, and all masks
     are eroded by ``erode`` pixels (a square of 2 erode + 1; the image border does not erode); then shuffled.
+    noise_low, noise_mid, noise_high: the labels of a segmenter and tracker that err, see ``LabelNoise``; ids stay.
+
+    classes: class ids that a mask may be taken for; without, those of the frame's masks.
     """
 
     mode: DamageMode = "none"
@@ -30,6 +34,7 @@ class Damage:
     merge: float = 0.05
     split: float = 0.05
     erode: int = 3
+    classes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(DamageMode):
@@ -45,6 +50,8 @@ class Damage:
         if self.mode == "none":
             return instances.astype(np.int32), dict(masks)
         rng = np.random.default_rng((self.seed, frame_index))
+        if self.mode in NOISE:
+            return NOISE[self.mode].apply(instances, masks, rng, self.classes)
         ids = np.unique(instances)
         ids = ids[ids > 0]
         if len(ids) == 0:
@@ -96,6 +103,61 @@ class Damage:
             infos.append(infos[label - 1])
             labels[v[half], u[half]] = len(infos)
         return labels, infos
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Errors of a zero-shot segmenter with a tracker behind it, none of which agrees with those of other frames.
+
+    flips: probability per mask and frame that its class is another one. switches: that its id and that of another mask
+    are exchanged (each mask keeps its class). jitter_px: borders move by up to this, by a random smooth displacement.
+    """
+
+    flips: float
+    switches: float
+    jitter_px: float
+
+    def apply(
+        self, instances: np.ndarray, masks: dict[int, MaskInfo], rng: np.random.Generator, classes: tuple[int, ...] = ()
+    ) -> tuple[np.ndarray, dict[int, MaskInfo]]:
+        """Copies of an id image (H, W) and of the classes by id, with errors; ids int32."""
+        labels = displaced(instances.astype(np.int32), self.jitter_px, rng)
+        ids = np.unique(labels)
+        ids = ids[ids > 0]
+        known = classes or tuple(sorted({info.class_id for info in masks.values()} - {0}))
+        seen: list[MaskInfo | None] = []
+        for info, flipped in zip(map(masks.get, ids.tolist()), rng.random(len(ids)) < self.flips, strict=True):
+            others = [key for key in known if info is not None and key != info.class_id]
+            if info is not None and flipped and others:
+                info = replace(info, class_id=int(rng.choice(others)))
+            seen.append(info)
+        target = ids.copy()
+        for place in np.flatnonzero(rng.random(len(ids)) < self.switches):
+            other = int(rng.integers(len(ids)))
+            target[[place, other]] = target[[other, place]]
+        if len(ids):
+            labels = np.where(labels > 0, target[np.searchsorted(ids, np.maximum(labels, ids[0]))], 0).astype(np.int32)
+        return labels, {int(key): info for key, info in zip(target, seen, strict=True) if info is not None}
+
+
+NOISE: dict[str, LabelNoise] = {
+    "noise_low": LabelNoise(0.10, 0.05, 1),
+    "noise_mid": LabelNoise(0.20, 0.10, 3),
+    "noise_high": LabelNoise(0.30, 0.20, 5),
+}
+
+
+def displaced(labels: np.ndarray, pixels: float, rng: np.random.Generator) -> np.ndarray:
+    """A label image (H, W) whose every pixel is taken from up to ``pixels`` away, in rows and in columns."""
+    if pixels <= 0:
+        return labels
+    height, width = labels.shape
+    cells = max(1, round(height / (CORRELATION * pixels))) + 3, max(1, round(width / (CORRELATION * pixels))) + 3
+    coarse = rng.uniform(-pixels, pixels, (2, *cells)).astype(np.float32)
+    shift = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in coarse]
+    rows = np.clip(np.round(np.arange(height)[:, None] + shift[0]), 0, height - 1).astype(int)
+    columns = np.clip(np.round(np.arange(width)[None] + shift[1]), 0, width - 1).astype(int)
+    return labels[rows, columns]
 
 
 def neighbours(labels: np.ndarray, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,3 +48,10 @@ class Frame:
                 )
         if self.rgb.dtype != np.uint8 or self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
             raise InvalidInputError(f"rgb: expected uint8 (H, W, 3), got {self.rgb.dtype} {self.rgb.shape}")
+
+
+def class_image(instances: np.ndarray, masks: Mapping[int, MaskInfo]) -> np.ndarray:
+    """Class ids, int32 (H, W), of an id image and what is known of its ids; 0 where nothing is."""
+    ids, dense = np.unique(instances, return_inverse=True)
+    classes = np.array([masks[key].class_id if key > 0 and key in masks else 0 for key in ids.tolist()], np.int32)
+    return classes[dense].reshape(instances.shape)

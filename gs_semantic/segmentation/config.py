@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 
 from gs_semantic.errors import InvalidRequestError
+from gs_semantic.evaluation.damage import DamageMode
 from gs_semantic.files import atomic_write, reason
 
 FULL_RUN = 30_000  # iterations that the schedule's defaults are meant for
@@ -41,7 +42,10 @@ class TrainingConfig:
     ids: str = option(
         "recorded", "ids per view: as recorded, or tracked by the mapper's association", choices=("recorded", "tracked")
     )
-    masks: str = option("perfect", "what is done to the recorded masks", choices=("perfect", "shuffled", "damaged"))
+    labels: str = option(
+        "instance", "what is lifted: ids of objects, or the classes of the masks", choices=("instance", "semantic")
+    )
+    masks: str = option("perfect", "what is done to the recorded masks", choices=("perfect", *get_args(DamageMode)[1:]))
     mask_seed: int = option(0, "seed of the masks' damage", low=0)
     hold_out_every: int = option(8, "every k-th view is kept from training and scored, if no other sequence is", low=2)
     initial: str = option("auto", "where the first Gaussians come from", choices=("auto", "depth", "points", "map"))
@@ -125,12 +129,8 @@ def make_config(
     values = dict[str, Any]()
     for parent in reversed(kind.__mro__):
         values |= vars(parent).get("presets", {}).get(preset, {})
-    given = (read_options(file) if file else {}) | dict(overrides or {})
+    given = checked_options(kind, (read_options(file) if file else {}) | dict(overrides or {}))
     specs = {spec.name: spec for spec in fields(kind)}
-    for name, value in given.items():
-        if name not in specs:
-            raise InvalidRequestError(f"option '{name}': {_suggestion(name, specs)}")
-        given[name] = _converted(specs[name], value)
     values |= given
     iterations = values.get("iterations", FULL_RUN)
     _check(specs["iterations"], iterations, "iterations")
@@ -140,6 +140,18 @@ def make_config(
             full = values.get(spec.name, spec.default)
             values[spec.name] = max(1, round(full * share)) if full else 0
     return kind(**values)
+
+
+def checked_options(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` as fields of a dataclass of options; InvalidRequestError names what is unknown or does not fit."""
+    specs = {spec.name: spec for spec in fields(kind)}
+    for name in given:
+        if name not in specs:
+            raise InvalidRequestError(f"option '{name}': {_suggestion(name, specs)}")
+    values = {name: _converted(specs[name], value) for name, value in given.items()}
+    for name, value in values.items():
+        _check(specs[name], value, name)
+    return values
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:

@@ -146,6 +146,14 @@ class LiftingMethod:
         """int64 (C,): the id of each class; class 0 has id 0, no object."""
         return self.scene.ids
 
+    def parameters(self) -> dict[str, int]:
+        """Learnable numbers beside geometry and colour, by part; names of frozen parts begin with ``frozen``."""
+        return {"identities": self.gaussians[self.feature].numel()} if self.feature else {}
+
+    def lifted_features(self) -> torch.Tensor | None:
+        """(N,D): 2D features on the Gaussians, for a method that has some."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """What is not in the map: tensors and plain values."""
         return {"random": self.random.bit_generator.state, "densifier": self.densifier.state_dict()}
@@ -222,7 +230,8 @@ class LiftingMethod:
     @torch.no_grad()
     def predict(self, camera: Camera) -> Prediction:
         """Colour and ids at any view, 0 = no object."""
-        features = None if self.feature is None else self.gaussians[self.feature]
+        name = self.answer_feature
+        features = None if name is None else self.gaussians[name]
         rendering = self.rasterizer.render(self.gaussians, camera, features)
         rgb = (rendering.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         if rendering.features is None:
@@ -234,9 +243,15 @@ class LiftingMethod:
     @torch.no_grad()
     def gaussian_classes(self) -> tuple[np.ndarray, np.ndarray]:
         """Class int64 (N,) of each Gaussian, a position in ``ids``, and its probability (N,)."""
-        if self.feature is None:
+        name = self.answer_feature
+        if name is None:
             return np.zeros(len(self.gaussians), np.int64), np.zeros(len(self.gaussians), np.float32)
-        return self._classified(self.gaussians[self.feature])
+        return self._classified(self.gaussians[name])
+
+    @property
+    def answer_feature(self) -> str | None:
+        """The attribute that answers are made of; None as long as there are none."""
+        return self.feature
 
     def seen_objects(self) -> dict[int, SeenObject]:
         """What the training views know of each id."""

@@ -22,10 +22,10 @@ def labelled_map(method: LiftingMethod) -> tuple[GaussianMap, ObjectRegistry]:
     An object's id is that of the id images, or the method's own. The probability also stands in the vote table, as the
     one vote there is.
     """
+    classes, probability = method.gaussian_classes()
     gaussians, ids = method.gaussians.snapshot(), method.ids
     register_votes(gaussians)
     gaussians.register(PROBABILITY, ())
-    classes, probability = method.gaussian_classes()
     gaussians["object"] = torch.from_numpy(classes.astype(np.int32))
     gaussians[PROBABILITY] = torch.from_numpy(probability)
     gaussians["vote_object"][:, 0] = gaussians["object"]

@@ -11,8 +11,9 @@ from scipy.spatial import cKDTree
 
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidInputError
-from gs_semantic.evaluation.damage import Damage
+from gs_semantic.evaluation.damage import NOISE, Damage
 from gs_semantic.gaussians import Camera, Frame, GaussianMap, MaskInfo
+from gs_semantic.gaussians.frame import class_image
 from gs_semantic.gaussians.gaussian_map import rgb_to_sh
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.labels import LabelSet
@@ -68,6 +69,7 @@ class Scene:
     labels: LabelSet = field(default_factory=LabelSet)
     infos: dict[int, MaskInfo] = field(default_factory=dict)
     ids_are_true: bool = True  # the training views have the ids of the held-out views
+    semantic: bool = False  # ids are class ids
     ignored_ids: frozenset[int] = frozenset()  # true ids that are not scored
     warnings: list[str] = field(default_factory=list)
 
@@ -127,7 +129,10 @@ def make_scene(
     if sequence.test_indices:
         held = list(sequence.test_indices)
     train = [index for index in range(len(sequence)) if index not in held]
-    damage = Damage("none" if config.masks == "perfect" else config.masks, config.mask_seed)  # type: ignore[arg-type]
+    mode = "none" if config.masks == "perfect" else config.masks
+    classes = tuple(sorted(key for key in sequence.labels.names if key))
+    damage = Damage(mode, config.mask_seed, classes=classes)  # type: ignore[arg-type]
+    semantic = config.labels == "semantic"
     infos: dict[int, MaskInfo] = {}
     views, frames = [], []
     tracked = track_ids(sequence, train, damage, progress) if config.ids == "tracked" else None
@@ -138,11 +143,12 @@ def make_scene(
             ids, masks = damage.apply(ids, masks, index)
         if tracked is not None:
             ids, masks = tracked.images[position], tracked.infos
+        truth = frame.instances
+        if semantic and ids is not None and truth is not None:
+            ids, masks, truth = *_semantic_view(ids, masks), class_image(truth, frame.masks)
         infos |= masks
         name = f"{sequence.folder} frame {index}"
-        views.append(
-            View(name, frame.camera, frame.rgb, ids if ids is not None and ids.any() else None, frame.instances, masks)
-        )
+        views.append(View(name, frame.camera, frame.rgb, ids if ids is not None and ids.any() else None, truth, masks))
         frames.append(frame)
         progress()
     source = evaluation or sequence
@@ -150,11 +156,12 @@ def make_scene(
     scene = Scene(
         str(sequence.folder),
         views,
-        [_true_view(source, index) for index in scored],
+        [_true_view(source, index, semantic) for index in scored],
         labels=sequence.labels,
         infos=infos,
-        ids_are_true=config.ids == "recorded" and config.masks == "perfect",
-        ignored_ids=frozenset(source.group_ids),
+        ids_are_true=semantic or (config.ids == "recorded" and (config.masks == "perfect" or config.masks in NOISE)),
+        ignored_ids=frozenset() if semantic else frozenset(source.group_ids),
+        semantic=semantic,
     )
     if config.initial == "map":
         scene.start = load_map(config.initial_map)[0]
@@ -164,9 +171,20 @@ def make_scene(
     return scene
 
 
-def _true_view(sequence: FrameSequence, index: int) -> View:
+def _semantic_view(ids: np.ndarray, masks: dict[int, MaskInfo]) -> tuple[np.ndarray, dict[int, MaskInfo]]:
+    """Class ids in the place of ids of masks, and what is known of each."""
+    classes = class_image(ids, masks)
+    return classes, {key: MaskInfo(key) for key in np.unique(classes).tolist() if key}
+
+
+def _true_view(sequence: FrameSequence, index: int, semantic: bool) -> View:
     frame = sequence[index]
-    return View(f"{sequence.folder} frame {index}", frame.camera, frame.rgb, frame.instances)
+    truth = frame.instances
+    if semantic:
+        truth = sequence.semantic(index)
+        if truth is None and frame.instances is not None:
+            truth = class_image(frame.instances, frame.masks)
+    return View(f"{sequence.folder} frame {index}", frame.camera, frame.rgb, truth)
 
 
 def _first_points(sequence: FrameSequence, frames: Sequence[Frame], config: TrainingConfig) -> Points:

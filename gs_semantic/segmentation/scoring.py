@@ -6,14 +6,18 @@ matched any more, so that an object that changes its id there is wrong.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from gs_semantic.evaluation.boundary import ObjectMaskScore
+from gs_semantic.evaluation.compactness import components_by_object
+from gs_semantic.evaluation.feature_field import FeatureFieldScore
 from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.evaluation.instances import InstanceScore
 from gs_semantic.evaluation.panoptic import BACKGROUND, FOREGROUND, PanopticScore, two_classes
+from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.scene import View
 
@@ -44,10 +48,13 @@ def score_views(
 ) -> dict[str, float]:
     """psnr_db; for a method with ids also miou and mboundary_iou (``ObjectMaskScore``). Empty when ``stop`` says so.
 
+    Of a semantic scene: miou, mean_accuracy and accuracy over the pixels of all views (``ClassScore``), and the means of
+    views scored one by one as view_miou, view_accuracy.
     background: true id 0 is a background before which objects stand, not unknown; then also pq_scene, 0..1.
     An id of the truth that the training views do not show, or that nothing was matched with, scores 0.
     """
     masks, colour, labelled = ObjectMaskScore(method.scene.ignored_ids), [], False
+    classes, by_view = ClassScore(), ClassScore(average="per_view")
     panoptic = PanopticScore(things=[FOREGROUND], stuff=[BACKGROUND], keep_missed=True)
     for view in views:
         if stop():
@@ -56,6 +63,10 @@ def score_views(
         colour.append(psnr(shown.rgb, view.rgb))
         if shown.ids is not None and view.ids is not None:
             labelled = True
+            if method.scene.semantic:
+                classes.update(shown.ids, view.ids)
+                by_view.update(shown.ids, view.ids)
+                continue
             masks.update(shown.ids, view.ids)
             if background:
                 panoptic.update(two_classes(shown.ids), shown.ids, two_classes(view.ids), view.ids)
@@ -63,9 +74,45 @@ def score_views(
     finite = [value for value in colour if np.isfinite(value)]
     if finite:
         results["psnr_db"] = float(np.mean(finite))
-    if labelled:
+    if labelled and method.scene.semantic:
+        whole, views_mean = classes.result(), by_view.result()
+        results |= {"miou": whole.miou, "mean_accuracy": whole.mean_accuracy, "accuracy": whole.accuracy}
+        results |= {"view_miou": views_mean.miou, "view_accuracy": views_mean.accuracy}
+    elif labelled:
         scores = masks.result(match_ids(method))
         results |= {"miou": scores.miou, "mboundary_iou": scores.mean_boundary_iou}
         if background:
             results["pq_scene"] = panoptic.result().mean.pq
+    return results
+
+
+def semantic_extras(method: LiftingMethod, views: Sequence[View], reach_m: float = 0.1) -> dict[str, float]:
+    """More about a method whose ids are classes.
+
+    components_per_class: pieces of a class's Gaussians (``components_by_object``), mean over classes. rgb_and_ids_fps:
+    views per second, colour and ids together. parameters, parameters_<part>: learnable numbers beside geometry and
+    colour. feature_calinski_harabasz, feature_davies_bouldin: of a method's lifted 2D features.
+    """
+    begun = time.perf_counter()
+    for view in views:
+        method.predict(view.camera)
+    results = {"rgb_and_ids_fps": len(views) / (time.perf_counter() - begun)} if views else {}
+    classes = method.gaussian_classes()[0]
+    pieces = components_by_object(method.gaussians.means.numpy(), classes, reach_m)
+    if pieces:
+        results["components_per_class"] = float(np.mean(list(pieces.values())))
+    parts = method.parameters()
+    results["parameters"] = sum(count for name, count in parts.items() if not name.startswith("frozen"))
+    results |= {f"parameters_{name}": count for name, count in parts.items()}
+    features = method.lifted_features()
+    if features is not None:
+        score = FeatureFieldScore()
+        for view in views:
+            if view.ids is not None:
+                shown = method.rasterizer.render(method.gaussians, view.camera, features.float()).features
+                assert shown is not None
+                score.update(shown.numpy(), view.ids)
+        found = score.result()
+        results["feature_calinski_harabasz"] = found.calinski_harabasz
+        results["feature_davies_bouldin"] = found.davies_bouldin
     return results

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from gs_semantic.data.formats import open_sequence
 from gs_semantic.data.procedural import ObjectScene, ObjectSequence
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError
+from gs_semantic.evaluation.damage import NOISE
 from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.segmentation.config import TrainingConfig, make_config
 from gs_semantic.segmentation.method import LiftingMethod
@@ -26,8 +27,8 @@ from gs_semantic.segmentation.methods.contrastive import ClusteredContrast
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, View, make_scene
-from gs_semantic.segmentation.scoring import score_views
-from gs_semantic.segmentation.trainer import Trainer
+from gs_semantic.segmentation.scoring import score_views, semantic_extras
+from gs_semantic.segmentation.trainer import MAP, Trainer, TrainingJob, train
 
 SHOWN_VIEWS = 3  # held-out views whose predictions are kept for pictures
 MASKS: Mapping[str, Mapping[str, Any]] = {
@@ -35,35 +36,53 @@ MASKS: Mapping[str, Mapping[str, Any]] = {
     "damaged": {"masks": "damaged", "ids": "tracked"},
     "untracked": {"masks": "shuffled", "ids": "recorded"},
     "untracked_damaged": {"masks": "damaged", "ids": "recorded"},
+    **{level: {"masks": level, "ids": "recorded"} for level in NOISE},
 }
 VIEWS, VIEW_SIZE = (90, 30), (320, 240)  # of scenes of objects: to train on and held out; px
+COMPLETE = "complete.json"  # in the folder of a map that was built to its end
+SHARED_OPTIONS = {spec.name for spec in fields(TrainingConfig)}
 CLUSTER_SIZES = (10, 20, 50, 100, 200)  # smallest clusters that are tried
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with some options changed. equal_count_to: the variant whose number of Gaussians is this one's limit."""
+    """A method with some options changed. equal_count_to: the variant whose number of Gaussians is this one's limit.
+
+    built: starts from a map that was trained without identities, one for all such variants of a seed. A variant beside
+    them that builds its own map has all iterations together.
+    """
 
     method: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     equal_count_to: str = ""
     equal_length_to: str = ""
+    built: bool = False
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Variants, the first of which all others leave a part out of or stand beside; what is run unless told otherwise.
 
-    objects: sizes of the scenes made in code that it is about; without, it is run on a recording.
+    objects: sizes of the scenes made in code that it is about; without, it is run on a recording. overrides: options of
+    all variants. segment_for: iterations after the building of maps, by preset
+    (where the option ``iterations`` is given, both have that many). suffixes: of the names of results, by
+    kind of masks; without, all but the first have their kind as a prefix.
     """
 
     variants: Mapping[str, Variant]
     masks: Sequence[str] = ("perfect",)
     objects: Sequence[int] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    segment_for: Mapping[str, int] = field(default_factory=dict)
+    suffixes: Mapping[str, str] = field(default_factory=dict)
 
 
 def _unified(**changes: Any) -> Variant:
     return Variant("unified_lift", {"unlabelled": "background", **changes})
+
+
+def _coseg(**changes: Any) -> Variant:
+    return Variant("coseg", changes, built=True)
 
 
 HDBSCAN = "hdbscan"
@@ -95,6 +114,21 @@ SUITES: Mapping[str, Comparison] = {
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
+    ),
+    "coseg": Comparison(
+        {
+            "coseg": _coseg(),
+            "grouping": Variant("grouping", {"unlabelled": "ignore"}),
+            "coseg_ce": _coseg(loss="ce"),
+            "no_2d": _coseg(image_features=False),
+            "no_spatial": _coseg(spatial_features=False),
+            "single_scale": _coseg(scales=1),
+            "no_3d_term": _coseg(regularise_weight=0.0),
+        },
+        masks=("noise_high", "noise_mid", "noise_low"),
+        overrides={"labels": "semantic"},
+        segment_for={"quick": 1500, "standard": 6000, "paper": 6000},
+        suffixes={"noise_high": "", "noise_mid": "_mid", "noise_low": "_low"},
     ),
 }
 ABLATIONS = ("no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights")
@@ -180,7 +214,16 @@ class Suite:
         """Options of a cell; None while the cell that it is made equal to was not run."""
         variant = self.variants[cell.variant]
         kind = method_class(variant.method).Config
-        values = {**self.overrides, "seed": cell.seed, "mask_seed": cell.seed, **MASKS[cell.masks], **variant.overrides}
+        comparison = SUITES[self.name]
+        values = {**comparison.overrides, "seed": cell.seed, "mask_seed": cell.seed, **MASKS[cell.masks]}
+        values |= {**self.overrides, **variant.overrides}
+        if comparison.segment_for:
+            more = self.overrides.get("iterations", comparison.segment_for[self.preset])
+            if variant.built:
+                values |= {"initial": "map", "initial_map": str(self._built(cell.seed) / MAP)}
+                values |= {"iterations": more, "segment_for": more}
+            else:
+                values["iterations"] = self._iterations() + more
         if variant.equal_length_to:
             other = self.config(replace(cell, variant=variant.equal_length_to))
             assert other is not None
@@ -192,6 +235,24 @@ class Suite:
             values["max_gaussians"] = int(found["gaussians"])
         return make_config(kind, self.preset, overrides=values)
 
+    def _built(self, seed: int) -> Path:
+        """Folder of the training run whose map the built variants of a seed start from."""
+        return self.folder / f"built-{self.preset}-{seed}"
+
+    def _build(self, seed: int, listeners: Sequence[Listener], cancelled: Callable[[], bool]) -> bool:
+        """Train that map unless it is there; False when cancelled. One that was interrupted is started anew."""
+        folder = self._built(seed)
+        if (folder / COMPLETE).is_file():
+            return True
+        overrides = {"seed": seed} | {key: value for key, value in self.overrides.items() if key in SHARED_OPTIONS}
+        job = TrainingJob("plain", self.sequence, folder, self.preset, None, overrides, self.evaluation)
+        result = train(job, listeners, cancelled)
+        if not result.cancelled:
+            with atomic_write(folder / COMPLETE) as file:
+                record = {"psnr_db": result.metrics.get("psnr_db"), "minutes": result.minutes}
+                file.write(json.dumps(record).encode())
+        return not result.cancelled
+
     def run(
         self, cell: Cell, listeners: Sequence[Listener] = (), cancelled: Callable[[], bool] = lambda: False
     ) -> bool:
@@ -200,6 +261,8 @@ class Suite:
         if config is None:
             return False
         make_folder(self.folder)
+        if self.variants[cell.variant].built and not self._build(cell.seed, listeners, cancelled):
+            return False
         scene = self._scene(cell, config)
         method = method_class(self.variants[cell.variant].method)(config, scene)
         result = Trainer(method, listeners=listeners, cancelled=cancelled).run()
@@ -209,6 +272,8 @@ class Suite:
         results = {**scores, "gaussians": len(method.gaussians), "minutes": result.minutes}
         if isinstance(method, ClusteredContrast) and cell.objects:
             results |= _by_cluster_size(method, scene.held_out)
+        if scene.semantic:
+            results |= semantic_extras(method, scene.held_out)
         self._keep_pictures(cell, method, scene.held_out)
         with atomic_write(self.folder / f"{cell.name}.json") as file:
             record = {"made_of": self._made_of(cell, config), "results": results}
@@ -219,7 +284,7 @@ class Suite:
         """The recording with a cell's masks; it is the same for all variants, and kept."""
         key = json.dumps(
             [config.masks, config.ids, config.mask_seed, config.seed, config.width, config.initial_gaussians]
-            + [cell.objects]
+            + [cell.objects, config.labels, config.initial, config.initial_map]
         )
         if key not in self._scenes:
             self._scenes.clear()
@@ -258,23 +323,28 @@ class Suite:
     def results(self) -> dict[str, Any]:
         """Mean and standard deviation over seeds of every row that is whole; ``cells_missing`` lists the others' cells.
 
-        Names: <variant>_<score>, with damaged masks damaged_<variant>_<score>; with several seeds also ..._std.
+        Names: <variant>_<score>, with damaged masks damaged_<variant>_<score>; with several seeds also ..._std. Where the
+        comparison has suffixes of masks: <variant>_<score><suffix>.
         """
+        comparison = SUITES[self.name]
         results: dict[str, Any] = {}
         for objects, masks, variant in self._rows():
             found = [self.result(Cell(variant, masks, seed, objects)) for seed in self.seeds]
             whole = [record for record in found if record is not None]
             if len(whole) < len(found):
                 continue
-            prefix = "" if masks == SUITES[self.name].masks[0] else f"{masks}_"
+            suffix = comparison.suffixes.get(masks, "")
+            prefix = "" if masks == comparison.masks[0] or suffix else f"{masks}_"
             prefix += f"objects{objects}_" if objects else ""
             for name in whole[0]:
                 values = [record[name] for record in whole]
                 short = "mbiou" if name == "mboundary_iou" else name
-                results[f"{prefix}{variant}_{short}"] = statistics.fmean(values)
+                results[f"{prefix}{variant}_{short}{suffix}"] = statistics.fmean(values)
                 if len(values) > 1:
-                    results[f"{prefix}{variant}_{short}_std"] = statistics.stdev(values)
+                    results[f"{prefix}{variant}_{short}{suffix}_std"] = statistics.stdev(values)
         results |= self._over_scenes(results)
+        if "coseg_parameters" in results:
+            results |= {"minutes": results["coseg_minutes"], "parameters": round(results["coseg_parameters"])}
         missing = [cell.name for cell in self.waiting()]
         return {"preset": self.preset, "iterations": self._iterations(), **results, "cells_missing": ", ".join(missing)}
 

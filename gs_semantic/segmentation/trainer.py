@@ -182,7 +182,8 @@ class Trainer:
             return False
         loop.metrics = metrics
         score = metrics.get("miou", metrics.get("psnr_db", 0.0))
-        better = score > loop.best or not loop.best_iteration
+        first_with_ids = "miou" in metrics and "miou" not in loop.best_metrics  # a score of another kind
+        better = score > loop.best or not loop.best_iteration or first_with_ids
         if better:
             loop.best, loop.best_iteration, loop.best_metrics = score, loop.iteration, dict(metrics)
         if self.output is None:

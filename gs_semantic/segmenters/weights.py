@@ -30,9 +30,14 @@ class Weights:
     def location(self) -> str:
         return str(Path(self.source).expanduser()) if self.is_folder else self.source
 
-    def load(self, class_name: str, device: str) -> Any:
+    def model_type(self) -> str:
+        """What config.json says the model is, e.g. ``vit``."""
+        return str(self._config(transformers()).model_type)
+
+    def load(self, class_name: str, device: str, may_lack: tuple[str, ...] = ()) -> Any:
         """The model of a transformers class, in evaluation mode, on ``device``.
 
+        may_lack: beginnings of the names of weights that are not used and may be missing.
         Raises MissingExtraError when the library or the weights are not there (the text says how to get them), and
         InvalidRequestError when what is there is another model or is damaged.
         """
@@ -62,10 +67,11 @@ class Weights:
             if type(error).__module__.startswith("safetensors"):
                 raise InvalidRequestError(f"{self.location}: the weights cannot be read: {_brief(error)}") from None
             raise
-        if found["missing_keys"]:  # the library would draw them at random and only warn
-            names = ", ".join(sorted(found["missing_keys"])[:3])
+        missing = [name for name in found["missing_keys"] if not name.startswith(may_lack)]
+        if missing:  # the library would draw them at random and only warn
+            names = ", ".join(sorted(missing)[:3])
             raise InvalidRequestError(
-                f"{self.location}: {len(found['missing_keys'])} of the weights of {class_name} are not in it "
+                f"{self.location}: {len(missing)} of the weights of {class_name} are not in it "
                 f"({names}, ...); give a complete checkpoint"
             )
         return model.eval().requires_grad_(False).to(device)

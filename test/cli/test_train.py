@@ -133,6 +133,48 @@ def test_a_suite_on_scenes_of_objects_scores_them_and_their_mean(tmp_path, monke
     assert (folder / "untracked_views.png").stat().st_size > 1000
 
 
+def test_the_coseg_suite_has_its_results_by_noise_and_its_map_built_once(room, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    folder, report = tmp_path / "cells", tmp_path / "suite.json"
+    words = ["evaluate", "suite", "coseg", "--train-on", str(room), "--eval", str(room), "--folder", str(folder)]
+    words += ["--seeds", "1", "--set", "iterations=6", "--set", "initial_gaussians=400"]
+    words += ["--json", str(report)]
+    assert main([*words, "--cells", "8"]) == 0  # the strongest noise, and one cell of the next
+    results = json.loads(report.read_text())["results"]
+    names = ["coseg", "coseg_ce", "grouping", "no_2d", "no_spatial", "single_scale", "no_3d_term"]
+    assert all(0 <= results[f"{name}_miou"] <= 1 for name in names)
+    assert 0 <= results["coseg_miou_mid"] <= 1 and "coseg_ce_miou_mid" not in results
+    assert results["cells_missing"].split(", ")[0] == "grouping-noise_mid-1"
+    assert results["minutes"] > 0 and 250_000 < results["parameters"] < 320_000
+    parts = [
+        value
+        for key, value in results.items()
+        if key.startswith("coseg_parameters_") and not key.endswith(("_mid", "frozen_encoder"))
+    ]
+    assert sum(parts) == results["parameters"] < results["coseg_parameters_frozen_encoder"]
+    assert results["coseg_rgb_and_ids_fps"] > 0 and results["coseg_components_per_class"] >= 1
+    assert results["coseg_feature_davies_bouldin"] > 0
+    assert len(list(folder.glob("built-*/map"))) == 1
+
+
+def test_a_spatial_encoder_is_trained_from_the_command_line_and_used(room, tmp_path, capsys):
+    encoder, out = tmp_path / "encoder.safetensors", tmp_path / "out"
+    words = ["train", "spatial_encoder", str(room), str(encoder), "--set", "iterations=4", "--set", "points=512"]
+    assert main([*words, "--json", str(tmp_path / "encoder.json")]) == 0
+    results = json.loads((tmp_path / "encoder.json").read_text())["results"]
+    assert results["frames"] > 5 and results["classes"] >= 4 and 0 <= results["accuracy"] <= 1
+    options = [f"encoder={encoder}", "iterations=6", "segment_for=4", "initial_gaussians=400"]
+    words = ["train", "coseg", str(room), str(out), "--preset", "quick"]
+    assert main([*words, *(word for pair in options for word in ("--set", pair))]) == 0
+    labelled = tmp_path / "labelled"
+    words = ["edit", "identify", str(out / "map"), str(labelled), "--field", str(out / "checkpoint.pt")]
+    assert main([*words, "--sequence", str(room), "--json", str(tmp_path / "i.json")]) == 0
+    results = json.loads((tmp_path / "i.json").read_text())["results"]
+    assert results["labelled"] == results["asked"] == results["gaussians"] == len(load_map(labelled)[0])
+    assert main(["train", "spatial_encoder", str(room), str(encoder), "--set", "iteratons=4"]) == EXIT_ERROR
+    assert "did you mean 'iterations'?" in capsys.readouterr().err
+
+
 def test_scenes_of_objects_are_for_the_suites_made_of_them(capsys):
     assert main(["evaluate", "suite", "gradiseg", "--objects", "5"]) == EXIT_ERROR
     assert "suite 'gradiseg' is run on a recording" in capsys.readouterr().err

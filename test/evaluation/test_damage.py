@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from gs_semantic.data.sequence import RgbdSequence
 from gs_semantic.errors import InvalidRequestError
-from gs_semantic.evaluation.damage import Damage, eroded, neighbours
+from gs_semantic.evaluation.damage import NOISE, Damage, LabelNoise, eroded, neighbours
 from gs_semantic.gaussians import MaskInfo
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample"
@@ -177,3 +177,40 @@ def test_empty_images_and_missing_classes():
 def test_unknown_mode_is_refused():
     with pytest.raises(InvalidRequestError, match="'ruined' is not one of none, shuffled, damaged"):
         Damage("ruined")
+
+
+# --- label noise ------------------------------------------------------------------------------------------------------
+
+
+def test_classes_flip_ids_switch_and_borders_move_at_the_stated_rates():
+    image, masks = columns(*[20] * 30, height=60), infos(30)
+    for mode, noise in NOISE.items():
+        flipped = switched = moved = 0
+        for frame in range(40):
+            result, seen = Damage(mode, classes=tuple(range(101, 141))).apply(image, masks, frame)
+            assert result.dtype == np.int32 and set(np.unique(result)) <= set(range(1, 31))
+            for key in range(1, 31):
+                inside = result[:, 20 * key - 10]  # the middle of a stripe: no border comes so far
+                mask = int(np.bincount(inside).argmax())
+                switched += mask != key
+                flipped += seen[mask].class_id != masks[key].class_id
+            unswitched, _ = LabelNoise(0, 0, noise.jitter_px).apply(image, masks, np.random.default_rng(frame))
+            places = np.argmax(unswitched == 16, axis=1) - 300  # where stripe 16 begins, in every row
+            moved = max(moved, int(np.abs(places).max()))
+            assert abs(places.mean()) < noise.jitter_px
+        assert flipped / 1200 == pytest.approx(noise.flips, abs=0.04)
+        assert switched / 1200 == pytest.approx(2 * noise.switches, rel=0.3)  # an exchange concerns two masks
+        assert noise.jitter_px / 2 <= moved <= noise.jitter_px + 1
+
+
+def test_label_noise_is_reproducible_and_harmless_without_masks():
+    image, masks = columns(9, 8, 7), infos(3)
+    first, second = (Damage("noise_high", 4).apply(image, masks, 7) for _ in range(2))
+    assert np.array_equal(first[0], second[0]) and first[1] == second[1]
+    assert not np.array_equal(first[0], Damage("noise_high", 4).apply(image, masks, 8)[0])
+    empty, nothing = Damage("noise_high").apply(np.zeros((5, 6), np.int32), {}, 0)
+    assert not empty.any() and nothing == {}
+    far = np.where(image == 2, 2**31 - 1, image)
+    assert set(np.unique(LabelNoise(0, 1, 0).apply(far, {}, np.random.default_rng(0))[0])) == {1, 3, 2**31 - 1}
+    unknown = Damage("noise_high", 4).apply(image, {}, 7)[1]
+    assert unknown == {}  # a mask without a class gets none

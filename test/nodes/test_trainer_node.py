@@ -117,6 +117,15 @@ def test_a_goal_is_trained_with_feedback_and_leaves_a_map(client, room, tmp_path
     assert {"colour", "identity"} <= set(first.loss_names) and first.memory_mb > 0
 
 
+def test_the_action_trains_a_method_of_two_stages(client, room, tmp_path):
+    status, result = client.result(client.send(room, tmp_path / "out", method="coseg"))
+    assert (status, result.error_code, result.iterations) == (SUCCEEDED, 0, 20)
+    assert len(load_map(result.map_path)[0]) == result.gaussians > 0
+    client.until(lambda: any(f.iteration == 20 for f in client.feedback))
+    by_iteration = {f.iteration: set(f.loss_names) for f in client.feedback}
+    assert by_iteration[10] == {"colour"} and by_iteration[20] == {"pixels", "neighbours"}
+
+
 def test_cancelling_keeps_the_best_checkpoint(client, room, tmp_path):
     handle = client.send(room, tmp_path / "out", iterations=100_000)
     client.until(lambda: any(f.best_iteration for f in client.feedback))

@@ -34,6 +34,9 @@ def content_of(method) -> dict[str, torch.Tensor]:
     values |= {f"{name}/{key}": method.gaussians.state(name, key).clone() for name, key in method.gaussians.state_keys}
     if hasattr(method, "classifier"):
         values |= {"weight": method.classifier.weight.detach().clone(), "bias": method.classifier.bias.detach().clone()}
+    if getattr(method, "field", None) is not None:
+        values |= {f"decoder/{name}": value.clone() for name, value in method.field.decoder.state_dict().items()}
+        values["features"] = method.features
     if hasattr(method, "codebook"):
         values |= {"codes": method.codebook.weight.detach().clone(), "used": method.codebook.used.clone()}
     return values
@@ -60,6 +63,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(name, tmp_path):
     options = {"sh_degree": 1, "sh_every": 8, "densify_from": 2, "densify_every": 5, "densify_until": 20}
     if name == "gradiseg":
         options |= {"igd_from": 6, "igd_until": 18, "igd_every": 4, "igd_radius_px": 0.5, "la_from": 6}
+    if name == "coseg":
+        options |= {"segment_for": 13}
     options |= {"max_gaussians": 900}
     whole = small_method(name, **options)
     Trainer(whole).run()

@@ -43,7 +43,9 @@ def sam2(folder: Path) -> Path:
         fpn_hidden_size=32,
     )
     prompt = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=64, mask_input_channels=4)
-    decoder = transformers.Sam2MaskDecoderConfig(hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=32)
+    decoder = transformers.Sam2MaskDecoderConfig(
+        hidden_size=32, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=32
+    )
     config = transformers.Sam2Config(
         vision_config=vision.to_dict(), prompt_encoder_config=prompt.to_dict(), mask_decoder_config=decoder.to_dict()
     )
@@ -138,4 +140,28 @@ def preprocessed(folder: Path) -> Path:
     return folder
 
 
-MAKERS = {"sam2": sam2, "mask2former": mask2former, "oneformer": oneformer, "grounded": grounding_dino}
+VIT = {
+    "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "patch_size": 8
+}  # fmt: skip
+
+
+def vit(folder: Path) -> Path:
+    """As DINO's checkpoints are: without the pooling layer that the class of the library has."""
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(**VIT, intermediate_size=32)
+    return save(transformers.ViTModel(config, add_pooling_layer=False), folder)
+
+
+def dinov2(folder: Path) -> Path:
+    torch.manual_seed(0)
+    return save(transformers.Dinov2Model(transformers.Dinov2Config(**VIT)), folder)
+
+
+MAKERS = {
+    "vit": vit,
+    "dinov2": dinov2,
+    "sam2": sam2,
+    "mask2former": mask2former,
+    "oneformer": oneformer,
+    "grounded": grounding_dino,
+}

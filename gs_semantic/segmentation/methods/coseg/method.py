@@ -1,0 +1,336 @@
+"""CoSegGaussians (Dou et al., arXiv 2401.05925): build the map, freeze it, learn one small decoder of identities.
+
+2D features are unprojected onto the Gaussians in closed form, spatial features come from a frozen encoder of their
+centres; a decoder over both, shared by all Gaussians, is trained through splatted identities by a loss that noisy labels
+bend little. No code was published: docs/training.md lists what the paper leaves open, each an option here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.rendering import Rasterizer
+from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.rendering.step import StepRates
+from gs_semantic.segmentation.config import TrainingConfig, option
+from gs_semantic.segmentation.losses import jensen_shannon, neighbour_kl
+from gs_semantic.segmentation.method import LiftingMethod, Prediction
+from gs_semantic.segmentation.methods.coseg.decoder import REGULARISED, Decoder
+from gs_semantic.segmentation.methods.coseg.encoder import SpatialEncoder
+from gs_semantic.segmentation.methods.coseg.field import FeatureLifting, LiftingSettings, SegmentationField, ViewCloud
+from gs_semantic.segmentation.registry import register
+from gs_semantic.segmentation.unprojection import Projection
+from gs_semantic.segmenters.features import dense_features
+from gs_semantic.share import share_path
+
+COVERED_ALPHA = 0.5  # pixels with less show nothing to label
+IDENTITY = "coseg_identity"  # attribute of the map; the live mapper has an ``identity`` of its own
+ENCODER = ("weights", "spatial_encoder.safetensors")
+
+
+@dataclass(frozen=True)
+class CosegConfig(TrainingConfig):
+    """Options of CoSegGaussians; "(open)" where the paper does not say."""
+
+    segment_for: int = option(
+        6000, "last iterations: identities alone, everything else frozen; with initial=map all may be", low=1,
+        schedule=True,
+    )  # fmt: skip
+    features: str = option(
+        "descriptor", "2D features: without weights, or of a DINO / DINOv2 model", choices=("descriptor", "dino")
+    )
+    features_model: str = option("", "folder or name of that model; empty: DINO ViT-S/8 (open)")
+    feature_dims: int = option(64, "principal components of each of the four scales", low=1)
+    feature_scale: float = option(0.5, "size at which features are unprojected, share of the image's (open)", low=0.01,
+                                  high=1)  # fmt: skip
+    unproject_norm: str = option(
+        "weight_sum", "features are divided by weights, or by covered pixels as Eq. 5 is printed",
+        choices=("weight_sum", "pixel_count"),
+    )  # fmt: skip
+    attendance: float = option(
+        1e-6, "share of all pixels of all views below which a Gaussian is removed (open)", low=0, high=1
+    )
+    image_features: bool = option(True, "use 2D features")
+    spatial_features: bool = option(True, "use spatial features")
+    encoder: str = option("", "file of the spatial encoder; empty: the one of this package")
+    scales: int = option(4, "scales of the decoder: all four, or the most local one alone", choices=(4, 1))
+    identity_dims: int = option(32, "channels of the identity that is stored and splatted", low=1)
+    loss: str = option("js", "pixel loss: Jensen-Shannon, or cross entropy", choices=("js", "ce"))
+    label_weight: float = option(
+        0.5, "weight of the label in the Jensen-Shannon loss, pi_rl (open)", low=1e-3, high=0.999
+    )
+    pixel_weight: float = option(0.8, "weight of the pixel loss", low=0)
+    regularise_weight: float = option(0.2, "weight of the divergence between neighbours in space", low=0)
+    regularise_points: int = option(1000, "random points of each scale that it is taken at (open)", low=1)
+    regularise_divisor: str = option(
+        "neighbours", "it is divided by points and neighbours, or by points and Gaussians as Eq. 9 is printed",
+        choices=("neighbours", "gaussians"),
+    )  # fmt: skip
+    neighbours: int = option(5, "neighbours of each (open)", low=1, high=15)
+    identity_pixels: int = option(0, "random pixels of a view for the pixel loss; 0: all", low=0)
+    unlabelled: str = option(
+        "ignore", "pixels with id 0 are left out, or a class of their own", choices=("ignore", "class")
+    )
+    lr_decoder: float = option(1e-3, "learning rate of the decoder", low=0)
+
+    presets: ClassVar = {
+        "quick": {"identity_pixels": 8192, "segment_for": 15_000},
+        "standard": {"identity_pixels": 16_384},
+        "paper": {"iterations": 36_000},
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.image_features or self.spatial_features):
+            raise InvalidRequestError("image_features and spatial_features are both false: identities of what?")
+        if self.segment_for > self.iterations:
+            raise InvalidRequestError(f"segment_for={self.segment_for}: is more than iterations={self.iterations}")
+
+
+@dataclass(frozen=True)
+class _TrainingView:
+    """Frozen parts of a training view: its Gaussians and the labelled pixels that they cover, int64 (P,)."""
+
+    cloud: ViewCloud
+    pixels: torch.Tensor
+
+
+@register
+class CoSegGaussians(LiftingMethod):
+    """Iterations up to ``building`` are 3D Gaussian Splatting; after them only ``field.decoder`` changes."""
+
+    name = "coseg"
+    summary = "CoSegGaussians: unprojected features, one decoder for all Gaussians, made for noisy labels"
+    Config = CosegConfig
+    needs_ids = True
+    config: CosegConfig
+
+    def prepare(self) -> None:
+        config = self.config
+        self.building = config.iterations - config.segment_for
+        self.lifting = lifting_of(config)
+        self.gaussians.register(IDENTITY, (config.identity_dims,))
+        self.field: SegmentationField | None = None
+        self.features: torch.Tensor | None = None  # float16 (N,D)
+        self.pruned = 0
+        self._views: dict[int, _TrainingView | None] = {}
+        self._stale = False
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def step(self, iteration: int, index: int) -> dict[str, float]:
+        if iteration <= self.building:
+            return super().step(iteration, index)
+        if self.field is None:
+            self._freeze()
+        return self._segment(iteration, index)
+
+    def rates(self, iteration: int) -> StepRates:
+        """Positions come to rest when building ends, not at the last iteration."""
+        return super().rates(round(iteration * self.config.iterations / max(1, self.building)))
+
+    def _freeze(self) -> None:
+        """End of the building: lift features, remove what is hardly seen, make the field."""
+        config = self.config
+        if config.image_features:
+            self.lifting.fit([view.rgb for view in self.scene.train], self.random)
+            views = ((view.camera, view.rgb) for view in self.scene.train)
+            features, lifted = self.lifting.lift(self.gaussians, self.rasterizer, views)
+            kept = lifted.attended(config.attendance)
+            if not kept.any():
+                raise InvalidRequestError(f"attendance={config.attendance}: no Gaussian is seen so much; lower it")
+            self.pruned = int((~kept).sum())
+            self.gaussians.keep(kept)
+            self.features = features[kept]
+        self.field = self._make_field(int(self.random.integers(2**31)))
+
+    def _make_field(self, seed: int) -> SegmentationField:
+        config = self.config
+        channels = self.lifting.channels if config.image_features else []
+        encoder = load_encoder(config) if config.spatial_features else None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            decoder = Decoder(
+                channels, encoder is not None, config.scales, config.identity_dims, self.scene.class_count
+            )
+        self._adam = torch.optim.Adam(decoder.parameters(), lr=config.lr_decoder)
+        self._buffer = torch.zeros(len(self.gaussians), config.identity_dims)
+        self._views.clear()
+        self._stale = True
+        return SegmentationField(decoder, encoder, channels, config.scales)
+
+    # --- segmentation -------------------------------------------------------------------------------------------------
+
+    def _segment(self, iteration: int, index: int) -> dict[str, float]:
+        """One step of the decoder on a view; views that show no Gaussian or no label take none."""
+        config, field, shown = self.config, self.field, self.scene.train[index]
+        assert field is not None
+        view, classes = self._view(index), self.scene.classes(index)
+        if view is None or classes is None or not len(view.pixels):
+            return {}
+        pixels, rows = self._drawn(view.pixels), view.cloud.rows
+        identities, fused = field.decode(view.cloud, self.features)
+        self._buffer[rows] = identities.detach()
+        image, transpose = splat(self.rasterizer, self.gaussians, shown.camera, self._buffer)
+        values = image.reshape(-1, image.shape[-1]).index_select(0, pixels).requires_grad_()
+        terms = {"pixels": config.pixel_weight * self._pixel_loss(field.decoder.logits(values), classes[pixels])}
+        terms |= self._smoothness(view.cloud, fused)
+        losses = {name: float(term.detach()) for name, term in terms.items()}
+        self._check(losses, iteration, shown.name)
+        terms.pop("pixels").backward()
+        assert values.grad is not None
+        gradient = torch.zeros_like(image)
+        gradient.view(-1, image.shape[-1]).index_add_(0, pixels, values.grad)
+        # through the splatting, whose transpose is the rasteriser's, and on through the decoder together with the rest
+        ends: list[torch.Tensor] = [identities, *terms.values()]
+        torch.autograd.backward(ends, [transpose(gradient)[rows], *(None for _ in terms)])
+        self._adam.step()
+        self._adam.zero_grad()
+        self._stale = True
+        return losses
+
+    def _pixel_loss(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        if self.config.loss == "ce":
+            return cross_entropy(logits, classes)
+        return jensen_shannon(logits, classes, self.config.label_weight)
+
+    def _smoothness(self, cloud: ViewCloud, fused: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Eq. 9: fused features of the two most global scales, as distributions, are alike among neighbours."""
+        config, total = self.config, []
+        for scale in REGULARISED if config.regularise_weight else ():
+            if scale not in fused or len(fused[scale]) < 2:
+                continue
+            near = cloud.neighbours[scale - 1]
+            chosen = torch.from_numpy(self.random.integers(0, len(near), config.regularise_points))
+            shares = fused[scale].softmax(dim=1)
+            loss = neighbour_kl(shares[chosen], shares[near[chosen, 1 : config.neighbours + 1]], 1)
+            if config.regularise_divisor == "gaussians":
+                loss = loss * config.neighbours / len(self.gaussians)
+            total.append(loss)
+        return {"neighbours": config.regularise_weight * torch.stack(total).sum()} if total else {}
+
+    def _drawn(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels that the loss is taken at, drawn evenly among those that count."""
+        wanted = self.config.identity_pixels
+        if not wanted or wanted >= len(pixels):
+            return pixels
+        return pixels[torch.from_numpy(self.random.integers(0, len(pixels), wanted))]
+
+    def _view(self, index: int) -> _TrainingView | None:
+        """Frozen parts of a training view, made at the first use; None where it shows no Gaussian."""
+        if index not in self._views:
+            assert self.field is not None
+            camera = self.scene.train[index].camera
+            random = np.random.default_rng((self.config.seed, index))  # the same after resuming
+            cloud = self.field.cloud(self.gaussians, self.rasterizer, camera, random)
+            self._views[index] = None
+            if cloud is not None:
+                classes = self.scene.classes(index)
+                counted = self.rasterizer.render(self.gaussians, camera).alpha.reshape(-1) >= COVERED_ALPHA
+                if classes is not None and self.config.unlabelled == "ignore":
+                    counted &= classes > 0
+                self._views[index] = _TrainingView(cloud, torch.nonzero(counted)[:, 0])
+        return self._views[index]
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def class_logits(self, features: torch.Tensor) -> torch.Tensor | None:
+        if self.field is None:
+            return None
+        logits = self.field.decoder.logits(features)
+        if self.config.unlabelled == "ignore":
+            logits[:, 0] = -torch.inf  # never trained
+        return logits
+
+    def predict(self, camera: Camera) -> Prediction:
+        self.store_identities()
+        return super().predict(camera)
+
+    def gaussian_classes(self) -> tuple[np.ndarray, np.ndarray]:
+        self.store_identities()
+        return super().gaussian_classes()
+
+    @property
+    def answer_feature(self) -> str | None:
+        return None if self.field is None else IDENTITY
+
+    def store_identities(self) -> None:
+        """Write what the decoder says into the map, if it learned something since the last time."""
+        if self.field is None or not self._stale:
+            return
+        views = (self._view(index) for index in range(len(self.scene.train)))
+        clouds = (None if view is None else view.cloud for view in views)
+        self.gaussians[IDENTITY] = self.field.identities(self.gaussians, self.features, clouds)[0]
+        self._stale = False
+
+    def parameters(self) -> dict[str, int]:
+        """Learnable numbers by part of the decoder, and those of the frozen encoder."""
+        if self.field is None:
+            return {}
+        frozen = self.field.encoder
+        known = {} if frozen is None else {"frozen_encoder": sum(p.numel() for p in frozen.parameters())}
+        return self.field.decoder.parameters_by_part() | known
+
+    def lifted_features(self) -> torch.Tensor | None:
+        return self.features
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        own: dict[str, Any] = {"begun": self.field is not None, "pruned": self.pruned}
+        if self.field is not None:
+            bases = [{"mean": known.mean, "basis": known.basis} for known in self.lifting.projections]
+            own |= {
+                "decoder": self.field.decoder.state_dict(),
+                "adam": self._adam.state_dict(),
+                "projections": bases,
+                "features": self.features,
+            }
+        return super().state_dict() | own
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.pruned = state["pruned"]
+        if state["begun"]:
+            self.lifting.projections = tuple(Projection(**known) for known in state["projections"])
+            self.features = state["features"]
+            self.field = self._make_field(0)
+            self.field.decoder.load_state_dict(state["decoder"])
+            self._adam.load_state_dict(state["adam"])
+
+
+def lifting_of(config: CosegConfig) -> FeatureLifting:
+    """The lifting of 2D features that the options ask for; its principal components are still to be found."""
+    settings = LiftingSettings(config.feature_dims, config.unproject_norm, config.feature_scale)  # type: ignore[arg-type]
+    return FeatureLifting(dense_features(config.features, config.features_model), settings)
+
+
+def load_encoder(config: CosegConfig) -> SpatialEncoder:
+    """The frozen encoder that the options name."""
+    return SpatialEncoder.load(Path(config.encoder).expanduser() if config.encoder else share_path(*ENCODER))
+
+
+def splat(
+    rasterizer: Rasterizer, gaussians: GaussianMap, camera: Camera, features: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """Image (H,W,C) of features (N,C), and the transpose: from an image (H,W,C) to (N,C).
+
+    With geometry frozen the transpose is all of the backward pass.
+    """
+    if isinstance(rasterizer, CpuRasterizer):  # projected, binned and sorted once
+        view = rasterizer.open(gaussians, camera)
+        shown = view.render(features).features
+        assert shown is not None
+        return shown, lambda image: view.accumulate(image).weighted_sum
+    shown = rasterizer.render(gaussians, camera, features).features
+    assert shown is not None
+    return shown, lambda image: rasterizer.accumulate(gaussians, camera, image).weighted_sum
