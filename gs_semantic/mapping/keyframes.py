@@ -137,6 +137,12 @@ class KeyframeStore:
                 keyframe.renames = 0
             self._renames.clear()
 
+    def copies(self) -> list[Keyframe]:
+        """All keyframes as they are now; images are shared, and nobody writes into them."""
+        for keyframe in self.frames:
+            self._rename(keyframe)
+        return [replace(keyframe) for keyframe in self.frames]
+
     def _rename(self, keyframe: Keyframe) -> None:
         missed = self._renames[keyframe.renames :]
         keyframe.renames = len(self._renames)

@@ -432,6 +432,10 @@ class Mapper:
         relabel_votes(self.gaussians, lut)
         self.keyframes.rename(lut)
 
+    def objects_changed(self, slots: set[int]) -> None:
+        """Somebody changed Gaussians of these objects from outside: their geometry is worked out anew soon."""
+        self._dirty |= slots
+
     def _refresh_objects(self) -> None:
         """Recompute the geometry of the objects that changed since the last time."""
         with self._timed("objects"):

@@ -26,7 +26,7 @@ LEVELS = {Severity.OK: DiagnosticStatus.OK, Severity.WARNING: DiagnosticStatus.W
 
 
 class Diagnostics:
-    """Publishes one status per part of the node: its state, each input, synchronisation, poses, answers, map, budgets.
+    """Publishes one status per part of the node: its state, each input, synchronisation, poses, answers, map, training, budgets.
 
     ``faults`` holds the sentences of the last round, for ~/status.
     """
@@ -45,7 +45,7 @@ class Diagnostics:
         parts = [self._state()]
         if node.configured:
             parts += [self._clock(), *self._inputs(node.inputs), self._synchronisation(node.inputs), self._poses(node.inputs)]
-            parts += [self._answers(), self._map(), self._budgets(), self._listeners()]
+            parts += [self._answers(), self._map(), self._training(), self._budgets(), self._listeners()]
         header = conversions.make_header(node.get_clock().now().nanoseconds, "")
         self._publisher.publish(DiagnosticArray(header=header, status=parts))
 
@@ -225,6 +225,13 @@ class Diagnostics:
             frame=node.frame_id,
             work_pending=node.mapper.pending,
         )
+
+    def _training(self) -> DiagnosticStatus:
+        """Of the live map: what is being trained, how far it is, and what went wrong last."""
+        training = self._node.training
+        findings = [faults.of_text("training", training.error)] if training.error else []
+        values = {} if training.progress is None else training.progress.as_dict()
+        return self._status("training", training.state, findings, **values)
 
     def _budgets(self) -> DiagnosticStatus:
         node, p = self._node, self._node.parameters

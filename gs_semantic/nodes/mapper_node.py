@@ -2,7 +2,7 @@
 
 Four threads. The executor's takes messages and hands them over. ``answering`` draws label images and answers questions,
 from a view of the map that nobody changes. ``mapping`` alone reads and changes the map, and makes a new view now and
-then. The disk's reads and writes map folders.
+then. The disk's reads and writes map folders. A training of the live map adds one while it lasts, and works on a copy.
 
 The node is a lifecycle node. Configured, it has a map and answers questions; active, it listens.
 """
@@ -42,6 +42,7 @@ from gs_semantic.nodes.diagnostics import Diagnostics
 from gs_semantic.nodes.governor import Governor
 from gs_semantic.nodes.inputs import LABELS, Inputs
 from gs_semantic.nodes.lifecycle import ManagedNode
+from gs_semantic.nodes.live_training import LiveTrainer
 from gs_semantic.nodes.mapper_parameters import LIVE_MAPPING, NodeParameters, check
 from gs_semantic.nodes.outputs import Answerer, MapPublisher, StatusPublisher, Wire
 from gs_semantic.nodes.parameters import LiveChanges, declare
@@ -97,6 +98,7 @@ class MapperNode(ManagedNode):
     mapping: Worker[Frame]
     answerers: dict[str, Answerer]  # by name of the camera
     map_services: Services
+    training: LiveTrainer
     governor: Governor
 
     def __init__(self, **options: object) -> None:
@@ -163,6 +165,7 @@ class MapperNode(ManagedNode):
         self._view_time = 0.0
         self._refresh_view()
         self.map_services = Services(self)
+        self.training = LiveTrainer(self)
         self._map_publisher.labels(self.mapper.objects.labels, self._map_header())
         self.configured = True
         self.answering.start()
@@ -197,6 +200,7 @@ class MapperNode(ManagedNode):
         if not self.configured:
             return
         self.configured = False
+        self.training.close()
         self.answering.stop()
         self.mapping.stop()
         self._disk.shutdown(wait=True)
@@ -210,7 +214,7 @@ class MapperNode(ManagedNode):
         self.last_camera = None
         del self.mapper, self.view, self.rasterizer, self.inputs, self._packed
         del self.answering, self.mapping, self.answerers, self._map_publisher, self.map_services
-        del self.governor, self._splats
+        del self.governor, self._splats, self.training
 
     def destroy_node(self) -> None:
         self._free()
@@ -536,7 +540,7 @@ class MapperNode(ManagedNode):
             self.mapper.gaussians.frame_id = self.frame_id
             return self.mapper.gaussians.snapshot(), copy.deepcopy(self.mapper.objects)
 
-        gaussians, objects = self._while_mapping_waits(copied)
+        gaussians, objects = self.while_mapping_waits(copied)
         save_map(path, gaussians, objects)
         return Saved(gaussians, objects.present())
 
@@ -555,10 +559,10 @@ class MapperNode(ManagedNode):
             self._forget()
             self._use_labels(labels)
 
-        self._while_mapping_waits(swap)
+        self.while_mapping_waits(swap)
         return gaussians, objects
 
-    def _while_mapping_waits(self, task: Callable[[], T]) -> T:
+    def while_mapping_waits(self, task: Callable[[], T]) -> T:
         """Run a task in the mapping thread and wait for its result."""
         done: Future[T] = Future()
 

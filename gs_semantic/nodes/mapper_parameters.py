@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.nodes.parameters import parameter
+from gs_semantic.segmentation.config import PRESETS
 
 # fields of MapperConfig that the mapper looks at anew every time; the others are built into it
 LIVE_MAPPING = frozenset(
@@ -95,6 +96,18 @@ class NodeParameters:
     answers_kept: int = parameter(30, "answered frames that query_pixel can be asked about", 1, 1000)
     splats_hz: float = parameter(5.0, "rate of ~/splats at most", 0.1, 50.0, live=True)
     diagnostics_hz: float = parameter(1.0, "rate of /diagnostics", 0.1, 10.0)
+    # training of the map while it is mapped: what ~/start_training starts
+    train_method: str = parameter("gradiseg", "lifting method", live=True, name="train.method")
+    train_preset: str = parameter("quick", "options to start from", choices=PRESETS, live=True, name="train.preset")
+    train_options: str = parameter(
+        "", "further options, NAME=VALUE separated by commas", live=True, name="train.options"
+    )
+    train_output: str = parameter(
+        "", "folder for checkpoints, metrics and the trained map; empty: nothing is written", live=True, name="train.output"
+    )
+    train_niceness: int = parameter(
+        5, "training gives way to answers and mapping on a shared core (Linux nice value)", 0, 19, name="train.niceness"
+    )
     # budgets; 0: none
     budget_mb: float = parameter(
         0.0,

@@ -22,6 +22,7 @@ OPACITY = 10  # where it has the opacity's first moment; the second one is 16 fu
 SECOND = 16
 FIXED = 32  # floats of a row before the further SH coefficients
 NEAR_M = 0.01
+TILE_SIZE = 32  # larger tiles than for answers: fewer sums per Gaussian to add up
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class NativeEngine:
 
     def forward(self, camera: Camera, with_features: bool = True) -> Pass:
         name = self.settings.features if with_features else None
-        view = self.rasterizer.open(self.gaussians, camera)
+        view = self.rasterizer.open(self.gaussians, camera, tile_size=TILE_SIZE)
         return Pass(view.render(None if name is None else self.gaussians[name]), camera, view)
 
     def step(

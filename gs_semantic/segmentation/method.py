@@ -173,6 +173,8 @@ class LiftingMethod:
         labelled = self.feature is not None and view.ids is not None
         forward = self.engine.forward(view.camera, labelled)
         colour, grad_rgb = ssim_l1_gradient(forward.rendering.rgb.detach(), view.colour(), config.ssim_weight)
+        if view.ignored is not None:
+            grad_rgb[torch.from_numpy(view.ignored)] = 0
         losses, gradients = {"colour": colour}, ImageGradients(grad_rgb)
         if labelled:
             assert forward.rendering.features is not None

@@ -30,7 +30,7 @@ class View:
     """One image to train on or to score at. rgb uint8 (H,W,3); ids int32 (H,W), 0 = unlabelled, None: no labels.
 
     truth: true ids (H,W), where ``ids`` are those of a tracker or damaged; only scores look at them. masks: what the
-    recording knows of each id of this view.
+    recording knows of each id of this view. ignored: bool (H,W), where the image shows none of the scene.
     """
 
     name: str
@@ -39,10 +39,11 @@ class View:
     ids: np.ndarray | None = None
     truth: np.ndarray | None = None
     masks: dict[int, MaskInfo] = field(default_factory=dict)
+    ignored: np.ndarray | None = None
 
     def colour(self) -> torch.Tensor:
         """float32 (H,W,3), 0..1."""
-        return torch.from_numpy(self.rgb).float() / 255
+        return torch.from_numpy(self.rgb.astype(np.float32)) / 255
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def test_cancelled_before_the_first_evaluation_says_that_there_is_no_map(client,
     client.wait(handle.cancel_goal_async())
     status, result = client.result(handle)
     assert status == CANCELED and result.map_path == ""
-    client.until(lambda: "was cancelled" in client.trainer.state)
+    client.until(lambda: "was cancelled" in client.trainer.training.state)
     assert "no map, for nothing was evaluated yet" in capfd.readouterr().err
 
 
@@ -185,7 +185,7 @@ def test_the_plain_service_trains_with_the_parameters(client, room, tmp_path):
     assert client.call("start_training").success
     client.until(lambda: (tmp_path / "out" / "best.pt").is_file())
     assert client.call("cancel_training").success
-    client.until(lambda: "was cancelled" in client.trainer.state)
+    client.until(lambda: "was cancelled" in client.trainer.training.state)
 
 
 def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room, tmp_path, capfd):

@@ -49,7 +49,8 @@ class GroupingConfig(TrainingConfig):
     )
 
     presets: ClassVar = {
-        "quick": {"identity_pixels": 8192},
+        # ten times the rates for a tenth of the steps: at 2.5e-3, identities hardly leave their random first values
+        "quick": {"identity_pixels": 8192, "lr_identity": 2.5e-2, "lr_classifier": 5e-3},
         "standard": {"identity_pixels": 8192},
         "paper": {"normalise_by": 256},
     }
