@@ -235,6 +235,8 @@ def test_options_that_do_not_fit_are_refused():
         small_config("coseg", image_features=False, spatial_features=False)
     with pytest.raises(InvalidRequestError, match="segment_for=30: is more than iterations=20"):
         small_config("coseg", segment_for=30)
+    with pytest.raises(InvalidRequestError, match="option 'scales': 2 is none of 4, 1"):
+        small_config("coseg", scales=2)
 
 
 # --- Gaussians that came later ----------------------------------------------------------------------------------------
