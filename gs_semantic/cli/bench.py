@@ -1,4 +1,4 @@
-"""Measure: `map` (quality and rate of the live system), `render` and `train` (the rasteriser), `soak` (memory over time),
+"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory over time),
 `budget`, `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks)."""
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   gs-semantic bench render --gaussians 200000 --mode ids --json ids.json
   gs-semantic bench render --map maps/house --mode rgb --size 1280x720 --threads 1
   gs-semantic bench train --gaussians 100000 --size 320x240 --what full
+  gs-semantic bench unproject --gaussians 200000 --views 100 --channels 256
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
@@ -43,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_map(add("map", "live mapping over real topics: quality, rate, services"))
     _configure_render(add("render", "frames per second of the rasteriser in a furnished room"))
     _configure_train(add("train", "training steps per second in a furnished room"))
+    _configure_unproject(add("unproject", "seconds to lift 2D feature maps onto the Gaussians of a furnished room"))
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
@@ -97,6 +99,15 @@ def _configure_train(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_unproject(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--gaussians", type=int, default=200_000, help="Gaussians in the room [200000]")
+    sub.add_argument("--views", type=int, default=100, help="maps to lift [100]")
+    sub.add_argument("--channels", type=int, default=256, help="of a map [256]")
+    sub.add_argument("--size", default="160x120", metavar="WxH", help="of a map [160x120]")
+    sub.add_argument("--threads", type=int, help="threads [all cores]")
+    options.add_json(sub)
+
+
 def _configure_soak(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, required=True, help="sequence to loop")
     sub.add_argument("--minutes", type=float, default=30.0, help="length of the run [30]")
@@ -134,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         "map": run_map,
         "render": run_render,
         "train": run_train,
+        "unproject": run_unproject,
         "soak": run_soak,
         "budget": run_budget,
         "faults": run_faults,
@@ -231,6 +243,18 @@ def run_train(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     options.report(arguments, f"{arguments.what}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
+    return 0
+
+
+def run_unproject(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.unproject import run_unproject_bench
+
+    width, height = options.size(arguments.size)
+    results = run_unproject_bench(
+        arguments.gaussians, arguments.views, arguments.channels, width, height, arguments.threads
+    )
+    what = f"{arguments.views} maps of {arguments.channels} channels, {arguments.gaussians:,} Gaussians"
+    options.report(arguments, what, results)
     return 0
 
 

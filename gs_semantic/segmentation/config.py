@@ -229,7 +229,7 @@ def _check(spec: Field, value: Any, name: str) -> None:
         )
     low, high, choices = (spec.metadata[key] for key in ("low", "high", "choices"))
     if choices and value not in choices:
-        raise InvalidRequestError(f"option '{name}': {value!r} is none of {', '.join(choices)}")
+        raise InvalidRequestError(f"option '{name}': {value!r} is none of {', '.join(map(str, choices))}")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = f"{'' if low is None else low}..{'' if high is None else high}"
         raise InvalidRequestError(f"option '{name}': {value} is outside {bounds}")

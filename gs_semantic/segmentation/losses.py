@@ -24,6 +24,18 @@ def neighbour_kl(points: torch.Tensor, neighbours: torch.Tensor, normaliser: int
     return (points.unsqueeze(1) * logarithms).sum(dim=-1).mean() / normaliser
 
 
+def feature_kl(features: torch.Tensor, points: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
+    """mean_{m,k} KL(softmax(f_m) || softmax(f_mk)) of features (N,C) at points int64 (M,) and neighbours int64 (M,K).
+
+    CoSegGaussians, Eq. 9. Logarithms are taken of all points once, not of every pair.
+    """
+    logs = features.log_softmax(dim=1)
+    own = logs.index_select(0, points)
+    shares = own.exp()
+    others = logs.index_select(0, neighbours.reshape(-1)).reshape(*neighbours.shape, -1).mean(dim=1)
+    return (shares * (own - others)).sum(dim=1).mean()
+
+
 def jensen_shannon(logits: torch.Tensor, classes: torch.Tensor, label_weight: float = 0.5) -> torch.Tensor:
     """mean_p [pi KL(y||m) + (1 - pi) KL(q||m)] / Z with m = pi y + (1 - pi) q, pi = ``label_weight`` in (0,1).
 

@@ -62,6 +62,8 @@ class LiftingMethod:
     Config: ClassVar[type[TrainingConfig]] = TrainingConfig
     feature: ClassVar[str | None] = None  # the attribute that is rendered as features
     needs_ids: ClassVar[bool] = False
+    # torch's own threads would only take the rasteriser's cores between two calls; None: as many as torch has
+    torch_threads: ClassVar[int | None] = 1
     makes_ids: ClassVar[bool] = False  # answers with ids of its own, not with those of the training views
 
     def __init__(

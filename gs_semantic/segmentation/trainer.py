@@ -95,7 +95,7 @@ class Trainer:
     def run(self) -> TrainingResult:
         """Train. TrainingError says what stopped it, and which checkpoint is the last good one."""
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # torch's own threads would only take the rasteriser's cores between two calls
+        torch.set_num_threads(self.method.torch_threads or threads)
         try:
             return self._run()
         except TrainingError as error:

@@ -108,9 +108,8 @@ class DescriptorFeatures:
         size = max(1, round(width / cell)), max(1, round(height / cell))
 
         def shrunk(image: np.ndarray) -> np.ndarray:
-            sigma = cell / 2
-            planes = [cv2.GaussianBlur(image[..., k], (0, 0), sigma) for k in range(image.shape[2])]
-            return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in planes], axis=-1)
+            planes = [cv2.resize(image[..., k], size, interpolation=cv2.INTER_AREA) for k in range(image.shape[2])]
+            return np.stack(planes, axis=-1)
 
         mean = shrunk(lab)
         deviation = np.sqrt(np.maximum(shrunk(lab**2) - mean**2, 0))

@@ -198,7 +198,7 @@ def test_unseen_and_hardly_seen_gaussians_are_removed_and_kept_when_told_to():
         first["means"][:5] = torch.tensor([0.0, 0.0, 100.0]) + 0.01 * torch.arange(5.0)[:, None]  # above the ceiling
         first.touch()
         method.step(1, 0)
-        assert (method.pruned >= 5) == removed and len(method.features) == len(method.gaussians)
+        assert (method.pruned >= 5) == removed and len(method.features[0]) == len(method.gaussians)
         method.store_identities()  # those that no view shows have the identity of their neighbours
         assert torch.isfinite(method.gaussians["coseg_identity"]).all()
         assert method.gaussians["coseg_identity"].abs().sum(dim=1).min() > 0
@@ -235,6 +235,8 @@ def test_options_that_do_not_fit_are_refused():
         small_config("coseg", image_features=False, spatial_features=False)
     with pytest.raises(InvalidRequestError, match="segment_for=30: is more than iterations=20"):
         small_config("coseg", segment_for=30)
+    with pytest.raises(InvalidRequestError, match="option 'scales': 2 is none of 4, 1"):
+        small_config("coseg", scales=2)
 
 
 # --- Gaussians that came later ----------------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ def test_the_encoder_learns_classes_from_where_points_lie():
     trainer = EncoderTrainer(Rooms([RoomSequence(6)], config), config)
     losses = []
     assert trainer.run(lambda iteration, loss: losses.append(loss))
-    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert np.mean(losses[-8:]) < 0.85 * np.mean(losses[:8])
     assert trainer.score()["accuracy"] > 0.5
     assert not trainer.run(cancelled=lambda: True)
 

@@ -36,7 +36,7 @@ def content_of(method) -> dict[str, torch.Tensor]:
         values |= {"weight": method.classifier.weight.detach().clone(), "bias": method.classifier.bias.detach().clone()}
     if getattr(method, "field", None) is not None:
         values |= {f"decoder/{name}": value.clone() for name, value in method.field.decoder.state_dict().items()}
-        values["features"] = method.features
+        values["features"] = method.lifted_features()
     if hasattr(method, "codebook"):
         values |= {"codes": method.codebook.weight.detach().clone(), "used": method.codebook.used.clone()}
     return values

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gs_semantic.segmentation.losses import identity_cross_entropy, jensen_shannon, neighbour_kl
+from gs_semantic.segmentation.losses import feature_kl, identity_cross_entropy, jensen_shannon, neighbour_kl
 
 
 def test_uniform_logits_give_one():
@@ -73,3 +73,12 @@ def test_a_label_that_contradicts_pulls_less_than_in_cross_entropy():
     jensen_shannon(logits, torch.tensor([1])).backward()
     assert float(logits.grad.abs().max()) < 0.02  # cross entropy: 1
     assert float(jensen_shannon(torch.tensor([[90.0, 0.0]]), torch.tensor([1]))) == pytest.approx(2, abs=1e-4)
+
+
+def test_divergence_of_features_is_that_of_their_distributions():
+    features = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points, neighbours = torch.tensor([3, 0, 3]), torch.tensor([[1, 2], [0, 5], [7, 7]])
+    shares = features.softmax(dim=1)
+    expected = neighbour_kl(shares[points], shares[neighbours], 1)
+    assert float(feature_kl(features, points, neighbours)) == pytest.approx(float(expected), rel=1e-6)
+    assert float(feature_kl(features, points, points[:, None].expand(3, 4))) == pytest.approx(0, abs=1e-12)

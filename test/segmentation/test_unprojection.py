@@ -141,3 +141,10 @@ def test_principal_components_of_a_known_distribution():
     assert Projection.fit(torch.from_numpy(samples).float(), 64).basis.shape == (6, 6)  # there are no more
     with pytest.raises(InvalidInputError, match="too few"):
         Projection.fit(torch.ones(1, 6), 3)
+
+
+def test_the_bench_lifts_onto_what_its_views_show():
+    from gs_semantic.benchmarks.unproject import run_unproject_bench
+
+    found = run_unproject_bench(2000, views=2, channels=20, width=40, height=30)
+    assert found["seconds"] > 0 and found["views"] == 2 and found["channels"] == 20 and 5 < found["seen_pct"] < 100

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from gs_semantic.segmenters.features import SCALES, DenseFeatures
 
 SAMPLES = 100_000  # feature vectors of a scale that the principal components are found from
 SAMPLED_VIEWS = 64
+LEAST_WEIGHT = 0.2  # sum over pixels from which a view counts as showing a Gaussian
 NEAREST = 3  # Gaussians that one that no view shows takes its identity from
 
 
@@ -70,14 +70,14 @@ class FeatureLifting:
 
     def lift(
         self, gaussians: GaussianMap, rasterizer: Rasterizer, views: Iterable[tuple[Camera, np.ndarray]]
-    ) -> tuple[torch.Tensor, Lifted]:
-        """Features float16 (N,sum of channels), L2 norm 1 in every scale, and the sums that they were made from."""
+    ) -> tuple[tuple[torch.Tensor, ...], Lifted]:
+        """Features float16 (N,D) by scale, of L2 norm 1, and the sums that they were made from."""
         sums = Unprojection(gaussians, rasterizer, sum(self.channels), self.settings.norm)
         for camera, rgb in views:
             sums.add(camera, self.reduced(camera, rgb))
         lifted = sums.result()
-        scales = [F.normalize(part, dim=1, eps=1e-12) for part in lifted.features.split(self.channels, dim=1)]
-        return torch.cat(scales, dim=1).half(), lifted
+        scales = lifted.features.split(self.channels, dim=1)
+        return tuple(F.normalize(part, dim=1, eps=1e-12).half() for part in scales), lifted
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ class SegmentationField:
     def cloud(
         self, gaussians: GaussianMap, rasterizer: Rasterizer, camera: Camera, random: np.random.Generator
     ) -> ViewCloud | None:
-        """The Gaussians drawn at a view, their neighbours and spatial features; None where it shows nothing."""
+        """The Gaussians that a view shows, their neighbours and spatial features; None where it shows nothing."""
         blank = torch.zeros(camera.height, camera.width, 1)
-        drawn = rasterizer.accumulate(gaussians, camera, blank).pixel_count
-        rows = torch.nonzero(drawn)[:, 0]
+        drawn = rasterizer.accumulate(gaussians, camera, blank).weight_sum
+        rows = torch.nonzero(drawn >= LEAST_WEIGHT)[:, 0]
         return self.cloud_of(gaussians.means[rows].numpy(), rows, random) if len(rows) else None
 
     @torch.no_grad()
@@ -134,21 +134,20 @@ class SegmentationField:
             None if spatial is None else tuple(spatial),
         )
 
-    def decode(self, cloud: ViewCloud, features: torch.Tensor | None) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """Identities (n,dims) of the cloud's Gaussians and fused features by scale; features float16 (N,D) of the map."""
-        starts = np.concatenate([[0], np.cumsum(self.channels)])
+    def decode(
+        self, cloud: ViewCloud, features: Sequence[torch.Tensor] | None
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Identities (n,dims) of the cloud's Gaussians and fused features by scale; features float16 (N,D) by scale."""
         inputs = []
         for k, count in enumerate(cloud.counts):
-            image = None
-            if features is not None:
-                image = features[:, starts[k] : starts[k + 1]][cloud.rows[:count]].float()
+            image = None if features is None else features[k].index_select(0, cloud.rows[:count]).float()
             spatial = None if cloud.spatial is None else cloud.spatial[k].float()
             inputs.append(ScaleInputs(image, spatial, cloud.up[k]))
         return self.decoder(inputs)
 
     @torch.no_grad()
     def identities(
-        self, gaussians: GaussianMap, features: torch.Tensor | None, clouds: Iterable[ViewCloud | None]
+        self, gaussians: GaussianMap, features: Sequence[torch.Tensor] | None, clouds: Iterable[ViewCloud | None]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Identities (N,dims): the mean over the clouds that hold a Gaussian; and in how many that is, (N,).
 
@@ -169,9 +168,6 @@ class SegmentationField:
         total[known] /= times[known, None]
         _fill_from_nearest(total, gaussians.means, known)
         return total, times
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"decoder": self.decoder.state_dict(), "channels": self.channels}
 
 
 def _fill_from_nearest(values: torch.Tensor, means: torch.Tensor, known: torch.Tensor) -> None:

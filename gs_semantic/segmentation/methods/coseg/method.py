@@ -22,7 +22,7 @@ from gs_semantic.rendering import Rasterizer
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.rendering.step import StepRates
 from gs_semantic.segmentation.config import TrainingConfig, option
-from gs_semantic.segmentation.losses import jensen_shannon, neighbour_kl
+from gs_semantic.segmentation.losses import feature_kl, jensen_shannon
 from gs_semantic.segmentation.method import LiftingMethod, Prediction
 from gs_semantic.segmentation.methods.coseg.decoder import REGULARISED, Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import SpatialEncoder
@@ -83,7 +83,7 @@ class CosegConfig(TrainingConfig):
     lr_decoder: float = option(1e-3, "learning rate of the decoder", low=0)
 
     presets: ClassVar = {
-        "quick": {"identity_pixels": 8192, "segment_for": 15_000},
+        "quick": {"identity_pixels": 8192, "segment_for": 15_000, "lr_decoder": 3e-3},
         "standard": {"identity_pixels": 16_384},
         "paper": {"iterations": 36_000},
     }
@@ -112,6 +112,7 @@ class CoSegGaussians(LiftingMethod):
     summary = "CoSegGaussians: unprojected features, one decoder for all Gaussians, made for noisy labels"
     Config = CosegConfig
     needs_ids = True
+    torch_threads = None  # the decoder is torch's work
     config: CosegConfig
 
     def prepare(self) -> None:
@@ -120,7 +121,7 @@ class CoSegGaussians(LiftingMethod):
         self.lifting = lifting_of(config)
         self.gaussians.register(IDENTITY, (config.identity_dims,))
         self.field: SegmentationField | None = None
-        self.features: torch.Tensor | None = None  # float16 (N,D)
+        self.features: tuple[torch.Tensor, ...] | None = None  # float16 (N,D) by scale
         self.pruned = 0
         self._views: dict[int, _TrainingView | None] = {}
         self._stale = False
@@ -150,7 +151,7 @@ class CoSegGaussians(LiftingMethod):
                 raise InvalidRequestError(f"attendance={config.attendance}: no Gaussian is seen so much; lower it")
             self.pruned = int((~kept).sum())
             self.gaussians.keep(kept)
-            self.features = features[kept]
+            self.features = tuple(scale[kept] for scale in features)
         self.field = self._make_field(int(self.random.integers(2**31)))
 
     def _make_field(self, seed: int) -> SegmentationField:
@@ -179,8 +180,9 @@ class CoSegGaussians(LiftingMethod):
             return {}
         pixels, rows = self._drawn(view.pixels), view.cloud.rows
         identities, fused = field.decode(view.cloud, self.features)
-        self._buffer[rows] = identities.detach()
+        self._buffer.index_copy_(0, rows, identities.detach())
         image, transpose = splat(self.rasterizer, self.gaussians, shown.camera, self._buffer)
+        self._buffer.index_fill_(0, rows, 0)  # what the next view does not show has no identity there
         values = image.reshape(-1, image.shape[-1]).index_select(0, pixels).requires_grad_()
         terms = {"pixels": config.pixel_weight * self._pixel_loss(field.decoder.logits(values), classes[pixels])}
         terms |= self._smoothness(view.cloud, fused)
@@ -192,7 +194,7 @@ class CoSegGaussians(LiftingMethod):
         gradient.view(-1, image.shape[-1]).index_add_(0, pixels, values.grad)
         # through the splatting, whose transpose is the rasteriser's, and on through the decoder together with the rest
         ends: list[torch.Tensor] = [identities, *terms.values()]
-        torch.autograd.backward(ends, [transpose(gradient)[rows], *(None for _ in terms)])
+        torch.autograd.backward(ends, [transpose(gradient).index_select(0, rows), *(None for _ in terms)])
         self._adam.step()
         self._adam.zero_grad()
         self._stale = True
@@ -211,8 +213,7 @@ class CoSegGaussians(LiftingMethod):
                 continue
             near = cloud.neighbours[scale - 1]
             chosen = torch.from_numpy(self.random.integers(0, len(near), config.regularise_points))
-            shares = fused[scale].softmax(dim=1)
-            loss = neighbour_kl(shares[chosen], shares[near[chosen, 1 : config.neighbours + 1]], 1)
+            loss = feature_kl(fused[scale], chosen, near[chosen, 1 : config.neighbours + 1])
             if config.regularise_divisor == "gaussians":
                 loss = loss * config.neighbours / len(self.gaussians)
             total.append(loss)
@@ -281,7 +282,7 @@ class CoSegGaussians(LiftingMethod):
         return self.field.decoder.parameters_by_part() | known
 
     def lifted_features(self) -> torch.Tensor | None:
-        return self.features
+        return None if self.features is None else torch.cat(self.features, dim=1)
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -293,7 +294,7 @@ class CoSegGaussians(LiftingMethod):
                 "decoder": self.field.decoder.state_dict(),
                 "adam": self._adam.state_dict(),
                 "projections": bases,
-                "features": self.features,
+                "features": None if self.features is None else list(self.features),
             }
         return super().state_dict() | own
 
@@ -302,7 +303,7 @@ class CoSegGaussians(LiftingMethod):
         self.pruned = state["pruned"]
         if state["begun"]:
             self.lifting.projections = tuple(Projection(**known) for known in state["projections"])
-            self.features = state["features"]
+            self.features = None if state["features"] is None else tuple(state["features"])
             self.field = self._make_field(0)
             self.field.decoder.load_state_dict(state["decoder"])
             self._adam.load_state_dict(state["adam"])
