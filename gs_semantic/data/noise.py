@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from gs_semantic.data.sequence import FrameFilter
 from gs_semantic.gaussians import Frame
 
 
@@ -44,3 +46,38 @@ class SensorNoise:
         noisy = z + self.depth_sigma * z * z * rng.standard_normal(z.shape, dtype=np.float32)
         kept = valid & (rng.random(z.shape, dtype=np.float32) >= self.holes)
         return np.where(kept, np.maximum(noisy, 0), 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CameraLook:
+    """What a camera adds to colour, drawn from (seed, frame index): exposure, white balance, blur and grain.
+
+    gain: spread of the logarithm of the exposure. tint: the same for each channel. blur_px: largest standard deviation
+    of the blur. grain: largest standard deviation of the noise, in 1/255.
+    """
+
+    gain: float = 0.2
+    tint: float = 0.05
+    blur_px: float = 0.7
+    grain: float = 6.0
+    seed: int = 0
+
+    def apply(self, frame: Frame, index: int) -> Frame:
+        rng = np.random.default_rng((self.seed, index))
+        scale = np.exp(rng.normal(0, self.gain) + rng.normal(0, self.tint, 3))
+        sigma = self.blur_px * rng.random()
+        rgb = cv2.GaussianBlur(frame.rgb, (0, 0), sigma) if sigma > 0.3 else frame.rgb
+        noisy = rgb * scale + self.grain * rng.random() * rng.standard_normal(rgb.shape)
+        return replace(frame, rgb=np.clip(np.round(noisy), 0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Several changes, one after the other."""
+
+    filters: Sequence[FrameFilter]
+
+    def apply(self, frame: Frame, index: int) -> Frame:
+        for each in self.filters:
+            frame = each.apply(frame, index)
+        return frame

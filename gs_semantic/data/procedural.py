@@ -8,12 +8,13 @@ number of objects and a seed. Rays are intersected with the shapes exactly; noth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from gs_semantic.data.sequence import FrameSequence, InstanceRecord
+from gs_semantic.data.shapes import Shape, cast, looking, unit_wave
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.labels import LabelSet
@@ -27,33 +28,7 @@ EYES_M = (0.7, 1.5)  # heights of the camera before up to 25 objects; with more 
 HIGHEST = 1.5  # times these at most
 AHEAD = 2.2  # the camera looks at the floor this many of its heights away, at most across the middle
 ABOVE_M = 1.0  # from the highest view to the ceiling
-LIGHT = np.array([0.35, 0.25, 0.9]) / np.linalg.norm([0.35, 0.25, 0.9])
-AMBIENT = 0.45
 MAX_OBJECTS = 60_000  # ids have to fit 16 bits
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A convex body: ``kind`` at ``centre`` (3,), with half extents ``half`` (3,) m, turned about z by ``yaw`` rad.
-
-    Its surface shows waves of ``wave`` (3,) rad per half extent between the two ``colours`` (2, 3), 0..1.
-    """
-
-    kind: str
-    centre: np.ndarray
-    half: np.ndarray
-    yaw: float
-    colours: np.ndarray
-    wave: np.ndarray
-
-    @property
-    def radius(self) -> float:
-        """Of a sphere around the centre that holds the body."""
-        return float(np.linalg.norm(self.half))
-
-    @property
-    def rotation(self) -> np.ndarray:
-        return Rotation.from_euler("z", self.yaw).as_matrix()
 
 
 @dataclass(frozen=True)
@@ -82,12 +57,13 @@ class ObjectScene:
                 -0.5, 0.5, 2
             ) * slack
             centre = np.array([*place, half[2]])
-            objects.append(Shape(kind, centre, half, rng.uniform(0, 2 * np.pi), _colours(rng), _wave(rng, 5.0)))
+            objects.append(Shape(kind, centre, half, rng.uniform(0, 2 * np.pi), _colours(rng), unit_wave(rng, 5.0)))
         height = _eyes(reach)[1] + ABOVE_M
         middle = np.array([0.0, 0.0, height / 2])
         walls = np.array([reach + WALLS_M, reach + WALLS_M, height / 2])
         pale = np.array([[0.55, 0.5, 0.45], [0.75, 0.72, 0.66]])
-        return cls(Shape("box", middle, walls, 0.0, pale, _wave(rng, 12.0) * walls), tuple(objects))
+        room = Shape("box", middle, walls, 0.0, pale, unit_wave(rng, 12.0) * walls, hollow=True)
+        return cls(room, tuple(objects))
 
     def cameras(self, count: int, size: tuple[int, int], phase: float = 0.0) -> list[Camera]:
         """A walk among the objects: it circles at changing distance and height, and looks at the floor ahead.
@@ -107,58 +83,68 @@ class ObjectScene:
             far = min(distance + 0.35 * reach, AHEAD * eye[2])
             target = eye * [1.0, 1.0, 0.0] - far * np.array([np.cos(ahead), np.sin(ahead), 0.0])
             pose = np.eye(4)
-            pose[:3, :3], pose[:3, 3] = _looking(target - eye), eye
+            pose[:3, :3], pose[:3, 3] = looking(target - eye), eye
             focal = 0.8 * width
             cameras.append(Camera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2, pose))
         return cameras
 
+    @property
+    def labels(self) -> LabelSet:
+        return LabelSet({0: "void", BACKGROUND: "background"} | {key: name for name, key in KINDS.items()})
+
+    @property
+    def instances(self) -> dict[int, InstanceRecord]:
+        return {
+            key: InstanceRecord(f"{shape.kind} {key}", KINDS[shape.kind]) for key, shape in enumerate(self.objects, 1)
+        }
+
+    @property
+    def classes(self) -> np.ndarray:
+        return np.array([BACKGROUND, *(KINDS[shape.kind] for shape in self.objects)], np.int32)
+
     def cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What every pixel's ray meets: depth float64 (H, W) m, id int32 (H, W), 0 = the room, colour (H, W, 3), 0..1."""
-        v, u = np.mgrid[0 : camera.height, 0 : camera.width].astype(np.float64)
-        rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones(u.shape)], axis=-1)
-        rays = rays @ camera.T_world_camera[:3, :3].T  # of z-length 1: how far along a ray is depth
-        depth = np.full(u.shape, np.inf)
-        ids = np.zeros(u.shape, np.int32)
-        rgb = np.zeros((*u.shape, 3))
-        for key, shape in enumerate((self.room, *self.objects)):
-            window = np.s_[:, :] if key == 0 else _window(shape, camera)
-            if window is None:
-                continue
-            distance, normal, local = _hit(shape, camera.T_world_camera[:3, 3], rays[window], inside=key == 0)
-            nearer = distance < depth[window]
-            if not nearer.any():
-                continue
-            depth[window][nearer] = distance[nearer]
-            ids[window][nearer] = key
-            rgb[window][nearer] = _shaded(shape, normal[nearer], local[nearer])
-        return depth, ids, rgb
+        depth, index, rgb = cast((self.room, *self.objects), camera)
+        return depth, np.maximum(index, 0), rgb
 
 
-class ObjectSequence(FrameSequence):
-    """Views of a scene of objects, as a recorded sequence. Colour is the mean of 2 x 2 rays per pixel."""
+class ProceduralScene(Protocol):
+    """A scene whose views can be cast. ``classes`` int32 (I,): class of every id that ``cast`` gives."""
+
+    @property
+    def labels(self) -> LabelSet: ...
+
+    @property
+    def instances(self) -> dict[int, InstanceRecord]: ...
+
+    @property
+    def classes(self) -> np.ndarray: ...
+
+    def cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
+class ProceduralSequence(FrameSequence):
+    """Views of a scene made in code, as a recorded sequence. Colour is the mean of 2 x 2 rays per pixel."""
 
     format = "procedural"
     has_depth = has_instances = has_semantic = True
 
-    def __init__(self, scene: ObjectScene, cameras: list[Camera], **options: Any) -> None:
+    def __init__(self, scene: ProceduralScene, cameras: list[Camera], **options: Any) -> None:
         super().__init__("procedural scene", **options)
         self.scene, self._cameras = scene, cameras
         self.poses = np.stack([camera.T_world_camera for camera in cameras])
-        self.labels = LabelSet({0: "void", BACKGROUND: "background"} | {key: name for name, key in KINDS.items()})
-        self.instances = {
-            key: InstanceRecord(f"{shape.kind} {key}", KINDS[shape.kind]) for key, shape in enumerate(scene.objects, 1)
-        }
-        self._classes = np.array([BACKGROUND, *(KINDS[shape.kind] for shape in scene.objects)], np.int32)
+        self.labels, self.instances = scene.labels, scene.instances
+        self._cast = lru_cache(maxsize=1)(lambda index: scene.cast(cameras[index]))
 
     def _camera(self, index: int) -> Camera:
         return self._cameras[index]
 
     def _semantic(self, index: int) -> np.ndarray:
-        return self._classes[self.scene.cast(self._cameras[index])[1]]
+        return self.scene.classes[self._cast(index)[1]]
 
     def _read(self, index: int) -> Frame:
         camera = self._cameras[index]
-        depth, ids, _ = self.scene.cast(camera)
+        depth, ids, _ = self._cast(index)
         fine = self.scene.cast(camera.resized(2 * camera.width, 2 * camera.height))[2]
         rgb = fine.reshape(camera.height, 2, camera.width, 2, 3).mean(axis=(1, 3))
         return Frame(
@@ -185,134 +171,3 @@ def _eyes(reach: float) -> tuple[float, float]:
 def _colours(rng: np.random.Generator) -> np.ndarray:
     first = rng.uniform(0.1, 0.95, 3)
     return np.stack([first, np.clip(first + rng.uniform(-0.35, 0.35, 3), 0.05, 0.98)])
-
-
-def _wave(rng: np.random.Generator, strength: float) -> np.ndarray:
-    direction = rng.normal(size=3)
-    return strength * direction / np.linalg.norm(direction)
-
-
-def _looking(forward: np.ndarray) -> np.ndarray:
-    """Rotation camera-to-world (3, 3), optical axes, of a camera that looks along ``forward`` with z up."""
-    forward = forward / np.linalg.norm(forward)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
-    right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(forward, right), forward], axis=1)
-
-
-def _window(shape: Shape, camera: Camera) -> tuple[slice, slice] | None:
-    """Rows and columns of the image in which a shape may be seen; None when it cannot."""
-    x, y, z = (shape.centre - camera.T_world_camera[:3, 3]) @ camera.T_world_camera[:3, :3]
-    radius = shape.radius
-    if z <= -radius:
-        return None
-    if z <= 1.2 * radius:  # around the camera
-        return np.s_[:, :]
-    bounds = []
-    for place, focal, centre, size in (
-        (y, camera.fy, camera.cy, camera.height),
-        (x, camera.fx, camera.cx, camera.width),
-    ):
-        ends = [(place + sign * radius) / (z + other * radius) for sign in (-1, 1) for other in (-1, 1)]
-        low, high = focal * min(ends) + centre, focal * max(ends) + centre
-        low, high = max(0, int(np.floor(low))), min(size, int(np.ceil(high)) + 1)
-        if low >= high:
-            return None
-        bounds.append(slice(low, high))
-    return bounds[0], bounds[1]
-
-
-def _hit(shape: Shape, origin: np.ndarray, rays: np.ndarray, inside: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where rays (..., 3) first meet a body, or with ``inside`` leave it: distance in rays (inf: never), the normal
-    towards the viewer in the world, and the place in units of the half extents, both (..., 3)."""
-    rotation = shape.rotation
-    start = (origin - shape.centre) @ rotation / shape.half
-    along = rays @ rotation / shape.half
-    with np.errstate(divide="ignore", invalid="ignore"):
-        near, far = {"box": _box, "ball": _ball, "can": _can, "cone": _cone}[shape.kind](start, along)
-        distance = np.where((near < far) & (far > 0), far if inside else near, np.inf)
-    distance = np.where(distance > 0, distance, np.inf)
-    local = start + np.where(np.isfinite(distance), distance, 0.0)[..., None] * along
-    normal = _normal(shape.kind, local) / shape.half @ rotation.T
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
-    return distance, -normal if inside else normal, local
-
-
-Interval = tuple[np.ndarray, np.ndarray]
-
-
-def _slab(start: np.ndarray, along: np.ndarray) -> Interval:
-    """Where the coordinates (..., k) of rays are all within -1..1."""
-    first, second = (-1 - start) / along, (1 - start) / along
-    return np.minimum(first, second).max(axis=-1), np.maximum(first, second).min(axis=-1)
-
-
-def _quadratic(a: np.ndarray, b: np.ndarray, c: np.ndarray | float) -> Interval:
-    """Where a t^2 + 2 b t + c <= 0, for a > 0; an empty interval is (inf, -inf)."""
-    root = b * b - a * c
-    width = np.sqrt(np.maximum(root, 0))
-    return np.where(root > 0, (-b - width) / a, np.inf), np.where(root > 0, (-b + width) / a, -np.inf)
-
-
-def _both(first: Interval, second: Interval) -> Interval:
-    return np.maximum(first[0], second[0]), np.minimum(first[1], second[1])
-
-
-def _box(start: np.ndarray, along: np.ndarray) -> Interval:
-    return _slab(start, along)
-
-
-def _ball(start: np.ndarray, along: np.ndarray) -> Interval:
-    return _quadratic((along**2).sum(-1), (along * start).sum(-1), float(start @ start) - 1)
-
-
-def _can(start: np.ndarray, along: np.ndarray) -> Interval:
-    x, y = along[..., 0], along[..., 1]
-    around = _quadratic(x * x + y * y, x * start[0] + y * start[1], start[0] ** 2 + start[1] ** 2 - 1)
-    return _both(around, _slab(start[2:], along[..., 2:]))
-
-
-def _cone(start: np.ndarray, along: np.ndarray) -> Interval:
-    """x^2 + y^2 <= ((1 - z) / 2)^2 below the tip at z = 1."""
-    x, y, z = along[..., 0], along[..., 1], along[..., 2]
-    drop = 1 - start[2]
-    a = x * x + y * y - z * z / 4
-    b = x * start[0] + y * start[1] + z * drop / 4
-    c = start[0] ** 2 + start[1] ** 2 - drop**2 / 4
-    root = b * b - a * c
-    width = np.sqrt(np.maximum(root, 0))
-    first, second = (-b - width) / a, (-b + width) / a
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    # a < 0: the ray is inside the double cone up to `low` and from `high` on; only one of the parts lies below the tip
-    later = start[2] + high * z < 1
-    slab = _slab(start[2:], along[..., 2:])
-    steep = _both((np.where(later, high, -np.inf), np.where(later, np.inf, low)), slab)
-    flat = _both((low, high), slab)
-    near, far = (np.where(a > 0, one, other) for one, other in zip(flat, steep, strict=True))
-    missed = root <= 0
-    return np.where(missed, np.inf, near), np.where(missed, -np.inf, far)
-
-
-def _normal(kind: str, local: np.ndarray) -> np.ndarray:
-    """Outward normals, of any length, of points on the unit body, (..., 3), in its own units."""
-    if kind == "ball":
-        return local
-    if kind == "box":
-        axis = np.abs(local).argmax(axis=-1)[..., None]
-        return np.take_along_axis(np.sign(local), axis, -1) * (np.arange(3) == axis)
-    x, y, z = local[..., 0], local[..., 1], local[..., 2]
-    if kind == "can":
-        lid = (np.abs(z) >= np.hypot(x, y))[..., None]
-        return np.where(lid, np.stack([0 * x, 0 * y, np.sign(z)], -1), np.stack([x, y, 0 * z], -1))
-    bottom = (z < -1 + 1e-6)[..., None]
-    return np.where(bottom, np.stack([0 * x, 0 * y, z], -1), np.stack([x, y, (1 - z) / 4], -1))
-
-
-def _shaded(shape: Shape, normal: np.ndarray, local: np.ndarray) -> np.ndarray:
-    """Colour (M, 3), 0..1, of points with a matt surface: two waves across each other between two colours."""
-    phase = local @ shape.wave
-    across = local @ np.roll(shape.wave, 1) * 0.7
-    share = (0.5 + 0.25 * np.sin(phase) + 0.25 * np.sin(across + 1.0))[:, None]
-    colour = shape.colours[0] + share * (shape.colours[1] - shape.colours[0])
-    light = AMBIENT + (1 - AMBIENT) * np.maximum(normal @ LIGHT, 0.0)
-    return np.clip(colour * light[:, None], 0, 1)

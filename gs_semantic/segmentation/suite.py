@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gs_semantic.data.formats import open_sequence
-from gs_semantic.data.procedural import ObjectScene, ObjectSequence
+from gs_semantic.data.procedural import ObjectScene, ProceduralSequence
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.files import atomic_write, make_folder
@@ -236,8 +236,8 @@ class Suite:
             scene = ObjectScene.make(objects)
             train, held_out = (scene.cameras(n, VIEW_SIZE, phase) for n, phase in zip(VIEWS, (0, 0.5), strict=True))
             self._made[objects, width] = (
-                ObjectSequence(scene, train, max_width=width, cache=len(train)),
-                ObjectSequence(scene, held_out, cache=len(held_out)),
+                ProceduralSequence(scene, train, max_width=width, cache=len(train)),
+                ProceduralSequence(scene, held_out, cache=len(held_out)),
             )
         return self._made[objects, width]
 

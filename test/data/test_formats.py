@@ -31,6 +31,7 @@ def matrix_lines(poses: np.ndarray) -> str:
 
 # --- COLMAP -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("binary", [True, False], ids=["bin", "txt"])
 @pytest.mark.parametrize("model", COLMAP_PARAMETERS)
 def test_colmap(tmp_path, model, binary):

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from gs_semantic.cli import EXIT_ERROR, main
-from gs_semantic.data import procedural
+from gs_semantic.data import procedural, shapes
 from gs_semantic.data.formats import open_sequence
-from gs_semantic.data.procedural import KINDS, ObjectScene, ObjectSequence, Shape
+from gs_semantic.data.procedural import KINDS, ObjectScene, ProceduralSequence
+from gs_semantic.data.shapes import Shape
 from gs_semantic.errors import InvalidRequestError
 
 STEP = 1e-6
+
+
+def hit(shape: Shape, eye: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances along rays (M, 3), normals, and places in units of the half extents; nonsense for rays that miss."""
+    distance = shapes._distance(shape, eye, rays)
+    return distance, *shapes._surface(shape, eye, rays, np.where(np.isfinite(distance), distance, 0.0))
 
 
 def within(kind: str, points: np.ndarray) -> np.ndarray:
@@ -39,7 +46,7 @@ def test_rays_meet_bodies_where_they_begin(kind):
         centre - [0.2, 0.1, 2.0],
     ):
         rays = centre + rng.uniform(-0.7, 0.7, (500, 3)) - eye
-        distance, normal, local = procedural._hit(shape, eye, rays, inside=False)
+        distance, normal, local = hit(shape, eye, rays)
 
         def unit(t, eye=eye, rays=rays):
             return (eye + t[:, None] * rays - centre) @ shape.rotation / half
@@ -64,8 +71,8 @@ def test_normals_are_those_of_the_surface():
         eye = np.array([2.0, -1.0, 1.5])
         rays = rng.uniform(-0.25, 0.25, (300, 3)) - eye
         near = rays + rng.normal(0, 1e-5, rays.shape)
-        first, normal, _ = procedural._hit(shape, eye, rays, inside=False)
-        second, other, _ = procedural._hit(shape, eye, near, inside=False)
+        first, normal, _ = hit(shape, eye, rays)
+        second, other, _ = hit(shape, eye, near)
         same = np.isfinite(first) & np.isfinite(second) & ((normal * other).sum(axis=-1) > 0.999)
         step = second[same, None] * near[same] - first[same, None] * rays[same]
         assert same.sum() > 100
@@ -80,7 +87,7 @@ def test_windows_leave_nothing_out(monkeypatch):
     for camera in (close, inside):
         expected = scene.cast(camera)
         with monkeypatch.context() as patch:
-            patch.setattr(procedural, "_window", lambda shape, camera: np.s_[:, :])
+            patch.setattr(shapes, "_window", lambda shape, camera: np.s_[:, :])
             for ours, whole in zip(expected, scene.cast(camera), strict=True):
                 assert np.array_equal(ours, whole)
 
@@ -99,7 +106,7 @@ def test_objects_stand_on_the_floor_and_do_not_touch(count):
 
 def test_every_object_is_seen_and_the_room_is_closed():
     scene = ObjectScene.make(25, seed=1)
-    sequence = ObjectSequence(scene, scene.cameras(8, (160, 120)))
+    sequence = ProceduralSequence(scene, scene.cameras(8, (160, 120)))
     seen = set[int]()
     for index in range(len(sequence)):
         frame, semantic = sequence[index], sequence.semantic(index)
