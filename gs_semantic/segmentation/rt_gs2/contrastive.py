@@ -103,14 +103,21 @@ class ContrastiveScene:
         return cls(gaussian_inputs(gaussians), cameras, pairs)
 
 
-def contrastive_loss(
-    model: PointTransformer,
-    scene: ContrastiveScene,
-    pair: tuple[int, int],
-    generator: torch.Generator,
-    config: ContrastiveConfig,
-) -> torch.Tensor | None:
-    """The loss of one pair of views, each augmented by itself; None where too little is left in common."""
+@dataclass(frozen=True)
+class ContrastivePair:
+    """Two augmented views of a scene. common int64 (M,2): rows of the same Gaussian in the one and in the other."""
+
+    views: tuple[GaussianInputs, GaussianInputs]
+    common: torch.Tensor
+
+
+def draw_pair(
+    scene: ContrastiveScene, pair: tuple[int, int], generator: torch.Generator, config: ContrastiveConfig
+) -> ContrastivePair | None:
+    """What two cameras see of a scene, thinned to one Gaussian per cube, each view augmented by itself.
+
+    None where too little is left in common.
+    """
     inputs = scene.inputs
     kept = one_per_voxel(inputs.xyz, config.voxel_m, generator)
     first, second = (in_frustum(inputs.xyz, scene.cameras[index], config.margin) & kept for index in pair)
@@ -118,13 +125,19 @@ def contrastive_loss(
     if len(common) < LEAST_COMMON:
         return None
     common = common[torch.randperm(len(common), generator=generator)[: config.pairs]]
+    views = [augmented(inputs.rows(torch.nonzero(mask)[:, 0]), generator, config) for mask in (first, second)]
+    places = [torch.cumsum(mask, dim=0)[common] - 1 for mask in (first, second)]
+    return ContrastivePair((views[0], views[1]), torch.stack(places, dim=1))
+
+
+def contrastive_loss(model: PointTransformer, pair: ContrastivePair, config: ContrastiveConfig) -> torch.Tensor:
+    """The loss of one pair."""
     device = next(model.parameters()).device
-    answers = []
-    for mask in (first, second):
-        view = augmented(inputs.rows(torch.nonzero(mask)[:, 0]), generator, config)
-        place = torch.cumsum(mask, dim=0)[common] - 1
-        answers.append(model(view.xyz.to(device), view.features.to(device))[place.to(device)])
-    return point_info_nce(answers[0], answers[1], config.temperature, config.normalise)
+    first, second = (
+        model(view.xyz.to(device), view.features.to(device))[pair.common[:, side].to(device)]
+        for side, view in enumerate(pair.views)
+    )
+    return point_info_nce(first, second, config.temperature, config.normalise)
 
 
 def point_info_nce(

@@ -18,7 +18,7 @@ TILE_M = 1.0  # pieces of a live map that are renewed
 CHANGED = 0.05  # change of any input from which on a Gaussian counts as changed
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def scene_features(
     model: PointTransformer, gaussians: GaussianMap, max_points: int = MAX_POINTS, seed: int = 0
 ) -> torch.Tensor:
@@ -83,7 +83,7 @@ class LiveFeatures:
         self._inputs = torch.empty(0, 0)
         self._features = torch.empty(0, 0)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def update(self, gaussians: GaussianMap) -> torch.Tensor:
         """Features (N,32) of the map as it is."""
         known = gaussians.history is self._history

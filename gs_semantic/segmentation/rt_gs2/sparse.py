@@ -87,7 +87,8 @@ class _Around(torch.autograd.Function):
         grad_cells, grad_weight = torch.zeros_like(cells), torch.zeros_like(weight)
         for tap, target, source in _taps(ctx.neighbours):
             part = grad[target]
-            grad_cells.index_add_(0, source, part @ weight[tap].T)
+            if ctx.needs_input_grad[0]:
+                grad_cells.index_add_(0, source, part @ weight[tap].T)
             grad_weight[tap] = cells[source].T @ part
         return grad_cells, grad_weight, None
 

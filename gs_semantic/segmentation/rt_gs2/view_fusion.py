@@ -41,6 +41,11 @@ class ViewFusion:
         return self
 
     @property
+    def seen(self) -> torch.Tensor:
+        """bool (N,): Gaussians that any view showed."""
+        return self._weight > 0
+
+    @property
     def logits(self) -> torch.Tensor:
         """(N,K); 0, which favours no class, for Gaussians that no view showed. InvalidRequestError before the first view."""
         if self._sum is None:

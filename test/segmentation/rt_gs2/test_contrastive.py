@@ -10,6 +10,7 @@ from gs_semantic.segmentation.rt_gs2.contrastive import (
     ContrastiveScene,
     augmented,
     contrastive_loss,
+    draw_pair,
     in_frustum,
     one_per_voxel,
     point_info_nce,
@@ -68,6 +69,21 @@ def test_one_gaussian_of_every_cube():
     assert (seen > 0).all()
 
 
+def test_common_rows_are_the_same_gaussian():
+    gaussians, _ = room()
+    config = ContrastiveConfig(scale=(1.0, 1.0), noise=0.0)
+    scene = ContrastiveScene.of(gaussians, cameras(16), config)
+    pair = draw_pair(scene, scene.pairs[0], torch.Generator().manual_seed(0), config)
+    assert pair is not None and len(pair.common) > 100
+    first, second = (view.rows(pair.common[:, side]) for side, view in enumerate(pair.views))
+    assert torch.equal(first.features[:, RGB], second.features[:, RGB])
+    # turned by different angles, so distances alone agree
+    torch.testing.assert_close(
+        torch.cdist(first.xyz, first.xyz), torch.cdist(second.xyz, second.xyz), rtol=1e-3, atol=2e-3
+    )
+    assert not torch.allclose(first.xyz, second.xyz, atol=0.1)
+
+
 def test_augmentation_is_rigid_but_for_one_size():
     inputs = gaussian_inputs(room(400)[0])
     config = ContrastiveConfig(noise=0.0)
@@ -93,7 +109,7 @@ def test_noise_stays_within_bounds():
 
 def test_training_tells_gaussians_apart():
     torch.manual_seed(0)
-    gaussians, _ = room(800)
+    gaussians, _ = room(600)
     config = ContrastiveConfig(pairs=128, normalise=True)
     scene = ContrastiveScene.of(gaussians, cameras(16), config)
     model = PointTransformer(
@@ -102,14 +118,15 @@ def test_training_tells_gaussians_apart():
             decoder_depths=(1,), decoder_channels=(32,), decoder_heads=(2,), patch=128, drop_path=0.0,
         )
     )  # fmt: skip
-    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
     losses = []
-    for step in range(16):
-        loss = contrastive_loss(model, scene, scene.pairs[step % len(scene.pairs)], generator, config)
-        assert loss is not None
+    for step in range(10):
+        pair = draw_pair(scene, scene.pairs[step % len(scene.pairs)], generator, config)
+        assert pair is not None and len(pair.common) == 128
+        loss = contrastive_loss(model, pair, config)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert sum(losses[-5:]) / 5 < sum(losses[:3]) / 3 - 0.3
+    assert sum(losses[-3:]) / 3 < sum(losses[:3]) / 3 - 0.3
