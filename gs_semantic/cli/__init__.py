@@ -1,4 +1,4 @@
-"""``gs-semantic``: demo, run, doctor, map, train, render, evaluate, edit, data, bench.
+"""``gs-semantic``: demo, run, doctor, map, train, train2d, generalize, render, evaluate, edit, data, bench.
 
 Every verb is a module with ``configure(parser)`` and ``run(arguments) -> exit code``; what is heavy is imported when a
 verb runs, so that ``--help`` is quick.
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from gs_semantic import __version__
-from gs_semantic.cli import bench, data, demo, doctor, edit, evaluate, map, render, run, train
+from gs_semantic.cli import bench, data, demo, doctor, edit, evaluate, generalize, map, render, run, train, train2d
 from gs_semantic.errors import GsSemanticError
 
 EXIT_ERROR = 2  # wrong input or usage, like argparse
@@ -23,6 +23,8 @@ VERBS = {
     "doctor": (doctor, "say what is wrong with the installation and the live topics, and how to mend it"),
     "map": (map, "map a recorded sequence offline into a map folder"),
     "train": (train, "train a map with objects from a recorded sequence, by one of the lifting methods"),
+    "train2d": (train2d, "train the small 2D segmenter on the images of many rooms"),
+    "generalize": (generalize, "learn from many rooms to label scenes never seen, and label one"),
     "render": (render, "render views of a map folder to images"),
     "evaluate": (evaluate, "score a map or predicted images against a labelled sequence"),
     "edit": (edit, "remove, extract, move or swap objects of a map"),

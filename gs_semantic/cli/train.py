@@ -103,7 +103,7 @@ def run_one(arguments: argparse.Namespace) -> int:
         arguments.resume,
     )
     config = job.config()  # what is wrong with it is said before anything is read
-    with _cancelled_by_interrupt() as cancelled, ProgressBar(arguments.method).shown() as bar:
+    with cancelled_by_interrupt() as cancelled, ProgressBar(arguments.method).shown() as bar:
         listeners: list[Listener] = [bar]
         board = TensorBoardWriter.make(arguments.output / "tensorboard")
         if board is not None:
@@ -129,7 +129,7 @@ def run_one(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _cancelled_by_interrupt() -> Iterator[threading.Event]:
+def cancelled_by_interrupt() -> Iterator[threading.Event]:
     """An event that Ctrl-C sets; a second Ctrl-C interrupts as usual."""
     cancelled = threading.Event()
     before = signal.getsignal(signal.SIGINT)

@@ -26,12 +26,24 @@ def option(
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """What every method shares. Defaults are those of 3D Gaussian Splatting as the grouping papers use it."""
+class RunConfig:
+    """What every training run has, on one scene or on many."""
 
     iterations: int = option(FULL_RUN, "optimisation steps", low=1)
     width: int = option(0, "images are scaled down to this width, px; 0: as recorded", low=0)
     seed: int = option(0, "seed of every random choice", low=0)
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            _check(spec, getattr(self, spec.name), spec.name)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(RunConfig):
+    """What every lifting method shares. Defaults are those of 3D Gaussian Splatting as the grouping papers use it."""
+
     rasterizer: str = option("auto", "back end", choices=("auto", "cpu", "cuda", "reference"))
     adam: str = option(
         "all", "which Gaussians take a step: all (as torch's Adam), or those in view", choices=("all", "visible")
@@ -100,13 +112,12 @@ class TrainingConfig:
     }  # fmt: skip
 
     def __post_init__(self) -> None:
-        for spec in fields(self):
-            _check(spec, getattr(self, spec.name), spec.name)
+        super().__post_init__()
         if self.initial == "map" and not self.initial_map:
             raise InvalidRequestError("initial=map: say which, initial_map=FOLDER")
 
 
-Config = TypeVar("Config", bound=TrainingConfig)
+Config = TypeVar("Config", bound=RunConfig)
 
 
 def make_config(
@@ -171,13 +182,13 @@ def read_options(path: str | Path) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
-def write_options(path: str | Path, config: TrainingConfig) -> None:
+def write_options(path: str | Path, config: RunConfig) -> None:
     """All options, so that ``make_config`` with this file gives the same again."""
     with atomic_write(path) as file:
         file.write(yaml.safe_dump(asdict(config), sort_keys=False).encode())
 
 
-def describe_options(kind: type[TrainingConfig]) -> list[tuple[str, Any, str]]:
+def describe_options(kind: type[RunConfig]) -> list[tuple[str, Any, str]]:
     """Name, default in the paper preset and text of every option."""
     config = make_config(kind, "paper")
     return [(spec.name, getattr(config, spec.name), spec.metadata["text"]) for spec in fields(kind)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,9 @@ class ProgressBar:
         self._task = self._bar.add_task(text, total=None, metrics="")
 
     @contextmanager
-    def shown(self) -> Iterator[ProgressBar]:
-        """The bar is on the screen meanwhile."""
-        with self._bar:
+    def shown(self, visible: bool = True) -> Iterator[ProgressBar]:
+        """The bar is on the screen meanwhile, if it is to be ``visible``."""
+        with self._bar if visible else nullcontext():
             yield self
 
     def __call__(self, progress: Progress) -> None:
@@ -102,7 +102,8 @@ class ProgressBar:
             parts.append(f"PSNR {progress.psnr_db:.1f} dB")
         if progress.miou is not None:
             parts.append(f"mIoU {progress.miou:.3f}")
-        parts += [f"{progress.gaussians:,} G", f"{progress.it_per_s:.0f} it/s", f"{progress.memory_mb:,.0f} MB"]
+        parts += [f"{progress.gaussians:,} G"] if progress.gaussians else []
+        parts += [f"{progress.it_per_s:.3g} it/s", f"{progress.memory_mb:,.0f} MB"]
         self._bar.update(self._task, total=progress.iterations, completed=progress.iteration, metrics="  ".join(parts))
 
 
