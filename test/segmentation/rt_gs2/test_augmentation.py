@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gs_semantic.segmentation.rt_gs2.augmentation import AugmentationConfig, Sample, augment
+from gs_semantic.segmentation.generalization.rt_gs2.augmentation import AugmentationConfig, Sample, augment
 
 OFF = {name: 0.0 for name in ("colour", "flip", "cut_out", "zoom", "perspective")}
 

@@ -5,7 +5,7 @@ import torch
 from tiny_room import cameras, room
 
 from gs_semantic.errors import InvalidInputError
-from gs_semantic.segmentation.rt_gs2.contrastive import (
+from gs_semantic.segmentation.generalization.rt_gs2.contrastive import (
     ContrastiveConfig,
     ContrastiveScene,
     augmented,
@@ -16,8 +16,8 @@ from gs_semantic.segmentation.rt_gs2.contrastive import (
     point_info_nce,
     view_pairs,
 )
-from gs_semantic.segmentation.rt_gs2.gaussian_inputs import LOG_SCALE, OPACITY, RGB, gaussian_inputs
-from gs_semantic.segmentation.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
+from gs_semantic.segmentation.generalization.rt_gs2.gaussian_inputs import LOG_SCALE, OPACITY, RGB, gaussian_inputs
+from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
 
 
 def test_equal_features_are_at_chance():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gs_semantic.errors import InvalidRequestError
-from gs_semantic.segmentation.rt_gs2.losses import (
+from gs_semantic.segmentation.generalization.rt_gs2.losses import (
     CentreCollapse,
     SegmentationLoss,
     class_centres,

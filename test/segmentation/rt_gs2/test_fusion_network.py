@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from gs_semantic.errors import InvalidInputError, MissingExtraError
-from gs_semantic.segmentation.rt_gs2.fusion import CrossModalAttention, Fusion, LocalAttentionSelection
-from gs_semantic.segmentation.rt_gs2.network import FusionNetwork, NetworkConfig
+from gs_semantic.segmentation.generalization.rt_gs2.fusion import CrossModalAttention, Fusion, LocalAttentionSelection
+from gs_semantic.segmentation.generalization.rt_gs2.network import FusionNetwork, NetworkConfig
 from gs_semantic.segmenters.weights import Weights
 
 

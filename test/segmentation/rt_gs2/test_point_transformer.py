@@ -2,13 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gs_semantic.segmentation.rt_gs2.point_transformer import (
+from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import (
     PointTransformer,
     PointTransformerConfig,
     _PatchAttention,
 )
-from gs_semantic.segmentation.rt_gs2.pyramid import build_pyramid
-from gs_semantic.segmentation.rt_gs2.sparse import SubmanifoldConv, find_neighbours
+from gs_semantic.segmentation.generalization.rt_gs2.pyramid import build_pyramid
+from gs_semantic.segmentation.generalization.rt_gs2.sparse import SubmanifoldConv, find_neighbours
 
 
 def surface(count: int, seed: int = 0) -> torch.Tensor:

@@ -6,9 +6,9 @@ from tiny_room import room
 from gs_semantic.errors import EmptyMapError, InvalidInputError
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.rendering.base import SplatTensors
-from gs_semantic.segmentation.rt_gs2.gaussian_inputs import LOG_SCALE, OPACITY, RGB, XYZ, gaussian_inputs
-from gs_semantic.segmentation.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
-from gs_semantic.segmentation.rt_gs2.scene_features import LiveFeatures, scene_features
+from gs_semantic.segmentation.generalization.rt_gs2.gaussian_inputs import LOG_SCALE, OPACITY, RGB, XYZ, gaussian_inputs
+from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
+from gs_semantic.segmentation.generalization.rt_gs2.scene_features import LiveFeatures, scene_features
 
 
 @pytest.fixture(scope="module")

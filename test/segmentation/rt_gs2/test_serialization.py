@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gs_semantic.errors import InvalidInputError
-from gs_semantic.segmentation.rt_gs2.serialization import (
+from gs_semantic.segmentation.generalization.rt_gs2.serialization import (
     MAX_BITS,
     ORDERS,
     curve_codes,

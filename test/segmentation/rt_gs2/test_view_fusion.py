@@ -4,7 +4,7 @@ from tiny_room import cameras, room
 
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.rendering import create_rasterizer
-from gs_semantic.segmentation.rt_gs2.view_fusion import ViewFusion
+from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,12 @@ import torch
 
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.gaussians.changes import CHUNK
-from gs_semantic.segmentation.rt_gs2.gaussian_inputs import GaussianInputs, Normalisation, gaussian_inputs
-from gs_semantic.segmentation.rt_gs2.point_transformer import PointTransformer
+from gs_semantic.segmentation.generalization.rt_gs2.gaussian_inputs import (
+    GaussianInputs,
+    Normalisation,
+    gaussian_inputs,
+)
+from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer
 
 MAX_POINTS = 300_000  # Gaussians in one pass
 HALO_M = 1.0  # what a piece sees beyond its own Gaussians

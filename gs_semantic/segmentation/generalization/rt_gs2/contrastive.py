@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera, GaussianMap
-from gs_semantic.segmentation.rt_gs2.gaussian_inputs import (
+from gs_semantic.segmentation.generalization.rt_gs2.gaussian_inputs import (
     LOG_SCALE,
     OPACITY,
     RGB,
@@ -23,8 +23,8 @@ from gs_semantic.segmentation.rt_gs2.gaussian_inputs import (
     GaussianInputs,
     gaussian_inputs,
 )
-from gs_semantic.segmentation.rt_gs2.point_transformer import PointTransformer
-from gs_semantic.segmentation.rt_gs2.serialization import grid_cells
+from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer
+from gs_semantic.segmentation.generalization.rt_gs2.serialization import grid_cells
 
 LEAST_COMMON = 16  # Gaussians that a pair must share for a step
 

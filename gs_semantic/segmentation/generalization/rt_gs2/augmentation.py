@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from gs_semantic.segmentation.rt_gs2.losses import IGNORE
+from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE
 
 
 @dataclass(frozen=True)

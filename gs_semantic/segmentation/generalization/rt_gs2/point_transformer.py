@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gs_semantic.segmentation.rt_gs2.pyramid import Level, Pyramid, build_pyramid
-from gs_semantic.segmentation.rt_gs2.serialization import ORDERS, grid_cells, patch_rows
-from gs_semantic.segmentation.rt_gs2.sparse import Neighbours, SubmanifoldConv
+from gs_semantic.segmentation.generalization.rt_gs2.pyramid import Level, Pyramid, build_pyramid
+from gs_semantic.segmentation.generalization.rt_gs2.serialization import ORDERS, grid_cells, patch_rows
+from gs_semantic.segmentation.generalization.rt_gs2.sparse import Neighbours, SubmanifoldConv
 
 ATTENTION_POINTS = 1 << 16  # points of patches that attend in one call
 STEM_KERNEL, POSITION_KERNEL = 5, 3

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from gs_semantic.errors import InvalidInputError
-from gs_semantic.segmentation.rt_gs2.encoders import ImageEncoder, feature_stages
-from gs_semantic.segmentation.rt_gs2.fusion import Fusion
+from gs_semantic.segmentation.generalization.rt_gs2.encoders import ImageEncoder, feature_stages
+from gs_semantic.segmentation.generalization.rt_gs2.fusion import Fusion
 from gs_semantic.segmenters.weights import Weights
 
 LEAST_PX = 32  # of the coarsest map one pixel

@@ -36,7 +36,7 @@ class CentreCollapse(nn.Module):
 
     def __init__(self, width: int, classes: int, smoothing: float = 0.0, present_only: bool = True) -> None:
         super().__init__()
-        self.register_buffer("frame", simplex_frame(width, classes))
+        self.register_buffer("frame", simplex_frame(width, classes), persistent=False)
         self.smoothing, self.present_only = smoothing, present_only
 
     def forward(self, embedding: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gs_semantic.segmentation.rt_gs2.serialization import ORDERS, curve_codes
-from gs_semantic.segmentation.rt_gs2.sparse import Neighbours, find_neighbours
+from gs_semantic.segmentation.generalization.rt_gs2.serialization import ORDERS, curve_codes
+from gs_semantic.segmentation.generalization.rt_gs2.sparse import Neighbours, find_neighbours
 
 
 @dataclass(frozen=True)
