@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
@@ -32,3 +33,24 @@ def draw_view(rasterizer: Rasterizer, gaussians: GaussianMap, features: torch.Te
         drawn.features.permute(2, 0, 1)[None],
         drawn.alpha > COVERED,
     )
+
+
+def label_image(logits: torch.Tensor, covered: torch.Tensor) -> np.ndarray:
+    """Class ids int32 (H,W) of logits (K,H,W): 1..K, 0 where nothing is drawn."""
+    # pixel by pixel, and by numpy, which is ten times as fast here as torch on a CPU
+    best = logits.detach().float().permute(1, 2, 0).contiguous().cpu().numpy().argmax(axis=-1)
+    return np.where(covered.cpu().numpy(), best + 1, 0).astype(np.int32)
+
+
+def principal_colours(features: torch.Tensor, basis: torch.Tensor | None = None) -> tuple[np.ndarray, torch.Tensor]:
+    """Features (H,W,C) as colours uint8 (H,W,3): their three main directions. The basis (C+2, 3) that was used, to show
+    several views in the same colours: directions, then lowest and highest value."""
+    flat = features.reshape(-1, features.shape[-1]).float()
+    if basis is None:
+        _, _, directions = torch.pca_lowrank(flat, q=3)
+        shown = flat @ directions
+        low, high = torch.quantile(shown[:: max(1, len(shown) // 10_000)], torch.tensor([0.02, 0.98]), dim=0)
+        basis = torch.cat([directions, low[None], high[None]])
+    low, high = basis[-2], basis[-1]
+    shown = ((flat @ basis[:-2] - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+    return (shown * 255).to(torch.uint8).reshape(*features.shape[:2], 3).numpy(), basis
