@@ -1,5 +1,6 @@
-"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory over time),
-`budget`, `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks)."""
+"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
+over time), `budget`, `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2`
+(frames per second of a method that labels unseen maps)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ EXAMPLES = """examples:
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
-  gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json"""
+  gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
+  gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
@@ -48,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
+    _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
 
 
@@ -140,6 +143,15 @@ def _configure_segmenter(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_rt_gs2(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--size", choices=("small", "paper"), default="small", help="of its networks [small]")
+    sub.add_argument("--gaussians", type=int, default=100_000, help="Gaussians in the room [100000]")
+    sub.add_argument("--image", default="320x240", metavar="WxH", help="image size [320x240]")
+    sub.add_argument("--frames", type=int, default=40, help="frames that are timed [40]")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where [cpu]")
+    options.add_json(sub)
+
+
 def run(arguments: argparse.Namespace) -> int:
     runs = {
         "map": run_map,
@@ -150,6 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
         "budget": run_budget,
         "faults": run_faults,
         "segmenter": run_segmenter,
+        "rt_gs2": run_rt_gs2,
     }
     return runs[arguments.kind](arguments)
 
@@ -308,6 +321,18 @@ def run_segmenter(arguments: argparse.Namespace) -> int:
     with options.progress_bar("segmenting", len(sequence)) as advance:
         results = measure(segmenter, sequence, not arguments.no_map, arguments.skip_every, advance)
     options.report(arguments, f"{arguments.segmenter} on {arguments.sequence}", results)
+    return 0
+
+
+def run_rt_gs2(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.rt_gs2 import run_rt_gs2 as measure
+
+    width, height = options.size(arguments.image)
+    with options.progress_bar("RT-GS2", arguments.frames) as advance:
+        results = measure(
+            arguments.size, arguments.gaussians, width, height, arguments.frames, arguments.device, advance
+        )
+    options.report(arguments, f"RT-GS2 {arguments.size}, {width}x{height}, {arguments.device}", results)
     return 0
 
 

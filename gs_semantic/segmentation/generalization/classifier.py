@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.labels import VOID, LabelSet
@@ -15,6 +14,7 @@ from gs_semantic.segmentation.generalization.classes import normal
 from gs_semantic.segmenters.images import fitted_size, normalised
 from gs_semantic.segmenters.weights import Weights, choose_device
 
+LEAST = 1e-5  # probability that is added to each class: what is none of them becomes a uniform opinion
 SHORTEST_PX, LONGEST_PX = 512, 2048  # what SegFormer's models are used with unless they say otherwise
 
 
@@ -23,8 +23,9 @@ class ImageClassifier(Protocol):
 
     labels: LabelSet
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """float32 (V,K,H,W), summing to 1 over K, of V images uint8 (H,W,3) of one size; on the CPU, no gradient."""
+    def scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """float32 (V,K,h,w): logarithms of class probabilities, up to a constant per pixel, of V images uint8 (H,W,3) of
+        one size; they cover the whole image, at any resolution. On the CPU, without gradient."""
         ...
 
 
@@ -54,14 +55,12 @@ class TransformersClassifier:
             )
 
     @torch.inference_mode()
-    def probabilities(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+    def scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         found = []
         for rgb in images:
             height, width = rgb.shape[:2]
             size = fitted_size(height, width, self._preprocessing, SHORTEST_PX, LONGEST_PX)
             logits = self.model(pixel_values=normalised(rgb, size, self._preprocessing, self.device)).logits
-            full = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
-            known = torch.einsum("khw,kc->chw", full[0].softmax(dim=0).cpu(), self._table)
-            total = known.sum(dim=0, keepdim=True)
-            found.append(torch.where(total > 1e-6, known / total.clamp_min(1e-6), 1.0 / len(known)))
+            known = torch.einsum("khw,kc->chw", logits[0].float().softmax(dim=0).cpu(), self._table)
+            found.append(torch.log(known + LEAST))
         return torch.stack(found)

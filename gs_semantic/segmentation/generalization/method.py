@@ -42,6 +42,9 @@ class SceneLearner(nn.Module, ABC):
         """K, void not among them."""
         return max(self.labels.names)
 
+    def initialise(self) -> None:
+        """Called once for a learner that is new, not read from a checkpoint; override to take over parts of others."""
+
     def begin(self, stage: str) -> None:
         """Called before a stage is trained or evaluated; override to freeze what the stage does not train."""
         self.stage = stage

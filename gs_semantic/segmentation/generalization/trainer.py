@@ -364,6 +364,7 @@ def _trainer(
             learner = _started(job, config)
         else:
             learner = kind(config, labels)
+            learner.initialise()
         learner.begin(job.stage or kind.stages[0])
     train, validation = (open_scenes(folders, learner.labels, config.width) for folders in job.folders())
     trainer = MultiSceneTrainer(learner, train, validation, job.output, listeners, cancelled, state)

@@ -80,27 +80,36 @@ class SegformerLearner(SceneLearner):
         self.weights: torch.Tensor
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """(B,K,H,W) of images (B,3,H,W), 0..1. InvalidInputError: fewer pixels than the first attention takes together."""
+        """(B,K,H,W) of images (B,3,H,W), 0..1."""
+        return F.interpolate(self._coarse(images), size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _coarse(self, images: torch.Tensor) -> torch.Tensor:
+        """(B,K,h,w), h = H/stride. InvalidInputError: fewer pixels than the first attention takes together."""
         height, width = images.shape[-2:]
         least = self.config.stride * self.network.config.sr_ratios[0]
         if min(height, width) < least:
             raise InvalidInputError(f"images of {width}x{height} pixels are too small; {least} each way are needed")
-        small = self.network(pixel_values=(images - self.mean) / self.deviation).logits
-        return F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        found: torch.Tensor = self.network(pixel_values=(images - self.mean) / self.deviation).logits
+        return found
 
     @torch.no_grad()
-    def probabilities(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """See ``ImageClassifier``. InvalidInputError: the images differ in size."""
-        if len({image.shape for image in images}) > 1:
+    def scores(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """See ``ImageClassifier``; a quarter of the images' size. InvalidInputError: the images differ in size."""
+        if len({image.shape for image in images}) != 1:
             raise InvalidInputError("images of several sizes cannot be classified together; give one size at a time")
         training, device = self.training, self.mean.device
         self.eval()
         found = []
         for start in range(0, len(images), AT_ONCE):
             stack = np.stack(images[start : start + AT_ONCE]).transpose(0, 3, 1, 2)
-            found.append(self.logits(torch.from_numpy(stack).to(device).float() / 255).softmax(dim=1).cpu())
+            found.append(self._coarse(torch.from_numpy(stack).to(device).float() / 255).float().cpu())
         self.train(training)
         return torch.cat(found)
+
+    def probabilities(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """float32 (V,K,H,W), summing to 1 over K, of V images uint8 (H,W,3) of one size."""
+        scores = self.scores(images)
+        return F.interpolate(scores, size=images[0].shape[:2], mode="bilinear", align_corners=False).softmax(dim=1)
 
     # --- learning ---------------------------------------------------------------------------------------------------
 

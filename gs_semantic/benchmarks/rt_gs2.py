@@ -1,0 +1,83 @@
+"""``bench rt_gs2``: from an unseen map to label images, stage by stage. Weights do not change the speed, so none are needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from gs_semantic.data.opaque_room import opaque_room, room_camera
+from gs_semantic.data.rooms import room_labels
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.gaussians import GaussianMap
+from gs_semantic.rendering import create_rasterizer
+from gs_semantic.segmentation.config import make_config
+from gs_semantic.segmentation.generalization.methods.rt_gs2 import CLASSES, RtGs2, RtGs2Config
+from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image
+
+WARM_UP = 3  # frames
+TURN_RAD = 0.02  # from one frame to the next
+
+
+def run_rt_gs2(
+    size: str = "small",
+    gaussians: int = 100_000,
+    width: int = 320,
+    height: int = 240,
+    frames: int = 40,
+    device: str = "cpu",
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Times of an opaque room of that many Gaussians, every frame from a new pose, one at a time.
+
+    features_s: the point transformer over all Gaussians, once a scene. render_ms, network_ms, classes_ms, frame_ms:
+    medians of drawing colour and features, the 2D network, the best class of every pixel, and all of it; fps: of the
+    median frame. InvalidRequestError for a device that is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequestError("device cuda: there is no GPU that torch can use; choose cpu")
+    room: GaussianMap = opaque_room(gaussians)
+    torch.manual_seed(0)
+    method = RtGs2(make_config(RtGs2Config, "paper", overrides={"size": size}), room_labels())
+    method.begin(CLASSES)
+    method = method.to(device).eval()
+    network = method.networks[CLASSES]
+    rasterizer = create_rasterizer("cuda" if device == "cuda" else "auto")
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    start = time.perf_counter()
+    features = method.features(room)
+    features_s = time.perf_counter() - start
+    progress()
+    times = []
+    with torch.inference_mode():
+        for frame in range(WARM_UP + frames):
+            camera = room_camera(width, height, TURN_RAD * frame)
+            marks = [time.perf_counter()]
+            images = draw_view(rasterizer, room, features, camera)
+            wait()
+            marks.append(time.perf_counter())
+            logits = network(images.rgb.to(device), images.features.to(device)).logits[0]
+            wait()
+            marks.append(time.perf_counter())
+            label_image(logits, images.covered)
+            marks.append(time.perf_counter())
+            if frame >= WARM_UP:
+                times.append(np.diff(marks))
+            progress()
+    render, net, classes = np.median(np.array(times), axis=0) * 1e3
+    frame_ms = float(np.median(np.array(times).sum(axis=1))) * 1e3
+    return {
+        "fps": 1e3 / frame_ms,
+        "frame_ms": frame_ms,
+        "render_ms": float(render),
+        "network_ms": float(net),
+        "classes_ms": float(classes),
+        "features_s": features_s,
+        "gaussians": len(room),
+        "transformer_parameters": sum(p.numel() for p in method.transformer.parameters()),
+        "network_parameters": sum(p.numel() for p in network.parameters()),
+        "frames": frames,
+    }

@@ -1,0 +1,76 @@
+"""Votes summed up view by view: a new frame changes only the Gaussians that it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from gs_semantic.segmentation.generalization.gnesf.voting import Pooled
+
+
+@dataclass
+class RunningVotes:
+    """Per Gaussian: weight (N,), first and second (N,F), the weighted sums of features and of their squares; opinion
+    (N,K) and views (N,), the plain sum of opinions and their number; numerator (N,K) and denominator (N,) of Eq. 4.
+    """
+
+    weight: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    opinion: torch.Tensor
+    views: torch.Tensor
+    numerator: torch.Tensor
+    denominator: torch.Tensor
+
+    @classmethod
+    def empty(cls, count: int, features: int, classes: int) -> RunningVotes:
+        wide, narrow = torch.zeros(count, features), torch.zeros(count, classes)
+        line = torch.zeros(count)
+        return cls(line, wide, wide.clone(), narrow, line.clone(), narrow.clone(), line.clone())
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def resized(self, kept: torch.Tensor) -> RunningVotes:
+        """Rows ``kept`` int64 (M,) of these, -1 for a Gaussian that is new."""
+        old = kept >= 0
+        rows = kept.clamp_min(0)
+
+        def take(values: torch.Tensor) -> torch.Tensor:
+            if not len(values):
+                return values.new_zeros((len(kept), *values.shape[1:]))
+            return values[rows] * old.reshape(-1, *[1] * (values.dim() - 1))
+
+        return RunningVotes(*(take(getattr(self, name)) for name in self.__dataclass_fields__))
+
+    def add_features(
+        self, rows: torch.Tensor, described: torch.Tensor, weight: torch.Tensor, opinions: torch.Tensor
+    ) -> None:
+        """What a view says of the Gaussians ``rows`` (R,) that it sees: features (R,F), their weight (R,), opinions (R,K)."""
+        self.weight[rows] += weight
+        self.first[rows] += weight[:, None] * described
+        self.second[rows] += weight[:, None] * described**2
+        self.opinion[rows] += opinions
+        self.views[rows] += 1
+
+    def pooled(self, rows: torch.Tensor) -> Pooled:
+        """Weighted mean and variance of features (R,F) over the views so far."""
+        total = self.weight[rows, None] + 1e-8
+        mean = self.first[rows] / total
+        return Pooled(mean, (self.second[rows] / total - mean**2).clamp_min(0))
+
+    def mean_opinion(self, rows: torch.Tensor) -> torch.Tensor:
+        """(R,K): the uniform vote."""
+        return self.opinion[rows] / self.views[rows, None].clamp_min(1)
+
+    def add_votes(self, rows: torch.Tensor, logits: torch.Tensor, opinions: torch.Tensor) -> None:
+        weight = torch.exp(logits)
+        self.numerator[rows] += weight[:, None] * opinions
+        self.denominator[rows] += weight
+
+    def result(self, uniform: bool = False) -> torch.Tensor:
+        """(N,K) probabilities; rows of Gaussians that no view has seen are 0."""
+        if uniform:
+            return self.opinion / self.views[:, None].clamp_min(1)
+        return self.numerator / self.denominator[:, None].clamp_min(1e-12)

@@ -1,0 +1,379 @@
+"""GNeSF on Gaussians: the vote is taken at Gaussian centres, and the winners are splatted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
+from gs_semantic.evaluation.segmentation import ClassScore
+from gs_semantic.gaussians import GaussianMap
+from gs_semantic.labels import LabelSet
+from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.segmentation.config import option
+from gs_semantic.segmentation.generalization import checkpoints
+from gs_semantic.segmentation.generalization.classifier import ImageClassifier
+from gs_semantic.segmentation.generalization.config import GeneralizationConfig
+from gs_semantic.segmentation.generalization.gnesf import losses
+from gs_semantic.segmentation.generalization.gnesf.features import SmallUNet
+from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews, map_depth
+from gs_semantic.segmentation.generalization.gnesf.running import RunningVotes
+from gs_semantic.segmentation.generalization.gnesf.voting import Votes, VotingNetwork, mlp, pooled, soft_vote
+from gs_semantic.segmentation.generalization.method import (
+    Batch,
+    GaussianClasses,
+    GeneralizableSegmenter,
+    ParameterGroups,
+    splat,
+)
+from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
+from gs_semantic.segmentation.generalization.registry import register
+from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+
+CUES = 4
+PLACES_AT_ONCE = 65_536  # Gaussians whose votes are computed together
+
+
+@dataclass(frozen=True)
+class GnesfConfig(GeneralizationConfig):
+    """Votes, batches and the 2D segmenter that they are about."""
+
+    segmenter: str = option("", "checkpoint of the 2D segmenter (gs-semantic train2d) to start with")
+    segmenter_stride: int = option(4, "stride of that segmenter", choices=(2, 4))
+    segmenter_decoder: int = option(128, "channels of its decoder", low=8)
+    answer: str = option(
+        "vote", "vote: learned votes; uniform: every view counts the same; direct: no votes, classes from features",
+        choices=("vote", "uniform", "direct"),
+    )  # fmt: skip
+    difference: str = option("distance", "what of view and point the vote sees", choices=("z", "distance", "vector"))
+    visibility: str = option("depth", "views vote where the map's depth agrees, or wherever it is in the image",
+                             choices=("depth", "none"))  # fmt: skip
+    cues: bool = option(True, "votes also see how sure, how central and how much of one mind with the others a view is")
+    channels: int = option(16, "of the source views' features", low=1)
+    views: int = option(8, "source views in training", low=1)
+    points: int = option(768, "surface points of one iteration", low=1)
+    loss: str = option("one_minus_p", "loss on the voted probabilities", choices=losses.KINDS)
+    balance: float = option(0.5, "points are drawn by their class's share of the image to the power of minus this", low=0,
+                            high=1)  # fmt: skip
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"iterations": 600},
+        "standard": {"iterations": 4000},
+        "paper": {"iterations": 30_000},
+    }
+
+
+@register
+class Gnesf(GeneralizableSegmenter):
+    """See the module. Sums of votes are kept per Gaussian (``RunningVotes``), so views may come one by one."""
+
+    name = "gnesf"
+    summary = "learned votes over what a 2D segmenter says in the views that see a Gaussian"
+    Config = GnesfConfig
+
+    def __init__(self, config: GnesfConfig, labels: LabelSet) -> None:
+        super().__init__(config, labels)
+        self.config: GnesfConfig = config
+        self.classifier = SegformerLearner(
+            SegformerConfig(stride=config.segmenter_stride, decoder=config.segmenter_decoder), labels
+        )
+        self.classifier.requires_grad_(False)
+        self._instead: list[ImageClassifier] = []  # in a list, because it is no part of this network
+        self.features = SmallUNet(config.channels)
+        self.width = 3 + config.channels
+        self.voting = VotingNetwork(self.width, "gaussian", config.difference, cues=CUES if config.cues else 0)
+        self.head = mlp(65, 64, 64, self.class_count) if config.answer == "direct" else None
+        self._prepared: WeakKeyDictionary[LearningScene, PreparedViews] = WeakKeyDictionary()
+        self._targets: WeakKeyDictionary[LearningScene, list[torch.Tensor]] = WeakKeyDictionary()
+        self._rasterizer: Rasterizer | None = None
+
+    def initialise(self) -> None:
+        if not self.config.segmenter:
+            raise InvalidRequestError("option 'segmenter': say which 2D segmenter to vote over, segmenter=OUT/best.pt")
+        path = Path(self.config.segmenter)
+        learned = checkpoints.load_learner(path)
+        if not isinstance(learned, SegformerLearner):
+            raise InvalidRequestError(f"{path}: is of method '{learned.name}'; expected one of train2d")
+        if learned.labels != self.labels:
+            raise InvalidInputError(
+                f"{path}: has other classes than the rooms: {', '.join(learned.labels.names.values())}; the rooms have "
+                f"{', '.join(self.labels.names.values())}"
+            )
+        try:
+            self.classifier.load_state_dict(learned.state_dict())
+        except RuntimeError as error:
+            raise InvalidRequestError(
+                f"{path}: has another shape; set segmenter_stride={learned.config.stride} "
+                f"segmenter_decoder={learned.config.decoder}"
+            ) from error
+
+    def train(self, mode: bool = True) -> Gnesf:
+        super().train(mode)
+        self.classifier.eval()  # it is frozen, dropout too
+        return self
+
+    def parameter_groups(self) -> ParameterGroups:
+        chosen = [p for name, p in self.named_parameters() if not name.startswith("classifier.")]
+        return [{"params": chosen}]
+
+    def use_classifier(self, classifier: ImageClassifier) -> None:
+        """Vote over what another 2D segmenter says. InvalidInputError: it has other classes."""
+        if classifier.labels != self.labels:
+            raise InvalidInputError(
+                f"the 2D segmenter has the classes {', '.join(classifier.labels.names.values())}; votes were learned for "
+                f"{', '.join(self.labels.names.values())}"
+            )
+        self._instead = [classifier]
+        self._prepared.clear()
+
+    @property
+    def opinions(self) -> ImageClassifier:
+        """The 2D segmenter that is voted over."""
+        return self._instead[0] if self._instead else self.classifier
+
+    @property
+    def rasterizer(self) -> Rasterizer:
+        if self._rasterizer is None:
+            self._rasterizer = create_rasterizer("auto")
+        return self._rasterizer
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def prepared(self, scene: LearningScene) -> PreparedViews:
+        """The scene's views, with what the 2D segmenter says of them; kept."""
+        if scene not in self._prepared:
+            self._prepared[scene] = PreparedViews.of(scene.views, scene.gaussians, self.opinions, self.rasterizer)
+            self._targets[scene] = [map_depth(scene.gaussians, view, self.rasterizer) for view in scene.novel]
+        return self._prepared[scene]
+
+    @torch.no_grad()
+    def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
+        """Surface points that a novel view of a scene shows, and views that see some of them."""
+        for _ in range(100):
+            scene = scenes[int(random.integers(len(scenes)))]
+            whole = self.prepared(scene)
+            number = int(random.integers(len(scene.novel)))
+            points, classes = self._surface(scene.novel[number], self._targets[scene][number], random)
+            if not len(points):
+                continue
+            seeing = whole.seen(points, self.config.visibility)[2].sum(dim=1).numpy()
+            best = np.argsort(-seeing, kind="stable")[: 2 * self.config.views]
+            best = best[seeing[best] > 0]
+            if len(best) < 2:
+                continue
+            count = min(len(best), int(random.integers(2, self.config.views + 1)))
+            views = whole.subset(random.choice(best, count, replace=False).tolist())
+            places, z, valid = views.seen(points, self.config.visibility)
+            images = views.images()
+            return {
+                "images": images,
+                "opinions": views.opinions(places),
+                "rgb": views.sources.read(images, places),
+                "grid": places,
+                "size": torch.tensor(views.sources.size),
+                "difference": self._difference(points, views.sources.centres, views.sources.rotation, z),
+                "z": z,
+                "valid": valid,
+                "classes": classes,
+            }
+        raise InvalidInputError(
+            "in 100 novel views no point with a class is seen by two others; the rooms need more views"
+        )
+
+    def _surface(
+        self, view: SceneView, depth: torch.Tensor, random: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points (P,3) in the world frame and their classes int64 (P,), of random labelled pixels."""
+        if view.classes is None:
+            raise InvalidInputError(f"{view.name}: has no classes to learn from")
+        classes, known = view.classes.ravel().astype(np.int64), depth.numpy().ravel() > 0
+        rows = np.flatnonzero((classes > 0) & known)
+        if not len(rows):
+            return torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+        counts = np.bincount(classes[rows], minlength=self.class_count + 1).astype(np.float64)
+        chance = counts[classes[rows]] ** -self.config.balance
+        rows = random.choice(rows, min(len(rows), self.config.points), replace=False, p=chance / chance.sum())
+        points = view.camera.unproject(depth.numpy()).reshape(-1, 3)[rows]
+        return torch.from_numpy(points), torch.from_numpy(classes[rows])
+
+    def _difference(
+        self, points: torch.Tensor, centres: torch.Tensor, rotation: torch.Tensor, z: torch.Tensor
+    ) -> torch.Tensor:
+        """(V,P,D): depth, distance, or displacement in the camera's axes (m)."""
+        way = points[None] - centres[:, None]
+        if self.config.difference == "z":
+            return z[..., None]
+        if self.config.difference == "distance":
+            return way.norm(dim=-1, keepdim=True)
+        return torch.einsum("vij,vpj->vpi", rotation, way)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        valid, opinions, z = batch["valid"], batch["opinions"], batch["z"]
+        found = self.features(batch["images"])
+        grid = (batch["grid"] + 0.5) / batch["size"] * 2 - 1
+        read = torch.nn.functional.grid_sample(found, grid[:, None].to(found.dtype), align_corners=False)
+        own = torch.cat([batch["rgb"], read[:, :, 0].transpose(1, 2)], dim=-1)
+        described = self.voting.described(own, batch["difference"])
+        weights = self.voting.pool_weights(-z, valid)
+        known = pooled(described, weights)
+        mean = (opinions * valid[..., None]).sum(0) / valid.sum(0).clamp_min(1)[:, None]
+        cues = self._cues(opinions, mean, batch["grid"], batch["size"])
+        votes = self.voting(described, known, weights, batch["difference"], valid, None, cues)
+        if self.head is not None:
+            answer = self._direct_of(votes, valid).softmax(dim=-1)
+        else:
+            answer = soft_vote(votes.logits, opinions, valid)
+        classes = torch.where(valid.any(dim=0), batch["classes"], 0)
+        return {"semantic": losses.semantic_loss(answer, classes, self.config.loss)}
+
+    def _cues(
+        self, opinions: torch.Tensor, mean: torch.Tensor, places: torch.Tensor, size: torch.Tensor
+    ) -> torch.Tensor | None:
+        """(..., 4) of opinions (..., K): largest probability, entropy (1 = uniform), agreement with the mean opinion, and
+        how far from the image's border (1 = in the middle)."""
+        if not self.config.cues:
+            return None
+        entropy = -(opinions * torch.log(opinions.clamp_min(1e-6))).sum(-1) / np.log(opinions.shape[-1])
+        central = 1 - ((places + 0.5) / size * 2 - 1).abs().amax(dim=-1)
+        return torch.stack([opinions.amax(-1), entropy, (opinions * mean).sum(-1), central], dim=-1)
+
+    def _direct_of(self, votes: Votes, valid: torch.Tensor) -> torch.Tensor:
+        """Class logits (P,K) from mean and variance over views of the network's inner features: no votes."""
+        assert self.head is not None
+        weight = votes.seen * valid + 1e-6 * valid
+        weight = weight / weight.sum(0).clamp_min(1e-8)
+        both = pooled(votes.hidden, weight)
+        found: torch.Tensor = self.head(
+            torch.cat([both.mean, both.variance, (votes.seen.sum(0) / valid.sum(0).clamp_min(1))[:, None]], dim=-1)
+        )
+        return found
+
+    @torch.no_grad()
+    def evaluate(
+        self, scenes: Sequence[LearningScene], views: int = 0, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        score = ClassScore()
+        for scene in scenes:
+            if stop():
+                return {"score": 0.0}
+            known = self.classes_of(scene.gaussians, self.prepared(scene))
+            for view in scene.novel if not views else scene.novel[:: max(1, len(scene.novel) // views)][:views]:
+                if view.classes is not None:
+                    shown = splat(scene.gaussians, known, view.camera, self.rasterizer)
+                    score.update(shown.classes, view.classes.astype(np.int64))
+        result = score.result()
+        return {
+            "score": result.miou,
+            "miou": result.miou,
+            "mean_accuracy": result.mean_accuracy,
+            "accuracy": result.accuracy,
+        }
+
+    # --- use --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def segment(
+        self,
+        gaussians: GaussianMap,
+        views: Sequence[SceneView],
+        rasterizer: Rasterizer,
+        progress: Callable[[], object] = lambda: None,
+    ) -> GaussianClasses:
+        self.eval()
+        prepared = PreparedViews.of(views, gaussians, self.opinions, rasterizer, progress)
+        known = self.classes_of(gaussians, prepared)
+        if not known.probabilities.any():
+            raise InvalidInputError(
+                f"none of the {len(views)} views sees any of the {len(gaussians):,} Gaussians; poses and map do not belong "
+                "together (camera-to-world, OpenCV axes, metres, in the map's frame)"
+            )
+        return known
+
+    @torch.no_grad()
+    def classes_of(self, gaussians: GaussianMap, prepared: PreparedViews) -> GaussianClasses:
+        """The vote of all views on all Gaussians: features of every view first, then votes with the mean of all."""
+        sums = self.empty_sums(len(gaussians))
+        looked = [self.look(gaussians["means"], prepared.subset([i])) for i in range(len(prepared))]
+        for seen in looked:
+            sums.add_features(seen.rows, seen.described, seen.weight, seen.opinions)
+        if self.config.answer == "direct":
+            return self._direct_classes(sums, looked)
+        if self.config.answer == "vote":
+            for seen in looked:
+                self.vote(sums, seen)
+        return GaussianClasses(sums.result(self.config.answer == "uniform"))
+
+    def empty_sums(self, count: int) -> RunningVotes:
+        return RunningVotes.empty(count, self.width, self.class_count)
+
+    def look(self, means: torch.Tensor, view: PreparedViews, rows: torch.Tensor | None = None) -> Seen:
+        """What one view says of the Gaussians that it sees, of all or of ``rows`` int64."""
+        places, z, valid = view.seen(means if rows is None else means[rows], self.config.visibility)
+        local = torch.nonzero(valid[0])[:, 0]
+        places, z = places[:, local], z[:, local]
+        rows = local if rows is None else rows[local]
+        images = view.images()
+        own = torch.cat([view.sources.read(images, places), view.sources.read(self.features(images), places)], dim=-1)
+        difference = self._difference(means[rows], view.sources.centres, view.sources.rotation, z)
+        described = self.voting.described(own, difference)[0]
+        weight = torch.exp(self.voting.sharpness.abs() * -z[0])
+        return Seen(rows, described, weight, view.opinions(places)[0], difference[0], places[0], view.sources.size)
+
+    def vote(self, sums: RunningVotes, seen: Seen) -> None:
+        """Add the votes of a view, whose features are in the sums already."""
+        size = torch.tensor(seen.size)
+        for start in range(0, len(seen.rows), PLACES_AT_ONCE):
+            part = slice(start, start + PLACES_AT_ONCE)
+            votes = self._votes(sums, seen, part, size)
+            sums.add_votes(seen.rows[part], votes.logits[0], seen.opinions[part])
+
+    def _votes(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> Votes:
+        rows, opinions = seen.rows[part], seen.opinions[part]
+        cues = self._cues(opinions, sums.mean_opinion(rows), seen.places[part], size)
+        valid = torch.ones(1, len(rows), dtype=torch.bool)
+        votes: Votes = self.voting(
+            seen.described[part][None],
+            sums.pooled(rows),
+            seen.weight[part][None],
+            seen.difference[part][None],
+            valid,
+            None,
+            None if cues is None else cues[None],
+        )
+        return votes
+
+    def _direct_classes(self, sums: RunningVotes, looked: Sequence[Seen]) -> GaussianClasses:
+        """Mean and variance of inner features over views, summed up view by view, through the head."""
+        assert self.head is not None
+        count = len(sums)
+        inner = RunningVotes.empty(count, 32, 1)
+        for seen in looked:
+            votes = self._votes(sums, seen, slice(None), torch.tensor(seen.size))
+            weight = votes.seen[0] + 1e-6
+            inner.add_features(seen.rows, votes.hidden[0], weight, votes.seen[0][:, None])
+        rows = torch.nonzero(inner.views > 0)[:, 0]
+        both = inner.pooled(rows)
+        found = torch.zeros(count, self.class_count)
+        inputs = torch.cat([both.mean, both.variance, inner.mean_opinion(rows)], dim=-1)
+        found[rows] = self.head(inputs).softmax(dim=-1)
+        return GaussianClasses(found)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of the R Gaussians ``rows`` that a view sees: described (R,F), weight (R,), opinions (R,K), difference (R,D), places
+    (R,2) px in an image of ``size``."""
+
+    rows: torch.Tensor
+    described: torch.Tensor
+    weight: torch.Tensor
+    opinions: torch.Tensor
+    difference: torch.Tensor
+    places: torch.Tensor
+    size: tuple[int, int]

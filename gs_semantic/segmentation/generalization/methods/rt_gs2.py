@@ -1,0 +1,397 @@
+"""RT-GS2 as a method that generalises: what is trained in which stage, and how a scene nobody labelled gets classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
+from gs_semantic.evaluation.depth import depth_errors
+from gs_semantic.evaluation.segmentation import ClassScore
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.labels import LabelSet
+from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.segmentation.config import option
+from gs_semantic.segmentation.generalization.config import GeneralizationConfig
+from gs_semantic.segmentation.generalization.method import (
+    Batch,
+    GaussianClasses,
+    GeneralizableSegmenter,
+    ParameterGroups,
+)
+from gs_semantic.segmentation.generalization.registry import register
+from gs_semantic.segmentation.generalization.rt_gs2.augmentation import AugmentationConfig, Sample, augment
+from gs_semantic.segmentation.generalization.rt_gs2.contrastive import (
+    ContrastiveConfig,
+    ContrastiveScene,
+    draw_pair,
+    point_info_nce,
+)
+from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE, SegmentationLoss, depth_loss
+from gs_semantic.segmentation.generalization.rt_gs2.network import INPUTS, FusionNetwork, NetworkConfig
+from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
+from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view
+from gs_semantic.segmentation.generalization.rt_gs2.scene_features import MAX_POINTS, scene_features
+from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
+from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+from gs_semantic.segmenters.weights import Weights
+
+FEATURES, CLASSES, FINE_TUNE, DEPTH = "features", "classes", "fine_tune", "depth"
+TRIES = 20  # pairs of views that are drawn until one has enough in common
+VALIDATION_PAIRS = 3  # of every scene
+LARGEST_DEPTH_M = 10.0
+
+
+@dataclass(frozen=True)
+class RtGs2Config(GeneralizationConfig):
+    """Sizes and losses. Learning rates of the paper are for pretrained encoders and batches of 4 to 8."""
+
+    size: str = option(
+        "paper", "paper: Point Transformer V3, ConvNeXt-T and MiT-B0; small: two CPU cores", choices=("paper", "small")
+    )
+    inputs: str = option(
+        "both", "what the 2D network sees: both, or image or features alone, to compare", choices=INPUTS
+    )
+    image_weights: str = option("", "folder or Hub name of a pretrained ConvNeXt of this size; empty: from scratch")
+    batch: int = option(4, "views of one iteration", low=1)
+    max_points: int = option(MAX_POINTS, "Gaussians in one pass of the point transformer", low=1000)
+    rasterizer: str = option("auto", "back end", choices=("auto", "cpu", "cuda", "reference"))
+
+    # stage features
+    features_lr: float = option(1e-3, "learning rate of the point transformer", low=0)
+    features_weight_decay: float = option(1e-5, "its decay of weights", low=0)
+    pairs: int = option(4096, "Gaussians per pair of views that are told apart", low=16)
+    temperature: float = option(0.07, "of the contrastive loss", low=1e-3)
+    voxel_m: float = option(0.07, "one Gaussian per cube of this side; the published code runs 0.05", low=1e-3)
+    normalise: bool = option(False, "compare unit vectors, as PointContrast does")
+    scale_log: str = option(
+        "add", "how a change of size reaches log scales; multiply: as the published code", choices=("add", "multiply")
+    )
+
+    # stages classes, fine_tune, depth
+    smoothing: float = option(
+        0.15, "share of the label that is spread over all classes; none in fine_tune", low=0, high=0.9
+    )
+    ceco: float = option(0.4, "weight of the class-centre loss; 0: none", low=0)
+    augment: bool = option(True, "change images at random while training")
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"size": "small", "lr": 2e-3, "normalise": True, "pairs": 1024},
+        "standard": {"size": "small", "lr": 1e-3, "normalise": True, "pairs": 2048},
+        "paper": {"lr": 1e-4},
+    }  # fmt: skip
+
+
+@register
+class RtGs2(GeneralizableSegmenter):
+    """Stages: ``features`` trains the point transformer without labels; ``classes`` the 2D network on labels of many
+    scenes; ``fine_tune`` goes on with those of one; ``depth`` trains a network of its own on the same features."""
+
+    name = "rt_gs2"
+    summary = "3D features of Gaussians, drawn into the view and joined with colour by a 2D network"
+    Config = RtGs2Config
+    stages = (FEATURES, CLASSES, FINE_TUNE, DEPTH)
+
+    def __init__(self, config: RtGs2Config, labels: LabelSet) -> None:
+        super().__init__(config, labels)
+        self.config: RtGs2Config = config
+        small = config.size == "small"
+        self.transformer = PointTransformer(PointTransformerConfig.small() if small else PointTransformerConfig())
+        self.networks = nn.ModuleDict()
+        self._loss: SegmentationLoss | None = None
+        self._rasterizer: Rasterizer | None = None
+        self._features: WeakKeyDictionary[LearningScene, torch.Tensor] = WeakKeyDictionary()
+        self._contrastive: WeakKeyDictionary[LearningScene, ContrastiveScene] = WeakKeyDictionary()
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def begin(self, stage: str) -> None:
+        super().begin(stage)
+        part = self._part(stage)
+        if part != FEATURES:
+            self._network(part)
+        self.transformer.requires_grad_(part == FEATURES)
+        for name, network in self.networks.items():
+            network.requires_grad_(name == part)
+        self._features.clear()
+        if part == CLASSES:
+            smoothing = 0.0 if stage == FINE_TUNE else self.config.smoothing
+            network = self._network(CLASSES)
+            self._loss = SegmentationLoss(network.config.embedding, self.class_count, smoothing, self.config.ceco)
+
+    @staticmethod
+    def _part(stage: str) -> str:
+        """The network that a stage trains."""
+        return CLASSES if stage == FINE_TUNE else stage
+
+    def _network(self, part: str) -> FusionNetwork:
+        if part not in self.networks:
+            outputs = 1 if part == DEPTH else self.class_count
+            small = self.config.size == "small"
+            form = (
+                NetworkConfig.small(outputs, self.config.inputs)
+                if small
+                else NetworkConfig(outputs, self.config.inputs)
+            )
+            weights = Weights(self.config.image_weights) if self.config.image_weights else None
+            self.networks[part] = FusionNetwork(form, weights)
+        network = self.networks[part]
+        assert isinstance(network, FusionNetwork)
+        return network
+
+    def train(self, mode: bool = True) -> RtGs2:
+        """What the stage does not train stays as it is, the running means of its norms among it."""
+        super().train(mode)
+        if mode:
+            part = self._part(self.stage)
+            self.transformer.train(part == FEATURES)
+            for name, network in self.networks.items():
+                network.train(name == part)
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Networks that the state has, and no others, exist afterwards."""
+        for part in (CLASSES, DEPTH):
+            if any(name.startswith(f"networks.{part}.") for name in state_dict):
+                self._network(part)
+            elif part in self.networks:
+                del self.networks[part]
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def parameter_groups(self) -> ParameterGroups:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        group: dict[str, Any] = {"params": parameters}
+        if self.stage == FEATURES:
+            group |= {"lr": self.config.features_lr, "weight_decay": self.config.features_weight_decay}
+        return [group]
+
+    @property
+    def rasterizer(self) -> Rasterizer:
+        if self._rasterizer is None:
+            self._rasterizer = create_rasterizer(self.config.rasterizer)
+        return self._rasterizer
+
+    @property
+    def _contrast(self) -> ContrastiveConfig:
+        config = self.config
+        return ContrastiveConfig(config.pairs, config.temperature, config.voxel_m, config.normalise, config.scale_log)
+
+    # --- learning ---------------------------------------------------------------------------------------------------
+
+    def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
+        if self.stage == FEATURES:
+            return self._draw_pair(scenes, random)
+        augmentation = self._augmentation()
+        samples = []
+        for _ in range(self.config.batch):
+            scene = scenes[int(random.integers(len(scenes)))]
+            views = scene.views if self.stage == FINE_TUNE else scene.views + scene.novel
+            sample = self._sample(scene, views[int(random.integers(len(views)))])
+            samples.append(augment(sample, random, augmentation) if augmentation else sample)
+        batch = {
+            "rgb": _images([sample.rgb for sample in samples]),
+            "features": _images([sample.features for sample in samples]),
+        }
+        if self.stage == DEPTH:
+            batch["depth"] = torch.from_numpy(np.stack([sample.depth for sample in samples]))  # type: ignore[misc]
+        else:
+            batch["labels"] = torch.from_numpy(np.stack([sample.labels for sample in samples]))
+        return batch
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        if self.stage == FEATURES:
+            first, second = (
+                self.transformer(batch[f"xyz{side}"], batch[f"inputs{side}"])[batch["common"][:, side]]
+                for side in (0, 1)
+            )
+            return {"contrast": point_info_nce(first, second, self.config.temperature, self.config.normalise)}
+        out = self._network(self._part(self.stage))(batch["rgb"], batch["features"])
+        if self.stage == DEPTH:
+            return {"depth": depth_loss(out.logits, batch["depth"])}
+        assert self._loss is not None
+        return self._loss.to(out.logits.device)(out.logits, out.embedding, batch["labels"])
+
+    def evaluate(
+        self, scenes: Sequence[LearningScene], views: int = 0, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        if self.stage == FEATURES:
+            return self._evaluate_features(scenes, stop)
+        score, errors = ClassScore(), []
+        for scene in scenes:
+            novel = scene.novel if not views else scene.novel[:: max(1, len(scene.novel) // views)][:views]
+            for view in novel:
+                if stop():
+                    return {"score": 0.0}
+                logits = self.logits(scene.gaussians, self.scene_features(scene), view.camera, self._part(self.stage))
+                if self.stage == DEPTH:
+                    if view.depth is not None:
+                        errors.append(depth_errors(logits[0].numpy(), view.depth, LARGEST_DEPTH_M))
+                elif view.classes is not None:
+                    score.update(logits.argmax(dim=0).numpy() + 1, view.classes.astype(np.int64))
+        if self.stage == DEPTH:
+            return mean_depth_errors(errors)
+        result = score.result()
+        return {
+            "score": result.miou,
+            "miou": result.miou,
+            "mean_accuracy": result.mean_accuracy,
+            "accuracy": result.accuracy,
+        }
+
+    def _evaluate_features(self, scenes: Sequence[LearningScene], stop: Callable[[], bool]) -> dict[str, float]:
+        """The loss at pairs of views that are the same in every evaluation. score = 1 at a loss of 0, 0 at infinity."""
+        losses = []
+        for index, scene in enumerate(scenes):
+            contrastive = self._contrastive_scene(scene)
+            generator = torch.Generator().manual_seed(index)
+            for pair in contrastive.pairs[:: max(1, len(contrastive.pairs) // VALIDATION_PAIRS)][:VALIDATION_PAIRS]:
+                if stop():
+                    return {"score": 0.0}
+                drawn = draw_pair(contrastive, pair, generator, self._contrast)
+                if drawn is not None:
+                    losses.append(float(self(self._pair_batch(drawn))["contrast"]))
+        if not losses:
+            raise InvalidInputError("no pair of validation views has enough in common to compare features")
+        loss = float(np.mean(losses))
+        return {"score": math.exp(-loss), "contrast": loss}
+
+    def _draw_pair(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
+        generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
+        for _ in range(TRIES):
+            scene = self._contrastive_scene(scenes[int(random.integers(len(scenes)))])
+            drawn = draw_pair(scene, scene.pairs[int(random.integers(len(scene.pairs)))], generator, self._contrast)
+            if drawn is not None:
+                return self._pair_batch(drawn)
+        raise InvalidInputError(f"{TRIES} pairs of views have next to nothing in common; check poses and voxel_m")
+
+    @staticmethod
+    def _pair_batch(pair: Any) -> Batch:
+        batch = {"common": pair.common}
+        for side, view in enumerate(pair.views):
+            batch |= {f"xyz{side}": view.xyz, f"inputs{side}": view.features}
+        return batch
+
+    def _contrastive_scene(self, scene: LearningScene) -> ContrastiveScene:
+        if scene not in self._contrastive:
+            cameras = [view.camera for view in scene.views]
+            self._contrastive[scene] = ContrastiveScene.of(scene.gaussians, cameras, self._contrast)
+        return self._contrastive[scene]
+
+    def _augmentation(self) -> AugmentationConfig | None:
+        if not self.config.augment:
+            return None
+        if self.stage == FINE_TUNE:
+            return AugmentationConfig.fine_tuning()
+        # a change of perspective has no depth image of its own
+        return AugmentationConfig(perspective=0.0) if self.stage == DEPTH else AugmentationConfig()
+
+    def _sample(self, scene: LearningScene, view: SceneView) -> Sample:
+        images = draw_view(self.rasterizer, scene.gaussians, self.scene_features(scene), view.camera)
+        rgb, features = (image[0].permute(1, 2, 0).numpy() for image in (images.rgb, images.features))
+        if self.stage == DEPTH:
+            if view.depth is None:
+                raise InvalidInputError(f"{view.name}: has no depth to learn from")
+            return Sample(rgb, features, np.zeros(view.depth.shape, np.int64), view.depth)
+        if view.classes is None:
+            raise InvalidInputError(f"{view.name}: has no classes to learn from")
+        labels = view.classes.astype(np.int64) - 1  # void becomes ...
+        assert IGNORE == -1
+        return Sample(rgb, features, labels)
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def scene_features(self, scene: LearningScene) -> torch.Tensor:
+        """Features (N,32) of a scene that is learned from, kept while its weights stay."""
+        if scene not in self._features:
+            self._features[scene] = self.features(scene.gaussians)
+        return self._features[scene]
+
+    def features(self, gaussians: GaussianMap) -> torch.Tensor:
+        """View-independent features float32 (N,32) of all Gaussians; once a scene."""
+        if self.config.inputs == "image":
+            return torch.zeros(len(gaussians), self.transformer.config.features)
+        return scene_features(self.transformer, gaussians, self.config.max_points)
+
+    @torch.no_grad()
+    def logits(
+        self,
+        gaussians: GaussianMap,
+        features: torch.Tensor,
+        camera: Camera,
+        part: str = CLASSES,
+        rasterizer: Rasterizer | None = None,
+    ) -> torch.Tensor:
+        """One view's answer, on the CPU: logits (K,H,W) of classes 1..K, or with ``part`` depth metres (1,H,W).
+
+        InvalidRequestError: that part was not trained.
+        """
+        if part not in self.networks:
+            raise InvalidRequestError(
+                f"the checkpoint has no network for {part}; train one: gs-semantic generalize train rt_gs2 --stage {part}"
+            )
+        network = self.networks[part].eval()
+        device = next(network.parameters()).device
+        images = draw_view(rasterizer or self.rasterizer, gaussians, features, camera)
+        return network(images.rgb.to(device), images.features.to(device)).logits[0].float().cpu()
+
+    def per_view(
+        self, gaussians: GaussianMap, features: torch.Tensor, cameras: Sequence[Camera], rasterizer: Rasterizer
+    ) -> Iterator[tuple[Camera, torch.Tensor]]:
+        """Every camera with its logits."""
+        for camera in cameras:
+            yield camera, self.logits(gaussians, features, camera, rasterizer=rasterizer)
+
+    @torch.no_grad()
+    def segment(
+        self,
+        gaussians: GaussianMap,
+        views: Sequence[SceneView],
+        rasterizer: Rasterizer,
+        progress: Callable[[], object] = lambda: None,
+    ) -> GaussianClasses:
+        """The answers of many views brought back into the Gaussians. Only the views' cameras are looked at: what the
+        network sees is drawn from the map."""
+        if not views:
+            raise InvalidInputError("no view to look from; at least one camera is needed")
+        features = self.features(gaussians)
+        fusion = ViewFusion(rasterizer, gaussians)
+        for view in views:
+            fusion.add(view.camera, self.logits(gaussians, features, view.camera, rasterizer=rasterizer))
+            progress()
+        if not bool(fusion.seen.any()):
+            raise InvalidInputError(
+                f"none of {len(views)} views sees any Gaussian; map and poses do not belong together"
+            )
+        probabilities = fusion.logits.softmax(dim=1)
+        probabilities[~fusion.seen] = 0
+        return GaussianClasses(probabilities)
+
+
+def mean_depth_errors(errors: Sequence[Any]) -> dict[str, float]:
+    """The eight depth metrics, each the mean over views; score rises as the error falls."""
+    if not errors:
+        raise InvalidInputError("no view has depth to compare with")
+    delta = np.mean([error.delta for error in errors], axis=0)
+    values = {
+        "abs_rel": float(np.mean([error.abs_rel for error in errors])),
+        "abs_diff_m": float(np.mean([error.abs_diff for error in errors])),
+        "sq_rel_m": float(np.mean([error.sq_rel for error in errors])),
+        "rmse_m": float(np.mean([error.rmse for error in errors])),
+        "delta1": float(delta[0]),
+        "delta2": float(delta[1]),
+        "delta3": float(delta[2]),
+        "completeness": float(np.mean([error.completeness for error in errors])),
+    }
+    return {"score": 1 / (1 + values["rmse_m"]), **values}
+
+
+def _images(stack: Sequence[np.ndarray]) -> torch.Tensor:
+    """Images (H,W,C) as (B,C,H,W)."""
+    return torch.from_numpy(np.stack(stack).transpose(0, 3, 1, 2).copy())

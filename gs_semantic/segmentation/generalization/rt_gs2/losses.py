@@ -1,0 +1,94 @@
+"""What the 2D network is trained with: smoothed cross-entropy, and class centres pulled to fixed directions (CeCo)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gs_semantic.errors import InvalidRequestError
+
+IGNORE = -1
+
+
+def simplex_frame(width: int, classes: int, seed: int = 0) -> torch.Tensor:
+    """(width, classes): unit columns that all have the product -1 / (classes - 1) with each other, a simplex
+    equiangular tight frame. InvalidRequestError where ``width`` is too small for it."""
+    if classes < 2 or width < classes:
+        raise InvalidRequestError(
+            f"{classes} classes need an embedding of as many channels and at least 2, got {width}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(width, classes, generator=generator, dtype=torch.float64)).Q
+    centred = torch.eye(classes, dtype=torch.float64) - 1 / classes
+    return (math.sqrt(classes / (classes - 1)) * basis @ centred).float()
+
+
+class CentreCollapse(nn.Module):
+    """CeCo (https://arxiv.org/abs/2301.01100): the mean embedding of each class should point along its own fixed direction.
+
+    present_only: the mean is over classes that the batch shows. Else absent ones count with ln K, a constant (RT-GS2's code).
+    """
+
+    frame: torch.Tensor
+
+    def __init__(self, width: int, classes: int, smoothing: float = 0.0, present_only: bool = True) -> None:
+        super().__init__()
+        self.register_buffer("frame", simplex_frame(width, classes), persistent=False)
+        self.smoothing, self.present_only = smoothing, present_only
+
+    def forward(self, embedding: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """embedding (B,E,h,w), labels int64 (B,H,W), ``IGNORE`` left out; a mean over the labels' pixels, as if the
+        embedding were brought to their size bilinearly."""
+        centres, present = class_centres(embedding, labels, self.frame.shape[1])
+        targets = torch.arange(self.frame.shape[1], device=labels.device)
+        if self.present_only:
+            centres, targets = centres[present], targets[present]
+            if not len(targets):
+                return embedding.sum() * 0
+        return F.cross_entropy(centres @ self.frame, targets, label_smoothing=self.smoothing)
+
+
+def class_centres(embedding: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (K,E) of an embedding (B,E,h,w), enlarged bilinearly to labels (B,H,W), over each class; bool (K,) present.
+
+    Instead of enlarging the embedding, each class's mask is brought to its size by the transpose of enlarging.
+    """
+    batch, _, height, width = embedding.shape
+    valid = labels != IGNORE
+    masks = F.one_hot(labels.clamp_min(0), classes) * valid[..., None]
+    masks = masks.permute(0, 3, 1, 2).to(embedding.dtype)
+    count = masks.sum(dim=(0, 2, 3))
+    if tuple(labels.shape[1:]) != (height, width):
+        small = torch.zeros(batch, classes, height, width, device=labels.device, requires_grad=True)
+        with torch.enable_grad():
+            large = F.interpolate(small, size=labels.shape[1:], mode="bilinear", align_corners=False)
+        masks = torch.autograd.grad(large, small, masks)[0]
+    return torch.einsum("bkhw,behw->ke", masks, embedding) / count.clamp_min(1)[:, None], count > 0
+
+
+class SegmentationLoss(nn.Module):
+    """Cross-entropy with label smoothing, plus ``ceco_weight`` times CeCo (RT-GS2, sections 4.3 and B.2)."""
+
+    def __init__(self, embedding: int, classes: int, smoothing: float = 0.15, ceco_weight: float = 0.4) -> None:
+        super().__init__()
+        self.smoothing, self.ceco_weight = smoothing, ceco_weight
+        self.ceco = CentreCollapse(embedding, classes, smoothing) if ceco_weight else None
+
+    def forward(self, logits: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Weighted terms by name. logits (B,K,H,W), labels int64 (B,H,W)."""
+        valid = (labels != IGNORE).any()
+        entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, label_smoothing=self.smoothing)
+        terms = {"cross_entropy": entropy if valid else logits.sum() * 0}
+        if self.ceco is not None:
+            terms["ceco"] = self.ceco_weight * self.ceco(embedding, labels)
+        return terms
+
+
+def depth_loss(metres: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """Mean squared error in m^2 of (B,1,H,W) where depth (B,H,W) is known (finite and > 0)."""
+    known = torch.isfinite(depth) & (depth > 0)
+    error = torch.where(known, metres[:, 0] - depth.nan_to_num(), torch.zeros_like(depth))
+    return error.square().sum() / known.sum().clamp_min(1)

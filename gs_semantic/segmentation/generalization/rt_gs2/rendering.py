@@ -1,0 +1,56 @@
+"""The two images that the 2D network looks at: colour and 3D features of a map, drawn at a camera in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.rendering import Rasterizer
+
+
+@dataclass(frozen=True)
+class ViewImages:
+    """rgb (1,3,H,W) 0..1; features (1,C,H,W) as blended, 0 where nothing is; covered bool (H,W): anything is drawn."""
+
+    rgb: torch.Tensor
+    features: torch.Tensor
+    covered: torch.Tensor
+
+
+COVERED = 0.01
+
+
+@torch.no_grad()
+def draw_view(rasterizer: Rasterizer, gaussians: GaussianMap, features: torch.Tensor, camera: Camera) -> ViewImages:
+    """Colour and features (N,C) at a camera."""
+    drawn = rasterizer.render(gaussians, camera, features)
+    assert drawn.features is not None
+    return ViewImages(
+        drawn.rgb.clamp(0, 1).permute(2, 0, 1)[None],
+        drawn.features.permute(2, 0, 1)[None],
+        drawn.alpha > COVERED,
+    )
+
+
+def label_image(logits: torch.Tensor, covered: torch.Tensor) -> np.ndarray:
+    """Class ids int32 (H,W) of logits (K,H,W): 1..K, 0 where nothing is drawn."""
+    # pixel by pixel, and by numpy, which is ten times as fast here as torch on a CPU
+    best = logits.detach().float().permute(1, 2, 0).contiguous().cpu().numpy().argmax(axis=-1)
+    return np.where(covered.cpu().numpy(), best + 1, 0).astype(np.int32)
+
+
+def principal_colours(features: torch.Tensor, basis: torch.Tensor | None = None) -> tuple[np.ndarray, torch.Tensor]:
+    """Features (H,W,C) as colours uint8 (H,W,3): their three main directions. The basis (C+2, 3) that was used, to show
+    several views in the same colours: directions, then lowest and highest value."""
+    flat = features.reshape(-1, features.shape[-1]).float()
+    if basis is None:
+        _, _, directions = torch.pca_lowrank(flat, q=3)
+        shown = flat @ directions
+        low, high = torch.quantile(shown[:: max(1, len(shown) // 10_000)], torch.tensor([0.02, 0.98]), dim=0)
+        basis = torch.cat([directions, low[None], high[None]])
+    low, high = basis[-2], basis[-1]
+    shown = ((flat @ basis[:-2] - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+    return (shown * 255).to(torch.uint8).reshape(*features.shape[:2], 3).numpy(), basis

@@ -1,0 +1,350 @@
+"""RT-GS2 against what is left of it without its parts, on rooms that nobody trained on; resumable run by run.
+
+A run is one training; its folder keeps it, and one that is finished is not trained again. Scores of a run are kept in a
+JSON file beside it. All runs see the same rooms for as many iterations, and each is scored with the checkpoint that its
+own validation rooms chose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gs_semantic.data.room_writer import list_rooms
+from gs_semantic.data.rooms import room_labels
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.evaluation.consistency import ConsistencyScore, LabelledView, view_pairs_at_distance
+from gs_semantic.evaluation.depth import DepthErrors, depth_errors
+from gs_semantic.evaluation.image_quality import psnr, ssim
+from gs_semantic.evaluation.segmentation import ClassScore
+from gs_semantic.files import atomic_write, make_folder
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.segmentation.generalization.checkpoints import load_learner, read_learner
+from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
+    CLASSES,
+    DEPTH,
+    FEATURES,
+    FINE_TUNE,
+    LARGEST_DEPTH_M,
+    RtGs2,
+    mean_depth_errors,
+)
+from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image, principal_colours
+from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
+from gs_semantic.segmentation.generalization.scenes import LearningScene
+from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, LearningJob, learn
+from gs_semantic.segmentation.progress import Listener
+from gs_semantic.share import share_path
+
+FREQUENT = 8  # classes with the most pixels, scored apart
+PAIRS_A_ROOM = 10  # of views, for consistency: 200 in 20 rooms
+SHOWN = 2  # rooms of which pictures are kept
+
+
+@dataclass(frozen=True)
+class Part:
+    """A training: its stage, the run it starts from, and what differs from the method's options."""
+
+    stage: str
+    start: str = FEATURES
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+PARTS: Mapping[str, Part] = {
+    FEATURES: Part(FEATURES, ""),
+    "rt_gs2": Part(CLASSES),
+    "image_only": Part(CLASSES, overrides={"inputs": "image"}),
+    "features_only": Part(CLASSES, overrides={"inputs": "features"}),
+    "no_smoothing": Part(CLASSES, overrides={"smoothing": 0.0}),
+    "no_ceco": Part(CLASSES, overrides={"ceco": 0.0}),
+    "depth": Part(DEPTH),
+    "depth_image_only": Part(DEPTH, overrides={"inputs": "image"}),
+    "finetuned": Part(FINE_TUNE, "rt_gs2", {"warmup": 0}),
+}
+RECORDINGS = ("house", "lounge")  # real and scanned places that are labelled with what was learned in made rooms
+
+
+@dataclass(frozen=True)
+class Run:
+    part: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}-{self.seed}"
+
+
+@dataclass
+class RtGs2Suite:
+    """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
+    options of all runs. room_count: test rooms that are scored (0: all)."""
+
+    rooms: Path
+    folder: Path
+    preset: str = "quick"
+    seeds: Sequence[int] = (0,)
+    only: Sequence[str] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    room_count: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.only:
+            if name not in PARTS:
+                raise InvalidRequestError(f"'{name}': expected one of {', '.join(PARTS)}")
+        self._test: list[LearningScene] | None = None
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def runs(self) -> list[Run]:
+        """In the order in which they are trained."""
+        return [Run(part, seed) for seed in self.seeds for part in PARTS if not self.only or part in self.only]
+
+    def waiting(self) -> list[Run]:
+        return [run for run in self.runs() if not self.finished(run)]
+
+    def finished(self, run: Run) -> bool:
+        """Was it trained to its last iteration?"""
+        path = self.folder / run.name / CHECKPOINT
+        if not path.is_file():
+            return False
+        content = read_learner(path)
+        return bool(content["training"]["loop"]["iteration"] >= content["config"]["iterations"])
+
+    def job(self, run: Run) -> LearningJob | None:
+        """How a run is trained; None while the run that it starts from is not finished."""
+        part = PARTS[run.part]
+        start = None
+        if part.start:
+            before = Run(part.start, run.seed)
+            if not self.finished(before):
+                return None
+            start = self.folder / before.name / BEST
+        rooms, validation = (self.rooms,), tuple[Path, ...]()
+        if part.stage == FINE_TUNE:
+            rooms = validation = (list_rooms(self.rooms, "train")[0],)
+        return LearningJob(
+            RtGs2.name,
+            rooms,
+            self.folder / run.name,
+            validation,
+            part.stage,
+            self.preset,
+            None,
+            {**self.overrides, **part.overrides, "seed": run.seed},
+            start,
+            (self.folder / run.name / CHECKPOINT).is_file(),
+        )
+
+    def train(
+        self, run: Run, listeners: Sequence[Listener] = (), cancelled: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Train or go on with a run; False when it was cancelled, or has to wait for another one."""
+        job = self.job(run)
+        return job is not None and not learn(job, listeners, cancelled).cancelled
+
+    # --- scores -----------------------------------------------------------------------------------------------------
+
+    @property
+    def test(self) -> list[LearningScene]:
+        if self._test is None:
+            folders = list_rooms(self.rooms, "test")
+            self._test = [LearningScene(folder, room_labels()) for folder in folders[: self.room_count or None]]
+        return self._test
+
+    def scores(self, run: Run, progress: Callable[[], object] = lambda: None) -> dict[str, float] | None:
+        """Scores of a finished run at the test rooms, worked out once; None when it is not finished."""
+        if not self.finished(run):
+            return None
+        path = self.folder / f"scores-{run.name}.json"
+        made_of = {
+            "rooms": [scene.name for scene in self.test],
+            "checkpoint_bytes": (self.folder / run.name / BEST).stat().st_mtime_ns,
+        }
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["made_of"] == made_of:
+                return record["scores"]
+        scores = self._scored(run, progress)
+        with atomic_write(path) as file:
+            file.write((json.dumps({"made_of": made_of, "scores": scores}, indent=1) + "\n").encode())
+        return scores
+
+    def _scored(self, run: Run, progress: Callable[[], object]) -> dict[str, float]:
+        learner = load_learner(self.folder / run.name / BEST)
+        assert isinstance(learner, RtGs2)
+        part = PARTS[run.part]
+        if part.stage == FEATURES:
+            return {}
+        if part.stage == FINE_TUNE:
+            scene = LearningScene(list_rooms(self.rooms, "train")[0], room_labels())
+            return {"miou": learner.evaluate([scene])["miou"]}
+        if part.stage == DEPTH:
+            return self._depth(learner, progress)
+        scores = self._classes(learner, run.part == "rt_gs2", progress)
+        if run.part == "rt_gs2":
+            for name in RECORDINGS:
+                recorded = LearningScene(share_path("sample", name), learner.labels, max_width=320, map_folder=None)
+                scores[f"{name}_miou"] = learner.evaluate([recorded])["miou"]
+        return scores
+
+    def _classes(self, learner: RtGs2, fused: bool, progress: Callable[[], object]) -> dict[str, float]:
+        """mIoU at novel views and consistency between views; with ``fused`` also those of fused answers."""
+        per_view, together = ClassScore(), ClassScore()
+        agree, agree_together = ConsistencyScore(), ConsistencyScore()
+        quality: list[tuple[float, float]] = []
+        for scene in self.test:
+            gaussians, features = scene.gaussians, learner.features(scene.gaussians)
+            fusion = ViewFusion(learner.rasterizer, gaussians)
+            if fused:
+                for view in scene.views:
+                    fusion.add(view.camera, learner.logits(gaussians, features, view.camera))
+            answers: list[LabelledView] = []
+            fused_answers: list[LabelledView] = []
+            for view in scene.novel:
+                assert view.classes is not None and view.depth is not None
+                truth = view.classes.astype(np.int64)
+                predicted = answer(learner, gaussians, features, view.camera)
+                per_view.update(predicted, truth)
+                answers.append(LabelledView(view.camera, predicted, view.depth, truth))
+                if fused:
+                    predicted = fusion.render(view.camera).argmax(dim=0).numpy() + 1
+                    together.update(predicted, truth)
+                    fused_answers.append(LabelledView(view.camera, predicted, view.depth, truth))
+                    drawn = learner.rasterizer.render(gaussians, view.camera).rgb.clamp(0, 1).numpy()
+                    quality.append((psnr(drawn, view.rgb / np.float32(255)), ssim(drawn, view.rgb / np.float32(255))))
+            agree_pairs(answers, agree)
+            if fused:
+                agree_pairs(fused_answers, agree_together)
+            scene.forget()
+            progress()
+        found = {**class_scores(per_view), "consistency": agree.value}
+        if fused:
+            names = ("miou", "frequent_miou", "accuracy")
+            found |= {f"fused_{name}": class_scores(together)[name] for name in names}
+            found |= {"fused_consistency": agree_together.value, "compared_px": float(agree.compared)}
+            found |= {
+                "novel_psnr_db": float(np.mean([pair[0] for pair in quality])),
+                "novel_ssim": float(np.mean([pair[1] for pair in quality])),
+            }
+        return found
+
+    def _depth(self, learner: RtGs2, progress: Callable[[], object]) -> dict[str, float]:
+        errors: list[DepthErrors] = []
+        for scene in self.test:
+            features = learner.features(scene.gaussians)
+            for view in scene.novel:
+                assert view.depth is not None
+                metres = learner.logits(scene.gaussians, features, view.camera, DEPTH)[0].numpy()
+                errors.append(depth_errors(metres, view.depth, LARGEST_DEPTH_M))
+            scene.forget()
+            progress()
+        found = mean_depth_errors(errors)
+        del found["score"]
+        return found
+
+    # --- report -----------------------------------------------------------------------------------------------------
+
+    def results(self, progress: Callable[[], object] = lambda: None) -> dict[str, Any]:
+        """Means over seeds of parts whose runs are all finished; ``not_run`` lists the others."""
+        results: dict[str, Any] = {}
+        missing = []
+        for part in PARTS:
+            if self.only and part not in self.only:
+                missing.append(part)
+                continue
+            found = [self.scores(Run(part, seed), progress) for seed in self.seeds]
+            if any(scores is None for scores in found):
+                missing.append(part)
+                continue
+            whole = [scores for scores in found if scores is not None]
+            for name in whole[0]:
+                values = [scores[name] for scores in whole]
+                results[_key(part, name)] = float(np.mean(values))
+                if len(values) > 1:
+                    results[f"{_key(part, name)}_std"] = float(np.std(values))
+            results[f"{part}_iterations"] = read_learner(self.folder / f"{part}-{self.seeds[0]}" / BEST)["config"][
+                "iterations"
+            ]
+        results |= _gains(results)
+        return {**results, "test_rooms": len(self.test), "seeds": len(self.seeds), "not_run": missing}
+
+    def pictures(self) -> Iterator[list[np.ndarray]]:
+        """Rows of images of the first test rooms: drawn colour, features, truth, and RT-GS2's answer."""
+        run = Run("rt_gs2", self.seeds[0])
+        if not self.finished(run):
+            return
+        learner = load_learner(self.folder / run.name / BEST)
+        assert isinstance(learner, RtGs2)
+        for scene in self.test[:SHOWN]:
+            features = learner.features(scene.gaussians)
+            basis = None
+            for view in scene.novel[:: max(1, len(scene.novel) // 2)][:2]:
+                images = draw_view(learner.rasterizer, scene.gaussians, features, view.camera)
+                shown, basis = principal_colours(images.features[0].permute(1, 2, 0), basis)
+                colour = (images.rgb[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+                assert view.classes is not None
+                yield [
+                    colour,
+                    shown,
+                    view.classes.astype(np.int64),
+                    answer(learner, scene.gaussians, features, view.camera),
+                ]
+
+    def prepare(self) -> None:
+        make_folder(self.folder)
+
+
+def answer(learner: RtGs2, gaussians: GaussianMap, features: torch.Tensor, camera: Camera) -> np.ndarray:
+    """One view's class ids (H,W); the map of made rooms is closed, so every pixel has one."""
+    logits = learner.logits(gaussians, features, camera)
+    return label_image(logits, torch.ones(logits.shape[1:], dtype=torch.bool))
+
+
+def agree_pairs(views: Sequence[LabelledView], score: ConsistencyScore) -> None:
+    """Compare pairs of views of one room that look at the same surfaces; a room may have none."""
+    try:
+        pairs = view_pairs_at_distance([v.camera for v in views], [v.depth for v in views], PAIRS_A_ROOM)
+    except InvalidRequestError:
+        return
+    for first, second in pairs:
+        score.update(views[first], views[second])
+
+
+def class_scores(score: ClassScore) -> dict[str, float]:
+    """mIoU over all classes that occur, and over the most frequent of them."""
+    found = score.result()
+    pixels = dict(zip(score._total.truths.tolist(), score._total.truth_pixels.tolist(), strict=True))
+    frequent = sorted(pixels, key=lambda key: -pixels[key])[:FREQUENT]
+    return {
+        "miou": found.miou,
+        "frequent_miou": float(np.mean([found.iou[key] for key in frequent])),
+        "mean_accuracy": found.mean_accuracy,
+        "accuracy": found.accuracy,
+    }
+
+
+def _key(part: str, name: str) -> str:
+    """Names of the report: those that stand for the method itself have no prefix."""
+    if part == "depth":
+        return f"depth_{name.removesuffix('_m')}" if name == "rmse_m" else f"depth_{name}"
+    if part == "depth_image_only":
+        return f"depth_{name.removesuffix('_m')}_image_only" if name == "rmse_m" else f"depth_{name}_image_only"
+    if part == "rt_gs2" and name.startswith(("fused_", "novel_", "compared_", *RECORDINGS)):
+        return name
+    return f"{part}_{name}"
+
+
+def _gains(results: Mapping[str, Any]) -> dict[str, float]:
+    """What the 3D features add, where both sides were run."""
+    gains = {}
+    if {"rt_gs2_miou", "image_only_miou"} <= set(results):
+        gains["features_gain_miou"] = results["rt_gs2_miou"] - results["image_only_miou"]
+    if {"depth_rmse", "depth_rmse_image_only"} <= set(results):
+        gains["depth_rmse_gain"] = 1 - results["depth_rmse"] / results["depth_rmse_image_only"]
+    return gains

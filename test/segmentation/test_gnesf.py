@@ -1,0 +1,253 @@
+"""GNeSF: published values, the sums that replace a softmax over all views, and what learned votes are good for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
+from gs_semantic.data.rooms import room_labels
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
+from gs_semantic.gaussians import Camera
+from gs_semantic.labels import LabelSet
+from gs_semantic.rendering import create_rasterizer
+from gs_semantic.segmentation.config import make_config
+from gs_semantic.segmentation.generalization.checkpoints import load_learner, save_learner
+from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
+from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
+from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
+from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
+from gs_semantic.segmentation.generalization.gnesf.voting import Pooled, VotingNetwork, pooled, soft_vote
+from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
+from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
+from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+
+
+class Oracle:
+    """Knows the classes of images; of two images in three it says wrong ones, and is less sure of them."""
+
+    def __init__(self, scenes: list[LearningScene]) -> None:
+        self.labels = room_labels()
+        self.known = {view.rgb.tobytes(): (i, view.classes) for s in scenes for i, view in enumerate(s.views)}
+
+    def scores(self, images):
+        found = []
+        for rgb in images:
+            number, classes = self.known[rgb.tobytes()]
+            said = classes.astype(np.int64) if number % 3 == 0 else classes.astype(np.int64) % 19 + 1
+            chance = 0.9 if number % 3 == 0 else 0.6
+            likely = torch.nn.functional.one_hot(torch.from_numpy(said) - 1, 19).permute(2, 0, 1).float()
+            found.append(torch.log(likely * chance + (1 - likely) * (1 - chance) / 18))
+        return torch.stack(found)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rooms")
+    write_rooms(folder, [("train", 0), ("validation", 5000)], RoomFormat(48, 36, views=30, novel=3))
+    return [LearningScene(list_rooms(folder, split)[0], room_labels()) for split in ("train", "validation")]
+
+
+def learner(**options) -> Gnesf:
+    torch.manual_seed(0)
+    return Gnesf(make_config(GnesfConfig, "paper", overrides=options), room_labels())
+
+
+def cameras() -> list[Camera]:
+    turned = np.eye(4)
+    turned[:3, :3] = [[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]]
+    turned[:3, 3] = [-0.5, 0.1, 0.2]
+    return [Camera(40, 30, 30.0, 32.0, 19.0, 14.0, pose) for pose in (np.eye(4), turned)]
+
+
+def test_points_are_projected_where_cameras_see_them():
+    views = cameras()
+    depth = np.full((30, 40), 2.0, np.float32)
+    sources = SourceViews.of(views)
+    for number, camera in enumerate(views):
+        points = torch.from_numpy(camera.unproject(depth).reshape(-1, 3))
+        places, z = sources.project(points)
+        grid = np.stack(np.meshgrid(np.arange(40), np.arange(30)), axis=-1).reshape(-1, 2)
+        assert np.allclose(places[number].numpy(), grid, atol=1e-3) and np.allclose(z[number].numpy(), 2, atol=1e-5)
+        assert sources.inside(places, z)[number].all()
+        values = torch.rand(2, 3, 30, 40)
+        assert torch.allclose(sources.read(values, places)[number].T.reshape(3, 30, 40), values[number], atol=1e-3)
+    behind = torch.tensor([[0.0, 0.0, -1.0]])
+    assert not sources.inside(*sources.project(behind))[0].any()
+    with pytest.raises(InvalidInputError, match="all of one size"):
+        SourceViews.of([views[0], views[1].resized(20, 15)])
+
+
+def test_views_see_what_the_rendered_depth_agrees_with():
+    z = torch.tensor([1.0, 1.0, 5.0, 5.0, 1.0])
+    rendered = torch.tensor([1.049, 1.051, 5.099, 5.101, 0.0])
+    assert visible_by_depth(z, rendered).tolist() == [True, False, True, False, False]
+
+
+def test_signed_distance_hides_points_behind_things():
+    """A wall at x = 3; a slab from 1.4 to 1.9 m stands before it where y > 0. One change of sign is the surface itself."""
+
+    def sdf(places: torch.Tensor) -> torch.Tensor:
+        wall, slab = 3.0 - places[:, 0], torch.maximum((places[:, 0] - 1.65).abs() - 0.25, -places[:, 1])
+        return torch.minimum(wall, slab)
+
+    points = torch.tensor([[3.05, -1.0, 0.0], [3.05, 1.0, 0.0], [2.9, 0.9, 0.0]])
+    centres = torch.tensor([[0.0, -0.2, 0.0], [0.0, 0.6, 0.0]])
+    assert visible_by_sdf(sdf, points, centres).tolist() == [[True, False, False], [True, False, False]]
+
+
+def test_votes_have_the_published_sizes():
+    ray = VotingNetwork(35, "ray", "ray")
+    assert ray.base[0].in_features == 105 and ray.vote[0].in_features == 37 and ray.approach[0].in_features == 4
+    depth = VotingNetwork(59, "depth", "z", volume=24)
+    assert depth.base[0].in_features == 201 and depth.vote[0].in_features == 34
+    assert [layer.out_features for layer in depth.vote[::2]] == [16, 8, 1] and depth.residual[2].out_features == 33
+    weights = ray.pool_weights(torch.tensor([[0.0], [-1.0], [-2.0]]), torch.tensor([[True], [True], [True]]))
+    expected = np.exp([0, -0.2, -0.4]) - np.exp(-0.4)
+    assert np.allclose(weights[:, 0].detach(), expected / expected.sum(), atol=1e-6)
+    known = pooled(torch.tensor([[[1.0]], [[4.0]]]), torch.tensor([[0.25], [0.75]]))
+    assert known.mean.item() == 3.25 and known.variance.item() == pytest.approx(0.25 * 2.25**2 + 0.75 * 0.75**2)
+
+
+def test_a_soft_vote_is_a_softmax_over_the_views_that_see_the_point():
+    opinions = torch.tensor([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3, [[0.5, 0.5]] * 3])
+    logits = torch.tensor([[0.0] * 3, [np.log(3.0)] * 3, [9.0] * 3])
+    valid = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
+    found = soft_vote(logits, opinions, valid)
+    assert torch.allclose(found, torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.0, 0.0]]), atol=1e-6)
+
+
+def test_losses_have_their_values():
+    probabilities = torch.tensor([[0.8, 0.2], [0.4, 0.6], [0.5, 0.5]])
+    classes = torch.tensor([1, 2, 0])  # the last is not known
+    assert semantic_loss(probabilities, classes, "one_minus_p").item() == pytest.approx((0.2 + 0.4) / 2)
+    assert semantic_loss(probabilities, classes, "ce").item() == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2)
+    assert semantic_loss(probabilities, torch.zeros(3, dtype=torch.int64), "ce").item() == 0
+
+
+@pytest.mark.parametrize("answer", ["vote", "uniform", "direct"])
+def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer):
+    method = learner(answer=answer).eval()
+    method.use_classifier(Oracle(scenes))
+    scene = scenes[0]
+    prepared = method.prepared(scene)
+    found = method.classes_of(scene.gaussians, prepared).probabilities
+    with torch.no_grad():
+        points = scene.gaussians["means"]
+        places, z, valid = prepared.seen(points)
+        images = prepared.images()
+        own = torch.cat(
+            [prepared.sources.read(images, places), prepared.sources.read(method.features(images), places)], -1
+        )
+        difference = method._difference(points, prepared.sources.centres, prepared.sources.rotation, z)
+        described = method.voting.described(own, difference)
+        weights = method.voting.pool_weights(-z, valid)
+        opinions = prepared.opinions(places)
+        mean = (opinions * valid[..., None]).sum(0) / valid.sum(0).clamp_min(1)[:, None]
+        cues = method._cues(opinions, mean, places, torch.tensor(prepared.sources.size))
+        votes = method.voting(described, pooled(described, weights), weights, difference, valid, None, cues)
+        if answer == "vote":
+            expected = soft_vote(votes.logits, opinions, valid)
+        elif answer == "uniform":
+            expected = mean * valid.any(0)[:, None]
+        else:
+            expected = method._direct_of(votes, valid).softmax(-1) * valid.any(0)[:, None]
+    assert valid.any(0).float().mean() > 0.9 and valid.sum(0).max() > 3
+    # places half-way between two pixels may be rounded either way, so that some views differ
+    assert ((found - expected).abs().amax(dim=1) < 2e-3).float().mean() > 0.99
+
+
+def test_a_later_view_changes_only_what_it_sees(scenes):
+    method = learner().eval()
+    method.use_classifier(Oracle(scenes))
+    scene = scenes[0]
+    prepared, means = method.prepared(scene), scene.gaussians["means"]
+    sums = method.empty_sums(len(means))
+    with torch.no_grad():
+        for number in range(3):
+            before = sums.result().clone()
+            seen = method.look(means, prepared.subset([number]))
+            sums.add_features(seen.rows, seen.described, seen.weight, seen.opinions)
+            method.vote(sums, seen)
+            same = torch.ones(len(means), dtype=torch.bool)
+            same[seen.rows] = False
+            assert 0 < len(seen.rows) < len(means) and torch.equal(sums.result()[same], before[same])
+        grown = sums.resized(torch.cat([torch.tensor([5, 2]), torch.full((3,), -1)]))
+    assert torch.equal(grown.numerator[:2], sums.numerator[[5, 2]]) and not grown.denominator[2:].any()
+    total = sums.result().sum(dim=1)
+    assert torch.allclose(total[sums.views > 0], torch.ones(()), atol=1e-4) and not total[sums.views == 0].any()
+
+
+def test_learned_votes_trust_views_that_are_right(scenes, tmp_path):
+    """Two views of three are wrong, which can be seen from how sure they are."""
+    method = learner(points=256, views=6)
+    method.use_classifier(Oracle(scenes))
+    optimizer = torch.optim.Adam([p for group in method.parameter_groups() for p in group["params"]], lr=0.01)
+    random = np.random.default_rng(0)
+    method.train()
+    for _ in range(80):
+        optimizer.zero_grad()
+        sum(method(method.sample(scenes[:1], random)).values()).backward()
+        optimizer.step()
+    method.eval()
+    learned = method.evaluate(scenes[1:])
+    uniform = learner(answer="uniform").eval()
+    uniform.use_classifier(Oracle(scenes))
+    assert learned["miou"] > uniform.evaluate(scenes[1:])["miou"] + 0.05
+    save_learner(tmp_path / "votes.pt", method)
+    again = load_learner(tmp_path / "votes.pt")
+    again.use_classifier(Oracle(scenes))
+    assert again.evaluate(scenes[1:]) == learned
+
+
+def test_views_that_do_not_fit_are_refused(scenes):
+    method, rasterizer, scene = learner(), create_rasterizer("auto"), scenes[0]
+    with pytest.raises(InvalidInputError, match="no source view"):
+        method.segment(scene.gaussians, [], rasterizer)
+    away = np.eye(4)
+    away[:3, 3] = 100
+    blank = SceneView("far", Camera(48, 36, 40.0, 40.0, 23.5, 17.5, away), np.zeros((36, 48, 3), np.uint8))
+    with pytest.raises(InvalidInputError, match="none of the 2 views sees any of the"):
+        method.segment(scene.gaussians, [blank, blank], rasterizer)
+    small = SceneView("small", blank.camera.resized(64, 48), np.zeros((48, 64, 3), np.uint8))
+    with pytest.raises(InvalidInputError, match="all of one size"):
+        PreparedViews.of([blank, small], scene.gaussians, method.classifier, rasterizer)
+    few = method.segment(scene.gaussians, scene.views[:1], rasterizer)  # fewer than in training: no error
+    assert 0 < (few.classes > 0).float().mean() < 1
+
+    other = SegformerLearner(SegformerConfig(), LabelSet({0: "void", 1: "cat"}))
+    with pytest.raises(InvalidInputError, match=r"has the classes void, cat; votes were learned for void, wall"):
+        method.use_classifier(other)
+
+
+def test_the_2d_segmenter_has_to_be_given_and_to_fit(tmp_path):
+    with pytest.raises(InvalidRequestError, match="say which 2D segmenter"):
+        learner().initialise()
+    save_learner(tmp_path / "wide.pt", SegformerLearner(SegformerConfig(decoder=64), room_labels()))
+    with pytest.raises(InvalidRequestError, match="set segmenter_stride=4 segmenter_decoder=64"):
+        learner(segmenter=str(tmp_path / "wide.pt")).initialise()
+    fits = learner(segmenter=str(tmp_path / "wide.pt"), segmenter_decoder=64)
+    fits.initialise()
+    save_learner(tmp_path / "gnesf.pt", fits)
+    with pytest.raises(InvalidRequestError, match="is of method 'gnesf'"):
+        learner(segmenter=str(tmp_path / "gnesf.pt")).initialise()
+    save_learner(tmp_path / "cats.pt", SegformerLearner(SegformerConfig(), LabelSet({0: "void", 1: "cat"})))
+    with pytest.raises(InvalidInputError, match="has other classes than the rooms: void, cat"):
+        learner(segmenter=str(tmp_path / "cats.pt")).initialise()
+
+
+def test_pooled_is_what_running_sums_say():
+    random = torch.Generator().manual_seed(1)
+    features, weight = torch.rand(5, 7, 3, generator=random), torch.rand(5, 7, generator=random)
+    method = learner()
+    sums = method.empty_sums(7)
+    wide = torch.zeros(7, method.width)
+    for view in range(5):
+        described = wide.clone()
+        described[:, :3] = features[view]
+        sums.add_features(torch.arange(7), described, weight[view], torch.zeros(7, 19))
+    expected = pooled(features, weight / weight.sum(0))
+    found: Pooled = sums.pooled(torch.arange(7))
+    assert torch.allclose(found.mean[:, :3], expected.mean, atol=1e-5)
+    assert torch.allclose(found.variance[:, :3], expected.variance, atol=1e-5)
