@@ -1,6 +1,6 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
 over time), `budget`, `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2`
-(frames per second of a method that labels unseen maps)."""
+(frames per second of a method that labels unseen maps), `association` (ids over time)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ EXAMPLES = """examples:
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
-  gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json"""
+  gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
+  gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
@@ -52,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
+    _configure_association(add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU"))
 
 
 def _configure_map(sub: argparse.ArgumentParser) -> None:
@@ -129,6 +131,18 @@ def _configure_faults(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_association(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, required=True, help="labelled sequence to map")
+    sub.add_argument("--eval", type=Path, required=True, help="labelled sequence to score at")
+    sub.add_argument("--kinds", nargs="+", choices=("shuffled", "damaged"), default=["shuffled", "damaged"],
+                     help="masks [shuffled damaged]")  # fmt: skip
+    sub.add_argument("--width", type=int, default=320, help="images are scaled down to this width, px; 0: not [320]")
+    sub.add_argument("--every", type=int, default=1, metavar="K", help="map only each K-th frame [1]")
+    sub.add_argument("--seed", type=int, default=0, help="seed of the masks' damage [0]")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
 def _configure_segmenter(sub: argparse.ArgumentParser) -> None:
     from gs_semantic.segmenters.registry import KINDS
 
@@ -163,6 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
         "faults": run_faults,
         "segmenter": run_segmenter,
         "rt_gs2": run_rt_gs2,
+        "association": run_association,
     }
     return runs[arguments.kind](arguments)
 
@@ -308,6 +323,24 @@ def run_faults(arguments: argparse.Namespace) -> int:
             also = f"; also named: {', '.join(outcome.others)}" if outcome.others else ""
             print(f"{outcome.fault}: {said}{also}")
     options.report(arguments, "Fault drill", faults.results(outcomes))
+    return 0
+
+
+def run_association(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.association import compare_associations
+    from gs_semantic.data.formats import open_sequence
+
+    with options.progress_bars() as bars:
+        results = compare_associations(
+            open_sequence(arguments.sequence, max_width=arguments.width),
+            open_sequence(arguments.eval, max_width=arguments.width),
+            arguments.kinds,
+            arguments.seed,
+            every=arguments.every,
+            params=arguments.param,
+            progress=bars,
+        )
+    options.report(arguments, f"association on {arguments.sequence}", results)
     return 0
 
 

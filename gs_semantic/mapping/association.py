@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 
 from gs_semantic.gaussians import MaskInfo
@@ -25,7 +26,8 @@ HYPOTHESIS = 0.75  # weight of the overlap with a tentative object, against that
 class Evidence:
     """One keyframe on the visible Gaussians (V rows): mask index 1..M (0 = unlabelled), its weight in pixels, votes.
 
-    areas: pixels of each mask (M + 1,), infos: class and score of each mask (M + 1, entry 0 unused).
+    areas: pixels of each mask (M + 1,), infos: class and score of each mask (M + 1, entry 0 unused). features (V,D): the
+    Gaussians' identities, for who wants to look at them.
     """
 
     mask: np.ndarray
@@ -35,25 +37,42 @@ class Evidence:
     areas: np.ndarray
     infos: list[MaskInfo]
     stamp_ns: int
+    features: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How much visible Gaussian ``row`` belongs to object ``slot``: ``share`` 0..1; one entry a pair, all (E,)."""
+
+    row: np.ndarray
+    slot: np.ndarray
+    share: np.ndarray
 
 
 @dataclass
 class Assignment:
     """Object slot of each mask (M + 1,), 0 = none; ``shielded``: pairs (mask, object slot) on whose Gaussians the mask
     must not vote, because a mask that swallowed a known neighbour says nothing about it; ``merged``: old slot -> slot
-    that took it over; ``forgotten`` slots; ``changed`` slots."""
+    that took it over; ``forgotten`` slots; ``changed`` slots; where learned, ``features`` (V,D) that the visible Gaussians
+    get, and ``kept`` bool (V,): the others get no vote."""
 
     slots: np.ndarray
     shielded: set[tuple[int, int]] = field(default_factory=set)
     merged: dict[int, int] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
     changed: set[int] = field(default_factory=set)
+    features: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
 
 class Associator(Protocol):
     """Decides the object of every mask of a keyframe and keeps the registry's states."""
 
     def associate(self, evidence: Evidence, objects: ObjectRegistry) -> Assignment: ...
+
+    def codes(self, slots: int) -> torch.Tensor | None:
+        """Features (slots, D) that the Gaussians of each object should have; None: any that differ."""
+        ...
 
 
 class OverlapAssociator:
@@ -75,7 +94,8 @@ class OverlapAssociator:
         config = self.config
         masks = len(evidence.areas)
         result = Assignment(np.zeros(masks, np.int32))
-        present, overlap, mapped_area, object_area, visible_area, touched = _overlaps(evidence, masks)
+        membership = self.membership(evidence)
+        present, overlap, mapped_area, object_area, visible_area, touched = _overlaps(evidence, membership, masks)
         union = mapped_area[:, None] + object_area[None, :] - overlap
         iou = overlap / np.maximum(union, 1e-6)
         tentative = np.array([objects.by_slot(int(s)).state is ObjectState.TENTATIVE for s in present], bool)
@@ -105,6 +125,15 @@ class OverlapAssociator:
             self._miss(objects, result, present, visible_area)
         self._forget(objects, result)
         return result
+
+    def codes(self, slots: int) -> torch.Tensor | None:
+        return None
+
+    def membership(self, evidence: Evidence) -> Membership:
+        """By votes."""
+        row, entry = np.nonzero(evidence.vote_weight > 0)  # most of the table is empty
+        share = evidence.vote_weight[row, entry] / evidence.vote_weight.sum(1)[row]
+        return Membership(row, evidence.vote_object[row, entry], share)
 
     def _open_new(self, evidence: Evidence, objects: ObjectRegistry, result: Assignment, masks: int) -> None:
         for row in range(1, masks):
@@ -218,16 +247,15 @@ def merge_objects(keep: MapObject, lose: MapObject) -> None:
         keep.state = ObjectState.CONFIRMED
 
 
-def _overlaps(evidence: Evidence, masks: int) -> tuple[np.ndarray, ...]:
-    """Objects in view (S,), overlap (masks, S), area of each mask on labelled Gaussians (masks,), area of each object
-    on Gaussians that some mask covers (S,), its whole visible area (S,), and (masks, S) the area on Gaussians with any
-    vote at all for it; all in pixels."""
-    total = evidence.vote_weight.sum(1)
-    has = total > 0
-    row, entry = np.nonzero(evidence.vote_weight > 0)  # most of the table is empty
-    slot = evidence.vote_object[row, entry]
+def _overlaps(evidence: Evidence, membership: Membership, masks: int) -> tuple[np.ndarray, ...]:
+    """Objects in view (S,), overlap (masks, S), area of each mask on Gaussians that belong to any object (masks,), area of
+    each object on Gaussians that some mask covers (S,), its whole visible area (S,), and (masks, S) the area on Gaussians
+    that belong to it at all; all in pixels."""
+    row, slot = membership.row, membership.slot
+    has = np.zeros(len(evidence.mask), bool)
+    has[row] = True
     touch = evidence.weight[row]
-    area = touch * evidence.vote_weight[row, entry] / total[row]
+    area = touch * membership.share
     present = np.nonzero(np.bincount(slot))[0]
     position = np.zeros(int(present[-1]) + 1 if len(present) else 1, np.int64)
     position[present] = np.arange(len(present))

@@ -8,9 +8,11 @@ from typing import Any
 from gs_semantic.rendering.base import RasterSettings
 
 
-def _p(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
+def _p(
+    default: Any, text: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
     """A documented field; ``low``/``high`` bound it (checked by ``MapperConfig.validate`` and the ROS parameter)."""
-    return field(default=default, metadata={"text": text, "low": low, "high": high})
+    return field(default=default, metadata={"text": text, "low": low, "high": high, "choices": choices})
 
 
 @dataclass
@@ -56,6 +58,11 @@ class MapperConfig:
     refine_min_px: int = _p(10, "a Gaussian is coarse when it fills at least this many pixels", 2, 10000)
     refine_max: int = _p(3000, "Gaussians replaced per keyframe at most", 0, 1_000_000)
     # association
+    association: str = _p(
+        "overlap",
+        "masks find their objects by overlap with votes, or by a codebook of learned features (docs/training.md)",
+        choices=("overlap", "codebook"),
+    )
     match_min_iou: float = _p(0.3, "overlap (IoU on pixels both know) needed to match a mask to an object", 0.05, 0.95)
     class_mismatch_factor: float = _p(0.6, "overlap is multiplied by this when the classes differ", 0.0, 1.0)
     mask_min_px: int = _p(15, "smaller masks do not open an object", 1, 100000)
@@ -109,6 +116,8 @@ class MapperConfig:
             low, high, value = spec.metadata.get("low"), spec.metadata.get("high"), getattr(self, name)
             if low is not None and not low <= value <= high:
                 raise ValueError(f"{name} = {value} is outside [{low}, {high}]")
+            if (choices := spec.metadata.get("choices")) and value not in choices:
+                raise ValueError(f"{name} = '{value}' is none of {', '.join(choices)}")
         if self.match and self.match_near_m >= self.depth_max_m:
             raise ValueError(f"match_near_m = {self.match_near_m:g} is not below depth_max_m = {self.depth_max_m:g}")
         if self.seed_max_block_px not in (1, 2, 4, 8):

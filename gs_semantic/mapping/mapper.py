@@ -16,6 +16,7 @@ from gs_semantic.gaussians import Camera, Frame, GaussianMap, MaskInfo
 from gs_semantic.gaussians.anchors import move_with_keyframes
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.association import Associator, Evidence, OverlapAssociator
+from gs_semantic.mapping.codebook import CodebookAssociator
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.depth_noise import smooth_depth
 from gs_semantic.mapping.events import Events, LabelImages
@@ -73,7 +74,8 @@ class Mapper:
         self.config.validate()
         self.rasterizer = rasterizer or CpuRasterizer(self.config.raster_settings)
         self._labels = labels
-        self._make_associator = (lambda: associator) if associator else (lambda: OverlapAssociator(self.config))
+        kind = CodebookAssociator if self.config.association == "codebook" else OverlapAssociator
+        self._make_associator = (lambda: associator) if associator else (lambda: kind(self.config))
         self._start(gaussians or GaussianMap(), objects or ObjectRegistry(labels))
 
     def _start(self, gaussians: GaussianMap, objects: ObjectRegistry) -> None:
@@ -402,6 +404,7 @@ class Mapper:
             areas=np.bincount(labels.ravel(), minlength=masks),
             infos=infos,
             stamp_ns=frame.stamp_ns,
+            features=gaussians["identity"].numpy()[rows],
         )
         assignment = self.associator.associate(evidence, self.objects)
         self._events.objects_changed |= assignment.changed
@@ -414,6 +417,11 @@ class Mapper:
         vote[guessed] *= self.config.mask_grow_weight * (support[guessed].sum(1) <= GUESS_LIMIT)
         target = slots[np.where(guessed, label - masks, mask)]
         voting = (target > 0) & (vote > 0)
+        if assignment.kept is not None:
+            voting &= assignment.kept
+        if assignment.features is not None:
+            gaussians["identity"].numpy()[rows] = assignment.features
+            gaussians.touch(torch.from_numpy(rows), core=False)
         if voting.any():
             add_votes(gaussians, rows[voting], target[voting], vote[voting].astype(np.float32))
         if assignment.merged or assignment.forgotten:
@@ -461,9 +469,11 @@ class Mapper:
         with self._timed("optimise+identity" if with_identity else "optimise"):
             codes = None
             if with_identity:
-                if len(self._codes) < self.objects.slots:
-                    self._codes = object_codes(2 * self.objects.slots, self.config.identity_dims)
-                codes = self._codes
+                codes = self.associator.codes(self.objects.slots)
+                if codes is None:
+                    if len(self._codes) < self.objects.slots:
+                        self._codes = object_codes(2 * self.objects.slots, self.config.identity_dims)
+                    codes = self._codes
                 self._events.identity_iterations += 1
             self.optimiser.step(self.keyframes.draw(), codes)
         self._events.iterations += 1

@@ -38,7 +38,7 @@ class UnifiedLiftConfig(ContrastiveConfig):
     lr_codes: float = option(5e-4, "learning rate of codes", low=0)
 
     presets: ClassVar = {
-        "quick": {"association_pixels": 8192, "lr_codes": 5e-3},
+        "quick": {"association_pixels": 4096, "lr_codes": 5e-3},
         "standard": {"association_pixels": 16_384},
         "paper": {},
     }
