@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from geometry_msgs.msg import PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import Header
@@ -37,7 +38,7 @@ from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.view import MapView, pack_registry
 from gs_semantic.msg import LabelMap, Status
-from gs_semantic.nodes import conversions, faults
+from gs_semantic.nodes import conversions, faults, qos
 from gs_semantic.nodes.diagnostics import Diagnostics
 from gs_semantic.nodes.governor import Governor
 from gs_semantic.nodes.inputs import LABELS, Inputs
@@ -52,6 +53,7 @@ from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.nodes.synchronizer import Match
 from gs_semantic.nodes.transforms import JumpWatch
 from gs_semantic.nodes.worker import Worker
+from gs_semantic.objects.events import EventWatch
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
 
@@ -160,9 +162,12 @@ class MapperNode(ManagedNode):
         self._objects_key = 0
         self._packed = pack_registry(self.mapper.objects)
         self._objects_changed = False
+        self._watch, self._told_key = EventWatch(), 0
+        self.selected = 0
         self._view_time = 0.0
         self._refresh_view()
         self.map_services = Services(self)
+        self._clicks = self.create_subscription(PointStamped, "/clicked_point", self._take_click, qos.CLICKS)
         self._map_publisher.labels(self.mapper.objects.labels, self._map_header())
         self.configured = True
         self.answering.start()
@@ -201,6 +206,7 @@ class MapperNode(ManagedNode):
         self.mapping.stop()
         self._disk.shutdown(wait=True)
         self.inputs.close()
+        self.destroy_subscription(self._clicks)
         for part in (self.map_services, self._map_publisher, self._splats):
             part.close(self)
         for answerer in self.answerers.values():
@@ -266,6 +272,19 @@ class MapperNode(ManagedNode):
             return
         self.mapping.call(lambda: self._use_labels(labels))
 
+    def _take_click(self, msg: PointStamped) -> None:
+        """A point that was clicked in RViz selects the object there."""
+
+        def find() -> None:
+            try:
+                found = self.map_services.queries.clicked(msg)
+            except GsSemanticError as error:
+                self.report("clicked_point", InvalidInputError(f"/clicked_point: {error}"))
+                return
+            self.mapping.call(lambda: self.select(found))
+
+        self.answering.call(find)
+
     def report(self, key: str, error: Exception) -> None:
         """Count and tell an input that cannot be used; the log has it once in a while, ~/status always. Any thread."""
         self.statistics.failed(error, self._now_ns())
@@ -294,6 +313,7 @@ class MapperNode(ManagedNode):
         s, inputs, mapper = self.statistics, self.inputs, self.mapper
         objects = self.view.objects.records
         tentative = int((objects["state"] == ObjectState.TENTATIVE).sum())
+        removed = int((objects["state"] == ObjectState.REMOVED).sum())
         state = Status.STATE_MAPPING if s.frames_mapped else Status.STATE_WAITING
         state = Status.STATE_PAUSED if self._paused else state
         state = LIFECYCLE_STATES.get(self.lifecycle_state, state)
@@ -306,7 +326,7 @@ class MapperNode(ManagedNode):
                 map_id=mapper.gaussians.map_id,
                 map_revision=mapper.gaussians.revision,
                 gaussians=len(mapper.gaussians),
-                objects=len(objects) - tentative,
+                objects=len(objects) - tentative - removed,
                 objects_tentative=tentative,
                 frames_received=inputs.received,
                 frames_answered=s.frames_answered,
@@ -427,7 +447,9 @@ class MapperNode(ManagedNode):
         self.governor.splats_waiting = self._splats.waiting
         answering = any(answerer.wanted for answerer in self.answerers.values())
         self.governor.tick(self.mapper, answering, self._answers_to_come_mb)
-        self._map_publisher.update(self.view, self.mapper.objects, self._objects_key, self._map_header())
+        self._map_publisher.update(
+            self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected
+        )
         self._splats.update(self.view, self._map_header())
         fresh = time.monotonic() - self._last_frame_time < self.parameters.idle_optimise_s
         if self._paused or not (self.mapper.pending or (fresh and self.mapper.can_optimise)):
@@ -486,6 +508,10 @@ class MapperNode(ManagedNode):
             self._objects_key += 1
             self._objects_changed = False
         self.view = MapView.of(self.mapper.gaussians, self.mapper.objects, self._mapped_stamp_ns, self._packed)
+        if self._told_key != self._objects_key:  # after the view: who hears of an object can ask for it
+            self._told_key = self._objects_key
+            events = self._watch.update(self.mapper.objects, self.mapper.gaussians.map_id)
+            self._map_publisher.events(events, self.view.revision, self._map_header())
         self._view_time = time.monotonic()
         self.statistics.time_stage("view", (time.perf_counter() - start) * 1e3)
 
@@ -501,6 +527,13 @@ class MapperNode(ManagedNode):
             self._objects_changed = True
             self._refresh_view()
             self._map_publisher.labels(self.mapper.objects.labels, self._map_header())
+
+    def select(self, object_id: int) -> None:
+        """Highlight an object and tell ~/selected_object; 0: none. In the mapping thread."""
+        self.selected = object_id
+        self._objects_changed = True
+        self._refresh_view()
+        self._map_publisher.selected(self.view, object_id, self._map_header())
 
     def pause(self) -> None:
         """Freeze the map; the view is brought up to date."""
