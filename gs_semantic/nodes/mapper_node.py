@@ -1,7 +1,7 @@
 """The mapper node: posed images in, label images, objects and answers out.
 
-Four threads. The executor's takes messages and hands them over. ``answering`` draws label images and answers questions,
-from a view of the map that nobody changes. ``mapping`` alone reads and changes the map, and makes a new view now and
+Five threads. The executor's takes messages and hands them over. ``answering`` draws label images, and ``asking`` answers
+questions that need none, both from a view of the map that nobody changes. ``mapping`` alone reads and changes the map, and makes a new view now and
 then. The disk's reads and writes map folders.
 
 The node is a lifecycle node. Configured, it has a map and answers questions; active, it listens.
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from geometry_msgs.msg import PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -31,6 +32,7 @@ from gs_semantic.errors import (
     MissingExtraError,
 )
 from gs_semantic.gaussians import Camera, Frame, GaussianMap
+from gs_semantic.gaussians.gaussian_map import Anchor
 from gs_semantic.gaussians.map_folder import load_map, save_map
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.config import MapperConfig
@@ -51,7 +53,7 @@ from gs_semantic.nodes.services import Services
 from gs_semantic.nodes.splat_output import SplatPublisher
 from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.nodes.synchronizer import Match
-from gs_semantic.nodes.transforms import JumpWatch
+from gs_semantic.nodes.transforms import JumpWatch, TransformError, inverse
 from gs_semantic.nodes.worker import Worker
 from gs_semantic.objects.events import EventWatch
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
@@ -59,6 +61,7 @@ from gs_semantic.rendering.cpu import CpuRasterizer
 
 T = TypeVar("T")
 
+ANCHOR_M, ANCHOR_DEG = 0.1, 3.0  # an anchor farther off means another map frame
 MAPPING_QUEUE = 8  # frames that may wait for a slice of mapping to end
 LOG_PERIOD_S = 5.0  # the same trouble is logged once in this time
 STATES = {
@@ -146,6 +149,7 @@ class MapperNode(ManagedNode):
         self._paused = False
         self._jumps = JumpWatch()
         self._disk = ThreadPoolExecutor(1, "disk")
+        self._asking = ThreadPoolExecutor(1, "asking")
         self.answering = Worker(
             "answering", self._answer, queue=self.parameters.frame_queue * max(1, len(self.parameters.cameras))
         )
@@ -204,6 +208,7 @@ class MapperNode(ManagedNode):
         self.configured = False
         self.answering.stop()
         self.mapping.stop()
+        self._asking.shutdown(wait=True)
         self._disk.shutdown(wait=True)
         self.inputs.close()
         self.destroy_subscription(self._clicks)
@@ -301,6 +306,10 @@ class MapperNode(ManagedNode):
     def disk(self, task: Callable[[], None]) -> None:
         """Run a task that reads or writes files."""
         self._disk.submit(task)
+
+    def ask(self, task: Callable[[], None]) -> None:
+        """Run a task that answers a question without drawing: it does not wait for the answers of frames."""
+        self._asking.submit(task)
 
     def _publish_status(self) -> None:
         if not self.configured:
@@ -568,6 +577,7 @@ class MapperNode(ManagedNode):
 
         def copied() -> tuple[GaussianMap, ObjectRegistry]:
             self.mapper.gaussians.frame_id = self.frame_id
+            self.mapper.gaussians.anchor = self._anchor()
             return self.mapper.gaussians.snapshot(), copy.deepcopy(self.mapper.objects)
 
         gaussians, objects = self._while_mapping_waits(copied)
@@ -583,6 +593,8 @@ class MapperNode(ManagedNode):
                 f"{path}: the map is in frame '{gaussians.frame_id}', this node maps in '{frame}'; set global_frame"
             )
 
+        self._check_anchor(gaussians, str(path))
+
         def swap() -> None:
             labels = self.mapper.objects.labels
             self.mapper.load(gaussians, objects)
@@ -591,6 +603,50 @@ class MapperNode(ManagedNode):
 
         self._while_mapping_waits(swap)
         return gaussians, objects
+
+    def _anchor(self) -> Anchor | None:
+        """What ties the map to the world now; None without parameters that say so."""
+        name, frame = self.parameters.localization_map, self.parameters.anchor_frame
+        if not (name or frame):
+            return None
+        return Anchor(name, frame, self._anchor_pose(frame) if frame else np.eye(4))
+
+    def _anchor_pose(self, frame: str) -> np.ndarray:
+        """Where the anchor frame is in the map (4, 4)."""
+        try:
+            return self.inputs.poses.newest(self.frame_id, frame)
+        except TransformError as error:
+            raise MapFrameMismatchError(f"parameter anchor_frame = '{frame}': {error}") from error
+
+    def _check_anchor(self, gaussians: GaussianMap, what: str) -> None:
+        """MapFrameMismatchError when a map was made in another localisation map, or its anchor stood elsewhere."""
+        saved, name, frame = gaussians.anchor, self.parameters.localization_map, self.parameters.anchor_frame
+        if saved is None:
+            if name or frame:
+                raise MapFrameMismatchError(
+                    f"{what}: map {gaussians.map_id} has no anchor, so that nobody knows whether it fits; save it again "
+                    "with localization_map or anchor_frame set, or clear both to load it all the same"
+                )
+            return
+        if name and saved.localization_map != name:
+            raise MapFrameMismatchError(
+                f"{what}: map {gaussians.map_id} was made in localisation map '{saved.localization_map}', this node's is "
+                f"'{name}' (parameter localization_map)"
+            )
+        if frame and saved.frame != frame:
+            raise MapFrameMismatchError(
+                f"{what}: map {gaussians.map_id} is anchored at frame '{saved.frame}', this node at '{frame}' "
+                "(parameter anchor_frame)"
+            )
+        if frame:
+            change = inverse(saved.T_map_frame) @ self._anchor_pose(frame)
+            metres = float(np.linalg.norm(change[:3, 3]))
+            degrees = float(np.degrees(np.arccos(np.clip((np.trace(change[:3, :3]) - 1) / 2, -1, 1))))
+            if metres > ANCHOR_M or degrees > ANCHOR_DEG:
+                raise MapFrameMismatchError(
+                    f"{what}: map {gaussians.map_id} does not fit: anchor '{frame}' is {metres:.2f} m and {degrees:.1f} "
+                    "degrees from where it was in the map; localise the robot in the map's frame first"
+                )
 
     def _while_mapping_waits(self, task: Callable[[], T]) -> T:
         """Run a task in the mapping thread and wait for its result."""

@@ -129,7 +129,9 @@ class Queries:
             response.embedding_model = view.embedding_model
         if not (request.include_gaussians or request.include_cloud) or record["revision"] < request.since_revision:
             return
-        rows = _even(torch.nonzero(view.gaussians["object"] == int(record["slot"]))[:, 0], request.max_gaussians)
+        # numpy: torch's threads would wait for those of mapping
+        own = np.flatnonzero(view.gaussians["object"].numpy() == int(record["slot"]))
+        rows = _even(torch.from_numpy(own), request.max_gaussians)
         response.gaussian_count = len(rows)
         if request.include_gaussians:
             response.gaussians = conversions.to_bytes_field(pack_gaussians(view.gaussians, rows))

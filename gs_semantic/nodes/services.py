@@ -58,19 +58,20 @@ class Services:
     """All services of the mapper node.
 
     Questions are answered from the node's view of the map, so that they never wait for mapping: listing objects at once,
-    the rest by the thread that answers frames. What changes the map is done by the thread that maps.
+    those about Gaussians by a thread of their own, and those that need a rendering by the thread that answers frames. What changes the map is done by the thread that maps.
     """
 
     def __init__(self, node: MapperNode) -> None:
         self._node = node
         self.queries = queries = Queries(node)
         self._made: list[DeferredService] = []
-        at_once, by_answerer, by_mapper, on_disk = self._now, node.answering.call, node.mapping.call, node.disk
+        at_once, aside, on_disk = self._now, node.ask, node.disk
+        by_answerer, by_mapper = node.answering.call, node.mapping.call
         for name, kind, answer, where in (
             ("list_objects", ListObjects, queries.list_objects, at_once),
-            ("get_object", GetObject, queries.get_object, by_answerer),
+            ("get_object", GetObject, queries.get_object, aside),
             ("query_pixel", QueryPixel, queries.query_pixel, by_answerer),
-            ("query_region", QueryRegion, queries.query_region, by_answerer),
+            ("query_region", QueryRegion, queries.query_region, aside),
             ("query_nearest", QueryNearest, queries.query_nearest, at_once),
             ("query_ray", QueryRay, queries.query_ray, by_answerer),
             ("render_view", RenderView, self._render_view, by_answerer),
