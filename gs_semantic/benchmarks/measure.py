@@ -20,7 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from gs_semantic.benchmarks.tasks import Once, Services, Steady, Task, Traffic
+from gs_semantic.benchmarks.tasks import Once, Query, Services, Steady, Task, Traffic
 from gs_semantic.benchmarks.tour import Tour
 from gs_semantic.client import SemanticMap
 from gs_semantic.errors import GsSemanticError
@@ -116,6 +116,7 @@ TASKS: dict[str, type[Task]] = {
     "once": Once,
     "steady": Steady,
     "services": Services,
+    "query": Query,
     "traffic": Traffic,
     "tour": Tour,
 }
@@ -136,6 +137,7 @@ def main() -> int:
     parser.add_argument("--duration", type=float, default=60.0, help="steady, services: seconds")
     parser.add_argument("--settle", type=float, default=3.0, help="steady, services: seconds before measuring")
     parser.add_argument("--object-gaussians", type=int, default=5000, help="services: size of the object asked for")
+    parser.add_argument("--class-name", default="", help="query: class of the objects in the short list")
     options = parser.parse_args()
 
     rclpy.init()

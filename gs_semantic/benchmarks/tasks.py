@@ -131,6 +131,40 @@ class Services(Steady):
         return result
 
 
+class Query(Steady):
+    """A steady stream while a short list, a long list and one object with its Gaussians are asked for in turn."""
+
+    def run(self) -> dict[str, Any]:
+        self.first_answer()
+        time.sleep(self.options.settle)
+        few = [self.options.class_name]
+        objects = self.planner.list_objects()
+        target = min(objects, key=lambda obj: abs(obj.num_gaussians - self.options.object_gaussians))
+        calls: dict[str, Callable[[], object]] = {
+            "list": lambda: self.planner.list_objects(classes=few),
+            "list_1000": self.planner.list_objects,
+            "get": lambda: self.planner.get_object(target.id, gaussians=True),
+            "nearest": lambda: self.planner.query_nearest((0.0, 0.0, 1.0), max_results=10),
+        }
+        counts = {
+            "list_objects": len(self.planner.list_objects(classes=few)),
+            "list_1000_objects": len(self.planner.list_objects()),
+            "get_gaussians": len(self.planner.get_object(target.id, gaussians=True).gaussians),
+        }
+        self.restart()
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in self.seconds():
+            for _ in range(4):
+                for name, call in calls.items():
+                    times[name].append(timed(call))
+                    time.sleep(0.01)
+        self.measured()
+        result: dict[str, Any] = {}
+        for name, values in times.items():
+            result |= {f"{name}_p{share}_ms": float(np.percentile(values, share)) for share in (95, 50)}
+        return {**result, **counts, "calls": len(times["list"])}
+
+
 class Traffic(Steady):
     """A steady stream with ~/splats subscribed, too; counts what comes."""
 

@@ -1,6 +1,7 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
-over time), `budget`, `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2`
-(frames per second of a method that labels unseen maps), `association` (ids over time)."""
+over time), `budget`, `query` (times of planners' questions), `faults` (are faults of a running graph named), `segmenter`
+(rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen maps), `association` (ids over
+time)."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
+  gs-semantic bench query --gaussians 1000000 --objects 200 --json query.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
   gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json"""
@@ -50,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_unproject(add("unproject", "seconds to lift 2D feature maps onto the Gaussians of a furnished room"))
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
+    _configure_query(add("query", "questions of planners on a large map while mapping: times in another process"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
@@ -123,6 +126,16 @@ def _configure_soak(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_query(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, help="sequence that is mapped meanwhile [sample/house]")
+    sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians in the map [1000000]")
+    sub.add_argument("--objects", type=int, default=200, help="objects in the short list [200]")
+    sub.add_argument("--seconds", type=float, default=30.0, help="length of the measurement [30]")
+    sub.add_argument("--keep", type=Path, metavar="FOLDER", help="keep map and logs of the run there")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
 def _configure_faults(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, help="recording that the camera plays [sample/house]")
     sub.add_argument("--rate-hz", type=float, default=5.0, help="rate of the camera [5]")
@@ -174,6 +187,7 @@ def run(arguments: argparse.Namespace) -> int:
         "unproject": run_unproject,
         "soak": run_soak,
         "budget": run_budget,
+        "query": run_query,
         "faults": run_faults,
         "segmenter": run_segmenter,
         "rt_gs2": run_rt_gs2,
@@ -302,6 +316,25 @@ def run_soak(arguments: argparse.Namespace) -> int:
             advance,
         )
     options.report(arguments, f"{arguments.minutes:g} minutes of {arguments.sequence}", results)
+    return 0
+
+
+def run_query(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.query import run_query as measure
+    from gs_semantic.share import share_path
+
+    sequence = arguments.sequence or share_path("sample", "house")
+    with _folder(arguments.keep) as folder, options.progress_bar("asking", int(arguments.seconds)) as advance:
+        results = measure(
+            sequence,
+            folder,
+            arguments.gaussians,
+            arguments.objects,
+            arguments.seconds,
+            options.live_params(arguments),
+            advance,
+        )
+    options.report(arguments, f"Queries on {results['gaussians']:,.0f} Gaussians", results)
     return 0
 
 

@@ -1,14 +1,29 @@
-"""The planner's Python client, and a live copy of the map (needs rclpy)."""
+"""The planner's Python client, blocking and for asyncio, and a live copy of the map (needs rclpy)."""
 
+from gs_semantic.client.aio import AsyncSemanticMap
 from gs_semantic.client.semantic_map import (
     Gaussians,
+    NearestAnswer,
     ObjectAnswer,
     Objects,
     PixelAnswer,
+    RayAnswer,
     RegionAnswer,
     SemanticMap,
     View,
 )
 from gs_semantic.client.splat_stream import SplatStream
 
-__all__ = ["Gaussians", "ObjectAnswer", "Objects", "PixelAnswer", "RegionAnswer", "SemanticMap", "SplatStream", "View"]
+__all__ = [
+    "AsyncSemanticMap",
+    "Gaussians",
+    "NearestAnswer",
+    "ObjectAnswer",
+    "Objects",
+    "PixelAnswer",
+    "RayAnswer",
+    "RegionAnswer",
+    "SemanticMap",
+    "SplatStream",
+    "View",
+]

@@ -1,6 +1,7 @@
 """Ask a running mapper: which objects are there, where, what is at this pixel, how does it look from there.
 
     with SemanticMap() as semantic_map:
+        mug = semantic_map.find("mug", near=(1.0, 0.5, 0.8))
         for obj in semantic_map.list_objects(classes=["chair"], min_confidence=0.5):
             print(obj.id, obj.label, obj.box.centre)
 """
@@ -10,29 +11,41 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import Point, Quaternion, Vector3
+from geometry_msgs.msg import Point, Pose, PoseStamped, Vector3
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import Image
+from rclpy.node import Node
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
 from gs_semantic import errors
-from gs_semantic.errors import ErrorCode, GsSemanticError
+from gs_semantic.errors import ErrorCode, GsSemanticError, InvalidRequestError, UnknownObjectError
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions
-from gs_semantic.objects.packing import GAUSSIAN, ObjectView, unpack_gaussians, unpack_objects
+from gs_semantic.nodes.region_messages import to_vector, write_region
+from gs_semantic.objects.packing import (
+    GAUSSIAN,
+    ObjectView,
+    quaternion_to_matrix,
+    unpack_gaussians,
+    unpack_objects,
+)
+from gs_semantic.objects.regions import BoxShape, Region, SphereShape
+from gs_semantic.objects.registry import ObjectState
 from gs_semantic.srv import (
     Control,
     GetObject,
     ListObjects,
     LoadMap,
+    QueryNearest,
     QueryPixel,
+    QueryRay,
     QueryRegion,
     RenderView,
     SaveMap,
@@ -41,6 +54,7 @@ from gs_semantic.srv import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+MAPPER = "/gs_semantic/mapper"
 # A reply is lost while the mapper has not discovered this client yet, so requests without side effects are repeated.
 RESEND_S = 2.0
 
@@ -80,12 +94,15 @@ class Objects(Sequence[ObjectView]):
 
 @dataclass(frozen=True)
 class ObjectAnswer:
-    """One object; ``gaussians`` is empty unless asked for."""
+    """One object; ``gaussians`` is empty unless asked for, ``embedding`` (D,) too when it has none."""
 
     object: ObjectView
     gaussians: Gaussians
     revision: int
     frame_id: str
+    cloud: PointCloud2 | None = None
+    embedding: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    embedding_model: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,26 @@ class RegionAnswer:
 
 
 @dataclass(frozen=True)
+class NearestAnswer:
+    """Objects by rising distance, m, of their boxes from a point."""
+
+    objects: Objects
+    distances: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RayAnswer:
+    """What a ray meets, ``distance`` m from its origin at ``point`` (3,) m in frame ``frame_id``."""
+
+    object: ObjectView
+    confidence: float
+    distance: float
+    point: np.ndarray
+    revision: int
+    frame_id: str
+
+
+@dataclass(frozen=True)
 class View:
     """Images of the map, all (H, W) or (H, W, 3); None where not asked for.
 
@@ -133,15 +170,22 @@ class SemanticMap:
     """Client of one mapper node. Every call waits for its reply, at most ``timeout_s``, and may come from any thread.
 
     Calls raise the GsSemanticError that belongs to the reply's error code (UnknownObjectError, EmptyMapError, ...); its
-    ``code`` is that number. Needs no rclpy.init: the client has a ROS context of its own.
+    ``code`` is that number. Given a mapper's name, it needs no rclpy.init: it has a ROS context of its own. Given a node
+    of yours, it joins that node's context; it may be asked from the node's own callbacks, because it does not need your
+    executor.
     """
 
-    def __init__(self, node: str = "/gs_semantic/mapper", timeout_s: float = 20.0) -> None:
-        self._name = "/" + node.strip("/")
+    def __init__(self, node: str | Node = MAPPER, timeout_s: float = 20.0, mapper: str = MAPPER) -> None:
+        """``node``: the mapper's name, or your node, and then ``mapper`` is the mapper's name."""
+        self._name = "/" + (mapper if isinstance(node, Node) else node).strip("/")
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._context = Context()
-        rclpy.init(context=self._context)
+        self._own_context = not isinstance(node, Node)
+        if isinstance(node, Node):
+            self._context = node.context
+        else:
+            self._context = Context()
+            rclpy.init(context=self._context)
         self._node = rclpy.create_node("semantic_map", context=self._context, start_parameter_services=False)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
@@ -157,7 +201,8 @@ class SemanticMap:
         """Leave ROS; the client cannot be used afterwards."""
         self._executor.shutdown()
         self._node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
+        if self._own_context:
+            rclpy.try_shutdown(context=self._context)
 
     # --- objects ----------------------------------------------------------------------------------------------------
 
@@ -169,25 +214,47 @@ class SemanticMap:
         after_id: int = 0,
         since_revision: int = 0,
         include_tentative: bool = False,
+        states: Iterable[ObjectState] = (),
+        regions: Iterable[Region] = (),
     ) -> Objects:
-        """Objects by rising id. ``classes`` are names or ids; ``since_revision`` asks only for those changed since."""
-        request = ListObjects.Request(
-            max_results=max_results,
-            after_id=after_id,
-            min_confidence=float(min_confidence),
-            since_revision=since_revision,
-            include_tentative=include_tentative,
-            **_classes(classes),
-        )
+        """Objects by rising id. ``classes`` are names or ids; ``since_revision`` asks only for those changed since.
+
+        states: only these; empty: confirmed and stale ones. regions: only objects whose centroid lies in one of them.
+        """
+        request = ListObjects.Request(max_results=max_results, after_id=after_id, since_revision=since_revision)
+        request.regions = [write_region(region) for region in regions]
+        _set_filter(request, classes, min_confidence, include_tentative, states)
         reply = self._call("list_objects", ListObjects, request)
         return _objects(reply, frozenset(reply.present_ids))
 
-    def get_object(self, object_id: int, gaussians: bool = False, max_gaussians: int = 0) -> ObjectAnswer:
-        """One object; with ``gaussians`` its Gaussians too. UnknownObjectError for an id that is not there."""
-        request = GetObject.Request(id=object_id, include_gaussians=gaussians, max_gaussians=max_gaussians)
+    def get_object(
+        self,
+        object_id: int,
+        gaussians: bool = False,
+        max_gaussians: int = 0,
+        cloud: bool = False,
+        embedding: bool = False,
+    ) -> ObjectAnswer:
+        """One object; on request its Gaussians, the cloud of their centres, and its embedding.
+
+        UnknownObjectError for an id that is not there; for one that was merged it names the id to use now.
+        """
+        request = GetObject.Request(
+            id=object_id,
+            include_gaussians=gaussians,
+            max_gaussians=max_gaussians,
+            include_cloud=cloud,
+            include_embedding=embedding,
+        )
         reply = self._call("get_object", GetObject, request)
         return ObjectAnswer(
-            unpack_objects(reply.object)[0], _gaussians(reply.gaussians), reply.map_revision, reply.header.frame_id
+            unpack_objects(reply.object)[0],
+            _gaussians(reply.gaussians),
+            reply.map_revision,
+            reply.header.frame_id,
+            reply.cloud if cloud else None,
+            np.array(reply.embedding, np.float32),
+            reply.embedding_model,
         )
 
     def query_pixel(
@@ -224,45 +291,121 @@ class SemanticMap:
         quaternion: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0, 1.0),
         **filters: Any,
     ) -> RegionAnswer:
-        """Objects in a box: centre and size (3,) m, orientation x y z w. Filters as in ``query_sphere``."""
-        request = QueryRegion.Request(shape=QueryRegion.Request.SHAPE_BOX)
-        request.size = _vector(Vector3, size)
-        x, y, z, w = map(float, quaternion)
-        request.orientation = Quaternion(x=x, y=y, z=z, w=w)
-        return self._region(request, centre, **filters)
+        """Objects in a box: centre and size (3,) m, orientation x y z w. Filters as in ``query_region``."""
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = quaternion_to_matrix(np.asarray(quaternion, float)), centre
+        return self.query_region(Region(BoxShape(np.asarray(size, float)), pose), **filters)
 
     def query_sphere(self, centre: Sequence[float] | np.ndarray, radius: float, **filters: Any) -> RegionAnswer:
-        """Objects in a sphere: centre (3,), radius, m.
+        """Objects in a sphere: centre (3,), radius, m. Filters as in ``query_region``."""
+        pose = np.eye(4)
+        pose[:3, 3] = centre
+        return self.query_region(Region(SphereShape(float(radius)), pose), **filters)
 
-        Filters: classes, min_confidence, min_inside (share of an object's Gaussians that must lie inside), max_results,
-        include_tentative, gaussians (return those inside), max_gaussians, frame_id (of the region; default the map's).
-        """
-        request = QueryRegion.Request(shape=QueryRegion.Request.SHAPE_SPHERE, radius=float(radius))
-        return self._region(request, centre, **filters)
-
-    def _region(
+    def query_region(
         self,
-        request: QueryRegion.Request,
-        centre: Sequence[float] | np.ndarray,
+        region: Region,
         *,
         classes: Iterable[str | int] = (),
         min_confidence: float = 0.0,
         min_inside: float = 0.0,
         max_results: int = 0,
         include_tentative: bool = False,
+        states: Iterable[ObjectState] = (),
         gaussians: bool = False,
         max_gaussians: int = 0,
         frame_id: str = "",
     ) -> RegionAnswer:
-        request.center = _vector(Point, centre)
-        request.frame_id = frame_id
-        request.min_confidence, request.min_inside = float(min_confidence), float(min_inside)
-        request.max_results, request.include_tentative = max_results, include_tentative
+        """Objects in a box, sphere, prism or frustum (``gs_semantic.objects.regions``), placed in ``frame_id`` or the map.
+
+        min_inside: share of an object's Gaussians that must lie inside. gaussians: return those inside, at most
+        ``max_gaussians`` (0: all). Other filters as in ``list_objects``.
+        """
+        request = QueryRegion.Request(region=write_region(region, frame_id))
+        request.min_inside, request.max_results = float(min_inside), max_results
         request.include_gaussians, request.max_gaussians = gaussians, max_gaussians
-        for name, value in _classes(classes).items():
-            setattr(request, name, value)
+        _set_filter(request, classes, min_confidence, include_tentative, states)
         reply = self._call("query_region", QueryRegion, request)
         return RegionAnswer(_objects(reply), tuple(reply.gaussians_inside), _gaussians(reply.gaussians))
+
+    def query_nearest(
+        self,
+        point: Sequence[float] | np.ndarray,
+        max_distance: float = 0.0,
+        max_results: int = 0,
+        *,
+        classes: Iterable[str | int] = (),
+        min_confidence: float = 0.0,
+        include_tentative: bool = False,
+        states: Iterable[ObjectState] = (),
+        frame_id: str = "",
+    ) -> NearestAnswer:
+        """Objects by rising distance of their boxes from a point (3,) m, in ``frame_id`` or the map; 0 = no limit."""
+        request = QueryNearest.Request(
+            point=to_vector(Point, point),
+            max_distance=float(max_distance),
+            max_results=max_results,
+            frame_id=frame_id,
+        )
+        _set_filter(request, classes, min_confidence, include_tentative, states)
+        reply = self._call("query_nearest", QueryNearest, request)
+        return NearestAnswer(_objects(reply), tuple(reply.distances))
+
+    def query_ray(
+        self,
+        origin: Sequence[float] | np.ndarray,
+        direction: Sequence[float] | np.ndarray,
+        max_distance: float = 0.0,
+        min_confidence: float = 0.0,
+        frame_id: str = "",
+    ) -> RayAnswer:
+        """The object that a ray meets first; NothingThereError when it meets none, or what it meets is no object."""
+        request = QueryRay.Request(
+            origin=to_vector(Point, origin),
+            direction=to_vector(Vector3, direction),
+            max_distance=float(max_distance),
+            min_confidence=float(min_confidence),
+            frame_id=frame_id,
+            include_object=True,
+        )
+        reply = self._call("query_ray", QueryRay, request)
+        return RayAnswer(
+            unpack_objects(reply.object)[0],
+            reply.confidence,
+            reply.distance,
+            np.array([reply.point.x, reply.point.y, reply.point.z]),
+            reply.map_revision,
+            reply.header.frame_id,
+        )
+
+    def find(
+        self,
+        what: str | int,
+        near: Sequence[float] | np.ndarray | Pose | PoseStamped | None = None,
+        max_distance: float = 0.0,
+        min_confidence: float = 0.0,
+    ) -> ObjectView:
+        """The object that is meant: by id, operator's name or class name, the nearest to ``near`` when there are several.
+
+        near: a point (3,) or pose (4, 4) in the map, or a ROS pose (a PoseStamped may be in any frame); None: the surest
+        one. UnknownObjectError when there is none, which names what there is.
+        """
+        if isinstance(what, int):
+            return self.get_object(what).object
+        if not what.strip():
+            raise InvalidRequestError("find: the text is empty")
+        if near is None:
+            every = list(self.list_objects(min_confidence=min_confidence))
+        else:
+            point, frame_id = _place(near)
+            answer = self.query_nearest(point, max_distance, min_confidence=min_confidence, frame_id=frame_id)
+            every = list(answer.objects)
+        wanted = what.strip().casefold()
+        fitting = [obj for obj in every if wanted in (obj.name.casefold(), obj.class_name.casefold())]
+        if not fitting:
+            known = ", ".join(sorted({obj.label for obj in every})) or "no objects"
+            raise UnknownObjectError(f"no object is called '{what}'; there are: {known}")
+        return fitting[0] if near is not None else max(fitting, key=lambda obj: obj.confidence)
 
     # --- views ------------------------------------------------------------------------------------------------------
 
@@ -364,12 +507,33 @@ class SemanticMap:
         return reply
 
 
-def _classes(classes: Iterable[str | int]) -> dict[str, list[Any]]:
+def _set_filter(
+    request: Any,
+    classes: Iterable[str | int],
+    min_confidence: float,
+    include_tentative: bool,
+    states: Iterable[ObjectState],
+) -> None:
+    """Fill in the fields that all lists have in common."""
     chosen = list(classes)
-    return {
-        "class_names": [entry for entry in chosen if isinstance(entry, str)],
-        "class_ids": [entry for entry in chosen if not isinstance(entry, str)],
-    }
+    request.class_names = [entry for entry in chosen if isinstance(entry, str)]
+    request.class_ids = [entry for entry in chosen if not isinstance(entry, str)]
+    request.min_confidence, request.include_tentative = float(min_confidence), include_tentative
+    request.states = [int(state) for state in states]
+
+
+def _place(near: Any) -> tuple[np.ndarray, str]:
+    """Position (3,) and frame of what ``SemanticMap.find`` takes for a place."""
+    frame_id = ""
+    if isinstance(near, PoseStamped):
+        frame_id, near = near.header.frame_id, near.pose
+    if isinstance(near, Pose):
+        near = near.position
+        return np.array([near.x, near.y, near.z]), frame_id
+    values = np.asarray(near, float)
+    if values.shape not in ((3,), (4, 4)):
+        raise InvalidRequestError(f"near: expected a point (3,), a pose (4, 4) or a ROS pose, not {values.shape}")
+    return (values if values.shape == (3,) else values[:3, 3]), frame_id
 
 
 def _objects(reply: Any, present: frozenset[int] = frozenset()) -> Objects:
@@ -390,8 +554,3 @@ def _gaussians(data: Any) -> Gaussians:
 
 def _image(msg: Image) -> np.ndarray | None:
     return conversions.read_image(msg, "render_view", tuple(conversions.LAYOUTS)) if len(msg.data) else None
-
-
-def _vector(kind: type[Any], values: Sequence[float] | np.ndarray) -> Any:
-    x, y, z = map(float, values)
-    return kind(x=x, y=y, z=z)

@@ -26,6 +26,18 @@ class AttributeSpec:
     fill: float | int = 0
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """What ties a map's frame to the world: the name of the localisation's map, and where a fixed frame was in the map.
+
+    T_map_frame (4, 4); ``frame`` empty: none was given. A map fits where both are what they were.
+    """
+
+    localization_map: str = ""
+    frame: str = ""
+    T_map_frame: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(4))
+
+
 class GaussianMap:
     """N Gaussians: means (N,3) m, quats (N,4) wxyz, log_scales (N,3) ln m, opacity_logits (N,), sh (N,(degree+1)^2,3).
 
@@ -41,6 +53,7 @@ class GaussianMap:
     def __init__(self, sh_degree: int = 0, map_id: str | None = None, frame_id: str = "map") -> None:
         self.map_id = map_id or uuid.uuid4().hex
         self.frame_id = frame_id
+        self.anchor: Anchor | None = None
         self.revision = 0
         self._changes = ChangeRecord()
         self._seen: tuple = ()
@@ -332,6 +345,7 @@ class GaussianMap:
         for (name, key), spec in self._state_specs.items():
             copy.register_state(name, key, spec.shape, spec.fill)
             copy._state[(name, key)] = self.state(name, key).clone()
+        copy.anchor = self.anchor
         copy._count, copy._next_uid, copy.revision = self._count, self._next_uid, self.revision
         copy._note(None)
         return copy

@@ -4,7 +4,8 @@
     attributes.safetensors    all attributes and optimiser state, ``attribute/<name>`` and ``state/<name>/<key>``
     map.json                  schema, map id, frame, revision, objects, labels, counters, sizes and SHA-256 of the files
 
-The folder is written beside its destination and swapped in when it is complete and on the disk, so the old map stays
+``SCHEMA`` rises when the meaning of map.json changes; folders of older schemas are read, and brought up to date on the way
+(``_UPGRADES``). The folder is written beside its destination and swapped in when it is complete and on the disk, so the old map stays
 whole whatever happens on the way.
 """
 
@@ -26,12 +27,12 @@ from safetensors.torch import load_file, save_file
 
 from gs_semantic.errors import GsSemanticError, MapFormatError, StorageError
 from gs_semantic.files import reason, sync_folder
-from gs_semantic.gaussians.gaussian_map import CORE, AttributeSpec, GaussianMap
+from gs_semantic.gaussians.gaussian_map import CORE, Anchor, AttributeSpec, GaussianMap
 from gs_semantic.gaussians.ply import write_ply
 from gs_semantic.labels import LabelSet
 from gs_semantic.objects.registry import Box, MapObject, ObjectRegistry, ObjectState, Provenance
 
-SCHEMA = 1
+SCHEMA = 2
 PLY, TENSORS, INDEX = "gaussians.ply", "attributes.safetensors", "map.json"
 
 
@@ -117,6 +118,7 @@ def _write_content(
         "schema": SCHEMA,
         "map_id": gaussians.map_id,
         "frame_id": gaussians.frame_id,
+        "anchor": None if gaussians.anchor is None else _anchor_record(gaussians.anchor),
         "revision": gaussians.revision,
         "sh_degree": gaussians.sh_degree,
         "gaussians": len(gaussians),
@@ -127,6 +129,8 @@ def _write_content(
         ],
         "labels": {str(key): name for key, name in labels.names.items()},
         "objects": [_object_record(obj) for obj in objects],
+        "heirs": {str(lost): kept for lost, kept in objects.heirs.items()},
+        "embedding_model": objects.embedding_model,
         "next_object_id": objects.next_id,
         "next_slot": objects.slots,
         "files": {name: _file_record(folder / name) for name in (PLY, TENSORS)},
@@ -163,6 +167,12 @@ def _object_record(obj: MapObject) -> dict[str, Any]:
         "last_seen_ns": obj.last_seen_ns,
         "revision": obj.revision,
         "locked": obj.locked,
+        "parent": obj.parent,
+        "moved": obj.moved,
+        "edited": obj.edited,
+        "most_gaussians": obj.most_gaussians,
+        "embedding": None if obj.embedding is None else _list(obj.embedding),
+        "embedding_weight": obj.embedding_weight,
         "num_gaussians": obj.num_gaussians,
         "box": None
         if box is None
@@ -170,6 +180,10 @@ def _object_record(obj: MapObject) -> dict[str, Any]:
         "centroid": None if obj.centroid is None else _list(obj.centroid),
         "covariance": None if obj.covariance is None else _list(obj.covariance),
     }
+
+
+def _anchor_record(anchor: Anchor) -> dict[str, Any]:
+    return {"localization_map": anchor.localization_map, "frame": anchor.frame, "T_map_frame": _list(anchor.T_map_frame)}
 
 
 def _list(values: np.ndarray) -> list[Any]:
@@ -223,11 +237,27 @@ def _read_index(path: Path) -> dict[str, Any]:
     except ValueError as error:  # also what is not UTF-8
         raise MapFormatError(f"{index_path}: is not JSON: {error}") from error
     schema = index.get("schema") if isinstance(index, dict) else None
-    if schema != SCHEMA:
-        raise MapFormatError(f"{index_path}: schema is {schema!r}, this version reads schema {SCHEMA}")
+    if schema not in (SCHEMA, *_UPGRADES):
+        raise MapFormatError(f"{index_path}: schema is {schema!r}, this version reads schemas up to {SCHEMA}")
     if not isinstance(index.get("files"), dict):
         raise MapFormatError(f"{index_path}: field 'files' is missing")
+    try:
+        while index["schema"] != SCHEMA:
+            _UPGRADES[index["schema"]](index)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MapFormatError(f"{index_path}: does not describe a map: {error!r}") from error
     return index
+
+
+def _upgrade_1(index: dict[str, Any]) -> None:
+    """Schema 2 knows how objects came about and where the map is anchored."""
+    index |= {"schema": 2, "anchor": None, "heirs": {}, "embedding_model": ""}
+    for record in index["objects"]:
+        record |= {"parent": 0, "moved": 0, "edited": 0, "most_gaussians": record["num_gaussians"]}
+        record |= {"embedding": None, "embedding_weight": 0.0}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], None]] = {1: _upgrade_1}
 
 
 def _verify(path: Path, expected: dict[str, Any]) -> None:
@@ -271,6 +301,12 @@ def _gaussians(index: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pa
         gaussians.register_state(name, key, tuple(record["shape"]), record["fill"])
         gaussians.state(name, key).copy_(rows(f"state/{name}/{key}", record))
     gaussians.continue_from(int(index["next_uid"]), int(index["revision"]))
+    if index["anchor"] is not None:
+        anchor = index["anchor"]
+        pose = np.array(anchor["T_map_frame"], dtype=np.float64)
+        if pose.shape != (4, 4):
+            raise ValueError("anchor: T_map_frame has the wrong shape")
+        gaussians.anchor = Anchor(str(anchor["localization_map"]), str(anchor["frame"]), pose)
     return gaussians
 
 
@@ -286,6 +322,9 @@ def _objects(index: dict[str, Any]) -> ObjectRegistry:
         obj.observations, obj.num_gaussians = int(record["observations"]), int(record["num_gaussians"])
         obj.first_seen_ns, obj.last_seen_ns = int(record["first_seen_ns"]), int(record["last_seen_ns"])
         obj.revision = int(record["revision"])
+        obj.parent, obj.moved, obj.edited = (int(record[name]) for name in ("parent", "moved", "edited"))
+        obj.most_gaussians, obj.embedding_weight = int(record["most_gaussians"]), float(record["embedding_weight"])
+        obj.embedding = None if record["embedding"] is None else np.array(record["embedding"], dtype=np.float32)
         if record["box"] is not None:
             box = {key: np.array(record["box"][key], dtype=np.float64) for key in ("centre", "size", "rotation")}
             if [box[key].shape for key in box] != [(3,), (3,), (3, 3)]:
@@ -293,6 +332,8 @@ def _objects(index: dict[str, Any]) -> ObjectRegistry:
             obj.box = Box(**box)
         obj.centroid = None if record["centroid"] is None else np.array(record["centroid"], dtype=np.float64)
         obj.covariance = None if record["covariance"] is None else np.array(record["covariance"], dtype=np.float64)
+    objects.heirs = {int(lost): int(kept) for lost, kept in index["heirs"].items()}
+    objects.embedding_model = str(index["embedding_model"])
     objects.continue_from(int(index["next_object_id"]), int(index["next_slot"]))
     if len(objects) != len(index["objects"]):
         raise ValueError("two objects have the same slot")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +13,7 @@ from gs_semantic.gaussians.copies import CopyPool
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.events import LabelImages
 from gs_semantic.objects.packing import PackedObjects, pack_objects
-from gs_semantic.objects.registry import ObjectRegistry, ObjectState
+from gs_semantic.objects.registry import ObjectRegistry
 from gs_semantic.rendering.base import Rasterizer
 
 _pools: weakref.WeakKeyDictionary[GaussianMap, CopyPool] = weakref.WeakKeyDictionary()
@@ -27,7 +26,7 @@ class MapView:
     Tensors of ``gaussians`` are valid as long as somebody holds it: the next view may use their memory.
 
     ids uint64 (S,) and classes uint16 (S,) belong to object slots; both are 0 where no published object (confirmed or
-    stale) is. stamp_ns: newest frame in the map.
+    stale) is. stamp_ns: newest frame in the map. embeddings: (D,) by object id, in the space of ``embedding_model``.
     """
 
     gaussians: GaussianMap
@@ -36,6 +35,8 @@ class MapView:
     ids: np.ndarray
     classes: np.ndarray
     stamp_ns: int = 0
+    embeddings: dict[int, np.ndarray] = field(default_factory=dict)
+    embedding_model: str = ""
     _slots: np.ndarray = field(init=False, repr=False)  # slot -> published slot
 
     def __post_init__(self) -> None:
@@ -50,7 +51,8 @@ class MapView:
         ids, classes = np.zeros(objects.slots, np.uint64), np.zeros(objects.slots, np.uint16)
         for obj in objects.present():
             ids[obj.slot], classes[obj.slot] = obj.id, obj.class_id
-        return cls(copy, objects.labels, packed, ids, classes, stamp_ns)
+        embeddings = {obj.id: obj.embedding for obj in objects.present() if obj.embedding is not None}
+        return cls(copy, objects.labels, packed, ids, classes, stamp_ns, embeddings, objects.embedding_model)
 
     @property
     def revision(self) -> int:
@@ -84,6 +86,5 @@ def forget_copies(gaussians: GaussianMap) -> None:
 
 
 def pack_registry(objects: ObjectRegistry) -> PackedObjects:
-    """All objects that are not removed, tentative ones too, by rising id."""
-    kept: Iterable = (obj for obj in objects if obj.state is not ObjectState.REMOVED)
-    return pack_objects(sorted(kept, key=lambda obj: obj.id), objects)
+    """All objects, tentative and removed ones too, by rising id."""
+    return pack_objects(sorted(objects, key=lambda obj: obj.id), objects)

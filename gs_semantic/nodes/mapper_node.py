@@ -1,8 +1,9 @@
 """The mapper node: posed images in, label images, objects and answers out.
 
-Four threads. The executor's takes messages and hands them over. ``answering`` draws label images and answers questions,
-from a view of the map that nobody changes. ``mapping`` alone reads and changes the map, and makes a new view now and
-then. The disk's reads and writes map folders. A training of the live map adds one while it lasts, and works on a copy.
+Five threads. The executor's takes messages and hands them over. ``answering`` draws label images, and ``asking`` answers
+questions that need none, both from a view of the map that nobody changes. ``mapping`` alone reads and changes the map,
+and makes a new view now and then. The disk's reads and writes map folders. A training of the live map adds one while it
+lasts, and works on a copy.
 
 The node is a lifecycle node. Configured, it has a map and answers questions; active, it listens.
 """
@@ -18,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from geometry_msgs.msg import PointStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import Header
@@ -30,6 +33,7 @@ from gs_semantic.errors import (
     MissingExtraError,
 )
 from gs_semantic.gaussians import Camera, Frame, GaussianMap
+from gs_semantic.gaussians.gaussian_map import Anchor
 from gs_semantic.gaussians.map_folder import load_map, save_map
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.config import MapperConfig
@@ -37,7 +41,7 @@ from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.view import MapView, pack_registry
 from gs_semantic.msg import LabelMap, Status
-from gs_semantic.nodes import conversions, faults
+from gs_semantic.nodes import conversions, faults, qos
 from gs_semantic.nodes.diagnostics import Diagnostics
 from gs_semantic.nodes.governor import Governor
 from gs_semantic.nodes.inputs import LABELS, Inputs
@@ -51,13 +55,15 @@ from gs_semantic.nodes.services import Services
 from gs_semantic.nodes.splat_output import SplatPublisher
 from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.nodes.synchronizer import Match
-from gs_semantic.nodes.transforms import JumpWatch
+from gs_semantic.nodes.transforms import JumpWatch, TransformError, inverse
 from gs_semantic.nodes.worker import Worker
+from gs_semantic.objects.events import EventWatch
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
 
 T = TypeVar("T")
 
+ANCHOR_M, ANCHOR_DEG = 0.1, 3.0  # an anchor farther off means another map frame
 MAPPING_QUEUE = 8  # frames that may wait for a slice of mapping to end
 LOG_PERIOD_S = 5.0  # the same trouble is logged once in this time
 STATES = {
@@ -146,6 +152,7 @@ class MapperNode(ManagedNode):
         self._paused = False
         self._jumps = JumpWatch()
         self._disk = ThreadPoolExecutor(1, "disk")
+        self._asking = ThreadPoolExecutor(1, "asking")
         self.answering = Worker(
             "answering", self._answer, queue=self.parameters.frame_queue * max(1, len(self.parameters.cameras))
         )
@@ -162,10 +169,13 @@ class MapperNode(ManagedNode):
         self._objects_key = 0
         self._packed = pack_registry(self.mapper.objects)
         self._objects_changed = False
+        self._watch, self._told_key = EventWatch(), 0
+        self.selected = 0
         self._view_time = 0.0
         self._refresh_view()
         self.map_services = Services(self)
         self.training = LiveTrainer(self)
+        self._clicks = self.create_subscription(PointStamped, "/clicked_point", self._take_click, qos.CLICKS)
         self._map_publisher.labels(self.mapper.objects.labels, self._map_header())
         self.configured = True
         self.answering.start()
@@ -203,8 +213,10 @@ class MapperNode(ManagedNode):
         self.training.close()
         self.answering.stop()
         self.mapping.stop()
+        self._asking.shutdown(wait=True)
         self._disk.shutdown(wait=True)
         self.inputs.close()
+        self.destroy_subscription(self._clicks)
         for part in (self.map_services, self._map_publisher, self._splats):
             part.close(self)
         for answerer in self.answerers.values():
@@ -269,6 +281,19 @@ class MapperNode(ManagedNode):
             return
         self.mapping.call(lambda: self._use_labels(labels))
 
+    def _take_click(self, msg: PointStamped) -> None:
+        """A point that was clicked in RViz selects the object there."""
+
+        def find() -> None:
+            try:
+                found = self.map_services.queries.clicked(msg)
+            except GsSemanticError as error:
+                self.report("clicked_point", InvalidInputError(f"/clicked_point: {error}"))
+                return
+            self.mapping.call(lambda: self.select(found))
+
+        self.answering.call(find)
+
     def report(self, key: str, error: Exception) -> None:
         """Count and tell an input that cannot be used; the log has it once in a while, ~/status always. Any thread."""
         self.statistics.failed(error, self._now_ns())
@@ -286,6 +311,10 @@ class MapperNode(ManagedNode):
         """Run a task that reads or writes files."""
         self._disk.submit(task)
 
+    def ask(self, task: Callable[[], None]) -> None:
+        """Run a task that answers a question without drawing: it does not wait for the answers of frames."""
+        self._asking.submit(task)
+
     def _publish_status(self) -> None:
         if not self.configured:
             state = LIFECYCLE_STATES.get(self.lifecycle_state, Status.STATE_UNCONFIGURED)
@@ -297,6 +326,7 @@ class MapperNode(ManagedNode):
         s, inputs, mapper = self.statistics, self.inputs, self.mapper
         objects = self.view.objects.records
         tentative = int((objects["state"] == ObjectState.TENTATIVE).sum())
+        removed = int((objects["state"] == ObjectState.REMOVED).sum())
         state = Status.STATE_MAPPING if s.frames_mapped else Status.STATE_WAITING
         state = Status.STATE_PAUSED if self._paused else state
         state = LIFECYCLE_STATES.get(self.lifecycle_state, state)
@@ -309,7 +339,7 @@ class MapperNode(ManagedNode):
                 map_id=mapper.gaussians.map_id,
                 map_revision=mapper.gaussians.revision,
                 gaussians=len(mapper.gaussians),
-                objects=len(objects) - tentative,
+                objects=len(objects) - tentative - removed,
                 objects_tentative=tentative,
                 frames_received=inputs.received,
                 frames_answered=s.frames_answered,
@@ -430,7 +460,9 @@ class MapperNode(ManagedNode):
         self.governor.splats_waiting = self._splats.waiting
         answering = any(answerer.wanted for answerer in self.answerers.values())
         self.governor.tick(self.mapper, answering, self._answers_to_come_mb)
-        self._map_publisher.update(self.view, self.mapper.objects, self._objects_key, self._map_header())
+        self._map_publisher.update(
+            self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected
+        )
         self._splats.update(self.view, self._map_header())
         fresh = time.monotonic() - self._last_frame_time < self.parameters.idle_optimise_s
         if self._paused or not (self.mapper.pending or (fresh and self.mapper.can_optimise)):
@@ -489,6 +521,10 @@ class MapperNode(ManagedNode):
             self._objects_key += 1
             self._objects_changed = False
         self.view = MapView.of(self.mapper.gaussians, self.mapper.objects, self._mapped_stamp_ns, self._packed)
+        if self._told_key != self._objects_key:  # after the view: who hears of an object can ask for it
+            self._told_key = self._objects_key
+            events = self._watch.update(self.mapper.objects, self.mapper.gaussians.map_id)
+            self._map_publisher.events(events, self.view.revision, self._map_header())
         self._view_time = time.monotonic()
         self.statistics.time_stage("view", (time.perf_counter() - start) * 1e3)
 
@@ -504,6 +540,13 @@ class MapperNode(ManagedNode):
             self._objects_changed = True
             self._refresh_view()
             self._map_publisher.labels(self.mapper.objects.labels, self._map_header())
+
+    def select(self, object_id: int) -> None:
+        """Highlight an object and tell ~/selected_object; 0: none. In the mapping thread."""
+        self.selected = object_id
+        self._objects_changed = True
+        self._refresh_view()
+        self._map_publisher.selected(self.view, object_id, self._map_header())
 
     def pause(self) -> None:
         """Freeze the map; the view is brought up to date."""
@@ -538,6 +581,7 @@ class MapperNode(ManagedNode):
 
         def copied() -> tuple[GaussianMap, ObjectRegistry]:
             self.mapper.gaussians.frame_id = self.frame_id
+            self.mapper.gaussians.anchor = self._anchor()
             return self.mapper.gaussians.snapshot(), copy.deepcopy(self.mapper.objects)
 
         gaussians, objects = self.while_mapping_waits(copied)
@@ -553,6 +597,8 @@ class MapperNode(ManagedNode):
                 f"{path}: the map is in frame '{gaussians.frame_id}', this node maps in '{frame}'; set global_frame"
             )
 
+        self._check_anchor(gaussians, str(path))
+
         def swap() -> None:
             labels = self.mapper.objects.labels
             self.mapper.load(gaussians, objects)
@@ -561,6 +607,50 @@ class MapperNode(ManagedNode):
 
         self.while_mapping_waits(swap)
         return gaussians, objects
+
+    def _anchor(self) -> Anchor | None:
+        """What ties the map to the world now; None without parameters that say so."""
+        name, frame = self.parameters.localization_map, self.parameters.anchor_frame
+        if not (name or frame):
+            return None
+        return Anchor(name, frame, self._anchor_pose(frame) if frame else np.eye(4))
+
+    def _anchor_pose(self, frame: str) -> np.ndarray:
+        """Where the anchor frame is in the map (4, 4)."""
+        try:
+            return self.inputs.poses.newest(self.frame_id, frame)
+        except TransformError as error:
+            raise MapFrameMismatchError(f"parameter anchor_frame = '{frame}': {error}") from error
+
+    def _check_anchor(self, gaussians: GaussianMap, what: str) -> None:
+        """MapFrameMismatchError when a map was made in another localisation map, or its anchor stood elsewhere."""
+        saved, name, frame = gaussians.anchor, self.parameters.localization_map, self.parameters.anchor_frame
+        if saved is None:
+            if name or frame:
+                raise MapFrameMismatchError(
+                    f"{what}: map {gaussians.map_id} has no anchor, so that nobody knows whether it fits; save it again "
+                    "with localization_map or anchor_frame set, or clear both to load it all the same"
+                )
+            return
+        if name and saved.localization_map != name:
+            raise MapFrameMismatchError(
+                f"{what}: map {gaussians.map_id} was made in localisation map '{saved.localization_map}', this node's is "
+                f"'{name}' (parameter localization_map)"
+            )
+        if frame and saved.frame != frame:
+            raise MapFrameMismatchError(
+                f"{what}: map {gaussians.map_id} is anchored at frame '{saved.frame}', this node at '{frame}' "
+                "(parameter anchor_frame)"
+            )
+        if frame:
+            change = inverse(saved.T_map_frame) @ self._anchor_pose(frame)
+            metres = float(np.linalg.norm(change[:3, 3]))
+            degrees = float(np.degrees(np.arccos(np.clip((np.trace(change[:3, :3]) - 1) / 2, -1, 1))))
+            if metres > ANCHOR_M or degrees > ANCHOR_DEG:
+                raise MapFrameMismatchError(
+                    f"{what}: map {gaussians.map_id} does not fit: anchor '{frame}' is {metres:.2f} m and {degrees:.1f} "
+                    "degrees from where it was in the map; localise the robot in the map's frame first"
+                )
 
     def while_mapping_waits(self, task: Callable[[], T]) -> T:
         """Run a task in the mapping thread and wait for its result."""

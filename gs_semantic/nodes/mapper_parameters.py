@@ -83,6 +83,16 @@ class NodeParameters:
     # map
     device: str = parameter("auto", "where the map is rendered", choices=("auto", "cpu", "cuda"))
     load_map: str = parameter("", "map folder to start from")
+    localization_map: str = parameter(
+        "",
+        "name or id of the map that the robot localises in: saved with the map, and a map saved with another one is refused",
+        live=True,
+    )
+    anchor_frame: str = parameter(
+        "",
+        "a frame that stands still in the world, e.g. a dock or a marker: a map in which it was elsewhere is refused",
+        live=True,
+    )
     save_on_exit: str = parameter("", "map folder to write when the node ends", live=True)
     view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0, live=True)
     idle_optimise_s: float = parameter(5.0, "go on optimising so long after the last frame", 0.0, 86400.0, live=True)

@@ -21,12 +21,14 @@ from gs_semantic.gaussians.gaussian_map import sh_to_rgb
 from gs_semantic.labels import VOID, LabelSet, palette
 from gs_semantic.mapping.events import LabelImages
 from gs_semantic.mapping.view import MapView
-from gs_semantic.msg import InstanceInfo, LabelMap, ObjectList, ObjectMasks, Status
+from gs_semantic.msg import InstanceInfo, LabelMap, ObjectEvent, ObjectList, ObjectMasks, Status
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.budgets import Bandwidth
 from gs_semantic.nodes.conversions import POINT
 from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.statistics import Statistics
+from gs_semantic.nodes.region_messages import to_vector
+from gs_semantic.objects.events import ObjectEvent as Happening
 from gs_semantic.objects.packing import matrix_to_quaternion, pack_masks
 from gs_semantic.objects.registry import MapObject, ObjectRegistry
 
@@ -180,6 +182,8 @@ class MapPublisher:
         self._objects = node.create_publisher(ObjectList, "~/objects", qos.LATCHED)
         self._markers = node.create_publisher(MarkerArray, "~/objects/markers", qos.LATCHED)
         self._labels = node.create_publisher(LabelMap, "~/label_map", qos.LATCHED)
+        self._events = node.create_publisher(ObjectEvent, "~/object_events", qos.EVENTS)
+        self._selected = node.create_publisher(ObjectList, "~/selected_object", qos.LATCHED)
         self._vision = _make_vision(node)
         self._parameters = parameters
         self._due = {self._points: _Due(), self._objects: _Due(), self._markers: _Due()}
@@ -189,7 +193,9 @@ class MapPublisher:
         self._palette = palette(OBJECT_COLOURS)
 
     def close(self, node: Node) -> None:
-        for publisher in (self._points, self._objects, self._markers, self._labels):
+        for publisher in (
+            *(self._points, self._objects, self._markers, self._labels, self._events, self._selected),
+        ):
             node.destroy_publisher(publisher)
         if self._vision is not None:
             self._vision.close(node)
@@ -200,8 +206,10 @@ class MapPublisher:
         if self._vision is not None:
             self._vision.publish_labels(labels, header)
 
-    def update(self, view: MapView, objects: ObjectRegistry, key: int, header: Header) -> None:
-        """Publish what has changed and is due. ``key`` changes when the objects do."""
+    def update(
+        self, view: MapView, objects: ObjectRegistry, key: int, header: Header, selected: int = 0
+    ) -> None:
+        """Publish what has changed and is due. ``key`` changes when the objects, or the selected one, do."""
         objects_s, points_s = 1 / self._parameters.objects_hz, 1 / self._parameters.map_points_hz
         if listened_to(self._objects) and self._due[self._objects].take(key, objects_s):
             self._wire.publish(
@@ -214,7 +222,7 @@ class MapPublisher:
                 ),
             )
         if listened_to(self._markers) and self._due[self._markers].take(key, objects_s):
-            self._markers.publish(self.markers(objects.present(), objects, header))
+            self._markers.publish(self.markers(objects.present(), objects, header, selected))
         vision = self._vision
         if vision is not None and listened_to(vision.objects) and self._due[vision.objects].take(key, objects_s):
             vision.publish_objects(objects.present(), header)
@@ -222,8 +230,34 @@ class MapPublisher:
         if wanted and self._due[self._points].take(view.revision, points_s):
             self._wire.publish(self._points, conversions.write_cloud(self.cloud(view), header))
 
-    def markers(self, present: Iterable[MapObject], objects: ObjectRegistry, header: Header) -> MarkerArray:
-        """A box and a name per object, updated in place; DELETE for objects that have vanished."""
+    def events(self, events: Iterable[Happening], revision: int, header: Header) -> None:
+        """Tell what happened to objects, at once and in order."""
+        for event in events:
+            self._events.publish(
+                ObjectEvent(
+                    header=header,
+                    map_revision=revision,
+                    kind=int(event.kind),
+                    object_id=event.object_id,
+                    others=list(event.others),
+                    class_id=event.class_id,
+                    label=event.label,
+                    old_label=event.old_label,
+                    position=to_vector(Point, event.position),
+                    old_position=to_vector(Point, (0, 0, 0) if event.old_position is None else event.old_position),
+                )
+            )
+
+    def selected(self, view: MapView, object_id: int, header: Header) -> None:
+        """Tell which object is selected (none: an empty list)."""
+        index = np.flatnonzero((view.objects.records["id"] == object_id) & (object_id > 0))
+        data = conversions.to_bytes_field(view.objects.to_bytes(index))
+        self._selected.publish(ObjectList(header=header, map_revision=view.revision, count=len(index), data=data))
+
+    def markers(
+        self, present: Iterable[MapObject], objects: ObjectRegistry, header: Header, selected: int = 0
+    ) -> MarkerArray:
+        """A box and a name per object, updated in place, that of the selected id lit; DELETE for those that vanished."""
         out: list[Marker] = []
         slots: set[int] = set()
         for obj in present:
@@ -239,6 +273,8 @@ class MapPublisher:
             sx, sy, sz = np.maximum(obj.box.size, 0.001).tolist()
             box.scale = Vector3(x=sx, y=sy, z=sz)
             box.color = ColorRGBA(r=red, g=green, b=blue, a=0.3)
+            if obj.id == selected:
+                box.color = ColorRGBA(r=1.0, g=0.9, b=0.0, a=0.8)
             text = Marker(header=header, ns="names", id=obj.slot, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD)
             text.pose.position = Point(x=x, y=y, z=z + sz / 2 + 0.08)
             text.pose.orientation.w = 1.0
@@ -253,19 +289,23 @@ class MapPublisher:
 
     def cloud(self, view: MapView) -> np.ndarray:
         """Centres of the Gaussians (N,) as records; an even selection when there are more than the limit."""
-        gaussians = view.gaussians
-        rows = np.arange(0, len(gaussians), max(1, -(-len(gaussians) // self._parameters.map_points_max)))
-        index = torch.from_numpy(rows)
-        points = np.zeros(len(rows), POINT)
-        means = gaussians.means[index].numpy()
-        points["x"], points["y"], points["z"] = means[:, 0], means[:, 1], means[:, 2]
-        rgb = (sh_to_rgb(gaussians.sh[index, 0]).clamp(0, 1) * 255).to(torch.uint8).numpy()
-        points["rgb"] = conversions.packed_rgb(rgb)
-        slots = gaussians["object"][index].numpy()
-        points["label"] = view.classes[slots]
-        points["instance"] = np.where(view.ids[slots] > 0, slots, VOID)
-        points["confidence"] = gaussians.opacity_logits[index].sigmoid().numpy() * (points["instance"] > 0)
-        return points
+        step = max(1, -(-len(view.gaussians) // self._parameters.map_points_max))
+        return map_cloud(view, torch.arange(0, len(view.gaussians), step))
+
+
+def map_cloud(view: MapView, rows: torch.Tensor) -> np.ndarray:
+    """Centres of Gaussians ``rows`` (M,) as records ``POINT``."""
+    gaussians = view.gaussians
+    points = np.zeros(len(rows), POINT)
+    means = gaussians.means[rows].numpy()
+    points["x"], points["y"], points["z"] = means[:, 0], means[:, 1], means[:, 2]
+    rgb = (sh_to_rgb(gaussians.sh[rows, 0]).clamp(0, 1) * 255).to(torch.uint8).numpy()
+    points["rgb"] = conversions.packed_rgb(rgb)
+    slots = gaussians["object"][rows].numpy()
+    points["label"] = view.classes[slots]
+    points["instance"] = np.where(view.ids[slots] > 0, slots, VOID)
+    points["confidence"] = gaussians.opacity_logits[rows].sigmoid().numpy() * (points["instance"] > 0)
+    return points
 
 
 def _make_vision(node: Node) -> VisionPublisher | None:

@@ -160,6 +160,11 @@ class Poses:
         with self._lock:
             return self._transforms.lookup(target, source, stamp_ns)
 
+    def newest(self, target: str, source: str) -> np.ndarray:
+        """T_target_source as /tf knows it last."""
+        with self._lock:
+            return self._transforms.lookup(target, source, self._transforms.newest_ns)
+
     def missing(self, camera_frame: str, stamp_ns: int) -> str | None:
         """Why there is no pose of a camera at a stamp, or None; starts with ``pose`` and the source."""
         try:

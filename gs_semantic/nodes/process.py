@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+GIL_SWITCH_S = 0.001  # a thread that computes in Python gives way to one with a message after this, not after 5 ms
+
+
 class StopSignal:
     """Set by SIGINT and SIGTERM from the first moment on; a node ends in its own order when it sees it."""
 
@@ -57,6 +60,7 @@ def run_process(module: str, node_class: str) -> int:
     if stop:
         stop.ignore()
         return 0
+    sys.setswitchinterval(GIL_SWITCH_S)
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:

@@ -10,41 +10,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from geometry_msgs.msg import Point
 from rclpy.node import Node
-from std_msgs.msg import Header
 
-from gs_semantic.errors import (
-    EmptyMapError,
-    ErrorCode,
-    GsSemanticError,
-    InvalidInputError,
-    InvalidRequestError,
-    NothingThereError,
-    OutsideImageError,
-    UnknownObjectError,
-)
-from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.errors import ErrorCode, GsSemanticError, InvalidInputError, InvalidRequestError
+from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions
 from gs_semantic.nodes.outputs import instance_info, instance_values
-from gs_semantic.nodes.transforms import TransformError, checked_transform, inverse
-from gs_semantic.objects.packing import PackedObjects, pack_gaussians
-from gs_semantic.objects.registry import ObjectState
+from gs_semantic.nodes.queries import Queries
 from gs_semantic.srv import (
     Control,
     GetObject,
     ListObjects,
     LoadMap,
+    QueryNearest,
     QueryPixel,
+    QueryRay,
     QueryRegion,
     RenderView,
     SaveMap,
 )
 
 if TYPE_CHECKING:
-    from gs_semantic.mapping.view import MapView
     from gs_semantic.nodes.mapper_node import MapperNode
 
 LARGEST_VIEW_PX = 16_000_000
@@ -71,18 +58,22 @@ class Services:
     """All services of the mapper node.
 
     Questions are answered from the node's view of the map, so that they never wait for mapping: listing objects at once,
-    the rest by the thread that answers frames. What changes the map is done by the thread that maps.
+    those about Gaussians by a thread of their own, and those that need a rendering by the thread that answers frames. What changes the map is done by the thread that maps.
     """
 
     def __init__(self, node: MapperNode) -> None:
         self._node = node
+        self.queries = queries = Queries(node)
         self._made: list[DeferredService] = []
-        at_once, by_answerer, by_mapper, on_disk = self._now, node.answering.call, node.mapping.call, node.disk
+        at_once, aside, on_disk = self._now, node.ask, node.disk
+        by_answerer, by_mapper = node.answering.call, node.mapping.call
         for name, kind, answer, where in (
-            ("list_objects", ListObjects, self._list_objects, at_once),
-            ("get_object", GetObject, self._get_object, by_answerer),
-            ("query_pixel", QueryPixel, self._query_pixel, by_answerer),
-            ("query_region", QueryRegion, self._query_region, by_answerer),
+            ("list_objects", ListObjects, queries.list_objects, at_once),
+            ("get_object", GetObject, queries.get_object, aside),
+            ("query_pixel", QueryPixel, queries.query_pixel, by_answerer),
+            ("query_region", QueryRegion, queries.query_region, aside),
+            ("query_nearest", QueryNearest, queries.query_nearest, at_once),
+            ("query_ray", QueryRay, queries.query_ray, by_answerer),
             ("render_view", RenderView, self._render_view, by_answerer),
             ("pause", Control, self._control(node.pause), by_mapper),
             ("resume", Control, self._control(node.resume), by_mapper),
@@ -125,122 +116,9 @@ class Services:
         except Exception as error:  # noqa: BLE001 - a planner must get an answer, and the node must go on
             self._node.get_logger().error(f"{name}: {error!r}")
             response.error_code, response.error_msg = int(ErrorCode.UNKNOWN), f"{name}: {error!r}"
-        view = self._node.view
         if not response.header.frame_id:
-            response.map_revision, response.header = view.revision, self._header(view)
+            self.queries.view(response)
         return response
-
-    def _header(self, view: MapView) -> Header:
-        return conversions.make_header(view.stamp_ns, self._node.frame_id)
-
-    def _view(self, response: Any) -> MapView:
-        """The view that a question is answered from; noted in the reply."""
-        view = self._node.view
-        response.map_revision, response.header = view.revision, self._header(view)
-        return view
-
-    def _filled_view(self, response: Any) -> MapView:
-        view = self._view(response)
-        if not len(view.gaussians):
-            raise EmptyMapError("the map is empty: no frame has been mapped yet")
-        return view
-
-    # --- objects ----------------------------------------------------------------------------------------------------
-
-    def _list_objects(self, request: ListObjects.Request, response: ListObjects.Response) -> None:
-        view = self._view(response)
-        records = view.objects.records
-        index = np.flatnonzero(_fitting(request, view.objects) & (records["id"] > request.after_id))
-        response.total = len(index)
-        index = index[: request.max_results or None]
-        response.count = len(index)
-        response.objects = conversions.to_bytes_field(view.objects.to_bytes(index))
-        if request.since_revision:
-            response.present_ids = records["id"][records["state"] != ObjectState.TENTATIVE].tolist()
-
-    def _get_object(self, request: GetObject.Request, response: GetObject.Response) -> None:
-        view = self._view(response)
-        index = np.flatnonzero(view.objects.records["id"] == request.id)
-        if not len(index):
-            raise UnknownObjectError(f"object {request.id} is not in the map; list_objects gives the ids there are")
-        [record] = view.objects.records[index]
-        response.object = conversions.to_bytes_field(view.objects.to_bytes(index))
-        if request.include_gaussians and record["revision"] >= request.since_revision:
-            rows = torch.nonzero(view.gaussians["object"] == int(record["slot"]))[:, 0]
-            response.gaussian_count, response.gaussians = _gaussians(view.gaussians, rows, request.max_gaussians)
-
-    def _query_pixel(self, request: QueryPixel.Request, response: QueryPixel.Response) -> None:
-        view = self._filled_view(response)
-        answer = self._node.answer_at(conversions.to_ns(request.stamp), request.camera)
-        height, width = answer.instance.shape
-        if not (0 <= request.u < width and 0 <= request.v < height):
-            raise OutsideImageError(f"pixel u={request.u}, v={request.v} is outside of the {width}x{height} image")
-        response.image_stamp = conversions.to_stamp(answer.stamp_ns)
-        depth = float(answer.depth[request.v, request.u])
-        response.depth = depth
-        if depth > 0:
-            camera = answer.camera
-            local = np.array([(request.u - camera.cx) / camera.fx, (request.v - camera.cy) / camera.fy, 1.0]) * depth
-            x, y, z = (camera.T_world_camera[:3, :3] @ local + camera.T_world_camera[:3, 3]).tolist()
-            response.point = Point(x=x, y=y, z=z)
-        slot = int(answer.instance[request.v, request.u])
-        confidence = float(answer.confidence[request.v, request.u]) / 255
-        index = np.flatnonzero(view.objects.records["slot"] == slot)
-        if not slot or not len(index) or confidence < request.min_confidence:
-            raise NothingThereError(f"no object at pixel u={request.u}, v={request.v} with the confidence asked for")
-        [record] = view.objects.records[index]
-        response.object_id, response.class_id = int(record["id"]), int(record["class_id"])
-        response.class_name, response.confidence = view.objects.class_names[int(index[0])], confidence
-        if request.include_object:
-            response.object = conversions.to_bytes_field(view.objects.to_bytes(index))
-
-    def _query_region(self, request: QueryRegion.Request, response: QueryRegion.Response) -> None:
-        view = self._filled_view(response)
-        inside = self._inside(request, view)
-        slots = view.gaussians["object"].numpy()
-        within = np.bincount(slots[inside], minlength=len(view.ids))
-        whole = np.bincount(slots, minlength=len(view.ids))
-        found = within[view.objects.records["slot"]]
-        share = found / np.maximum(whole[view.objects.records["slot"]], 1)
-        index = np.flatnonzero(_fitting(request, view.objects) & (found > 0) & (share >= request.min_inside))
-        index = index[np.argsort(-found[index], kind="stable")]
-        response.total = len(index)
-        index = index[: request.max_results or None]
-        response.count = len(index)
-        response.objects = conversions.to_bytes_field(view.objects.to_bytes(index))
-        response.gaussians_inside = found[index].tolist()
-        if request.include_gaussians:
-            rows = torch.from_numpy(np.flatnonzero(inside))
-            response.gaussian_count, response.gaussians = _gaussians(view.gaussians, rows, request.max_gaussians)
-
-    def _inside(self, request: QueryRegion.Request, view: MapView) -> np.ndarray:
-        """Which Gaussians' centres lie in the region, bool (N,)."""
-        center = np.array([request.center.x, request.center.y, request.center.z])
-        q = request.orientation
-        quaternion = np.array([q.x, q.y, q.z, q.w])
-        try:
-            rigid = checked_transform(center, quaternion if quaternion.any() else np.array([0, 0, 0, 1.0]), "orientation")
-        except InvalidInputError as error:
-            raise InvalidRequestError(str(error)) from error
-        poses = self._node.inputs.poses
-        map_frame = poses.map_frame
-        if request.frame_id and request.frame_id != map_frame:
-            try:
-                rigid = poses.transform(map_frame, request.frame_id, view.stamp_ns) @ rigid
-            except TransformError as error:
-                raise InvalidRequestError(f"frame_id '{request.frame_id}': {error}") from error
-        to_region = inverse(rigid).astype(np.float32)
-        local = view.gaussians.means.numpy() @ to_region[:3, :3].T + to_region[:3, 3]
-        if request.shape == QueryRegion.Request.SHAPE_SPHERE:
-            if not request.radius > 0:
-                raise InvalidRequestError(f"radius is {request.radius}, a sphere needs a positive one")
-            return (local**2).sum(1) <= request.radius**2
-        if request.shape != QueryRegion.Request.SHAPE_BOX:
-            raise InvalidRequestError(f"shape is {request.shape}: 0 (box) and 1 (sphere) are known")
-        half = np.array([request.size.x, request.size.y, request.size.z]) / 2
-        if not (half > 0).all():
-            raise InvalidRequestError(f"size is {(2 * half).tolist()}, a box needs three positive lengths")
-        return (np.abs(local) <= half).all(1)
 
     # --- views ------------------------------------------------------------------------------------------------------
 
@@ -249,7 +127,7 @@ class Services:
         flags = {name for name in RENDER_FLAGS if getattr(request, f"include_{name}")}
         if not flags:
             raise InvalidRequestError("nothing is asked for: set at least one include_ flag")
-        view = self._filled_view(response)
+        view = self.queries.filled_view(response)
         camera = self._camera(request)
         header = response.header
         response.camera_info = conversions.write_camera(camera, header)
@@ -313,24 +191,3 @@ def _path(text: str) -> Path:
     if not text:
         raise InvalidRequestError("path is empty: give a folder")
     return Path(text).expanduser().absolute()
-
-
-def _fitting(request: ListObjects.Request | QueryRegion.Request, objects: PackedObjects) -> np.ndarray:
-    """Which objects fit a request's filters, bool (N,)."""
-    records = objects.records
-    fits = records["confidence"] >= request.min_confidence
-    if not request.include_tentative:
-        fits &= records["state"] != ObjectState.TENTATIVE
-    if request.since_revision:
-        fits &= records["revision"] > request.since_revision
-    if len(request.class_ids) or len(request.class_names):
-        named = np.array([name in set(request.class_names) for name in objects.class_names], bool)
-        fits &= np.isin(records["class_id"], list(request.class_ids)) | named
-    return fits
-
-
-def _gaussians(gaussians: GaussianMap, rows: torch.Tensor, limit: int) -> tuple[int, Any]:
-    """Count and packed bytes of rows (M,), an even selection of at most ``limit`` (0: all)."""
-    if limit and len(rows) > limit:
-        rows = rows[torch.linspace(0, len(rows) - 1, limit).round().long()]
-    return len(rows), conversions.to_bytes_field(pack_gaussians(gaussians, rows))

@@ -6,6 +6,7 @@ are only ever appended to a record: a reader takes the fields it knows and steps
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -79,8 +80,10 @@ MASK = np.dtype(
         ("offset", "<u4"),
     ]
 )
-_ZERO = np.zeros(6, np.float32)
+_THREE, _FOUR, _SIX = (0.0,) * 3, (0.0,) * 4, (0.0,) * 6
 _UPPER = np.triu_indices(3)
+_STATES = {int(state): state for state in ObjectState}
+_PROVENANCES = {int(provenance): provenance for provenance in Provenance}
 _PLAIN = (
     *("id", "slot", "class_id", "confidence", "observations", "num_gaussians"),
     *("first_seen_ns", "last_seen_ns", "revision"),
@@ -168,7 +171,6 @@ class PackedObjects:
 def pack_objects(objects: Iterable[MapObject], registry: ObjectRegistry) -> PackedObjects:
     """Objects in the given order; class names come from the registry's label set."""
     chosen = list(objects)
-    records = np.zeros(len(chosen), OBJECT)
     strings = bytearray()
     known: dict[str, tuple[int, int]] = {}
 
@@ -179,26 +181,33 @@ def pack_objects(objects: Iterable[MapObject], registry: ObjectRegistry) -> Pack
             strings.extend(encoded)
         return known[text]
 
-    for i, obj in enumerate(chosen):
-        has_centroid, has_box = obj.centroid is not None, obj.box is not None
-        total = sum(obj.class_scores.values()) or 1.0
-        best = sorted(obj.class_scores.items(), key=lambda item: -item[1])[:ALTERNATIVES]
-        best += [(VOID, 0.0)] * (ALTERNATIVES - len(best))
-        records[i] = (
-            *(obj.id, obj.revision, obj.first_seen_ns, obj.last_seen_ns, obj.slot, obj.observations, obj.num_gaussians),
-            *(obj.class_id, int(obj.state), int(obj.provenance)),
-            FLAG_LOCKED * obj.locked | FLAG_HAS_BOX * has_box | FLAG_HAS_CENTROID * has_centroid,
-            obj.confidence,
-            obj.centroid if obj.centroid is not None else _ZERO[:3],
-            obj.covariance[_UPPER] if obj.covariance is not None else _ZERO,
-            obj.box.centre if obj.box is not None else _ZERO[:3],
-            obj.box.size if obj.box is not None else _ZERO[:3],
-            _ZERO[:4],  # rotations follow in one go
-            [class_id for class_id, _ in best],
-            [score / total for _, score in best],
-            *place(obj.name),
-            *place(registry.labels.name(obj.class_id)),
+    rows = []
+    for obj in chosen:  # a list of plain tuples: numpy takes it over in one go
+        scores = sorted(obj.class_scores.items(), key=lambda item: -item[1])
+        class_id = scores[0][0] if scores else VOID
+        total = sum(score for _, score in scores)
+        best = (scores + [(VOID, 0.0)] * ALTERNATIVES)[:ALTERNATIVES]
+        shares = tuple(score / (total or 1.0) for _, score in best)
+        box, covariance = obj.box, obj.covariance
+        flags = FLAG_LOCKED * obj.locked | FLAG_HAS_BOX * (box is not None)
+        rows.append(
+            (
+                *(obj.id, obj.revision, obj.first_seen_ns, obj.last_seen_ns, obj.slot, obj.observations),
+                *(obj.num_gaussians, class_id, int(obj.state), int(obj.provenance)),
+                flags | FLAG_HAS_CENTROID * (obj.centroid is not None),
+                shares[0] if total > 0 else 0.0,
+                _THREE if obj.centroid is None else tuple(obj.centroid.tolist()),
+                _SIX if covariance is None else tuple(covariance[_UPPER].tolist()),
+                _THREE if box is None else tuple(box.centre.tolist()),
+                _THREE if box is None else tuple(box.size.tolist()),
+                _FOUR,  # rotations follow in one go
+                tuple(class_id for class_id, _ in best),
+                shares,
+                *place(obj.name),
+                *place(registry.labels.name(class_id)),
+            )
         )
+    records = np.array(rows, OBJECT) if rows else np.zeros(0, OBJECT)
     boxed = [i for i, obj in enumerate(chosen) if obj.box is not None]
     if boxed:
         rotations = np.stack([chosen[i].box.rotation for i in boxed])  # type: ignore[union-attr]
@@ -212,39 +221,50 @@ def unpack_objects(data: object) -> list[ObjectView]:
     records, tail = unpack_block(MAGIC_OBJECTS, OBJECT, data, "objects")
     strings = bytes(tail)
 
+    @functools.cache
     def text(offset: int, length: int) -> str:
         if offset + length > len(strings):
             raise InvalidInputError(f"packed objects: a name at byte {offset}+{length} of {len(strings)}")
         return strings[offset : offset + length].decode()
 
     flags = records["flags"]
-    with_box, with_centroid = (flags & FLAG_HAS_BOX) > 0, (flags & FLAG_HAS_CENTROID) > 0
+    boxed, placed = ((flags & FLAG_HAS_BOX) > 0).tolist(), ((flags & FLAG_HAS_CENTROID) > 0).tolist()
     rotations = np.zeros((len(records), 3, 3))
-    if with_box.any():
-        rotations[with_box] = quaternion_to_matrix(records["box_rotation"][with_box])
+    if any(boxed):
+        rotations[boxed] = quaternion_to_matrix(records["box_rotation"][boxed])
     covariances = np.zeros((len(records), 3, 3), np.float32)
     covariances[:, _UPPER[0], _UPPER[1]] = records["covariance"]
     covariances[:, _UPPER[1], _UPPER[0]] = records["covariance"]
-    centres, sizes = records["box_centre"].copy(), records["box_size"].copy()
-    centroids = records["centroid"].copy()
-    column = {name: records[name].tolist() for name in OBJECT.names or () if records[name].ndim == 1}
-    pairs = zip(records["alternative_ids"].tolist(), records["alternative_scores"].tolist(), strict=True)
-    alternatives = [tuple(p for p in zip(ids, scores, strict=True) if p[1] > 0) for ids, scores in pairs]
-    return [
-        ObjectView(
-            class_name=text(column["class_name_offset"][i], column["class_name_bytes"][i]),
-            name=text(column["name_offset"][i], column["name_bytes"][i]),
-            state=ObjectState(column["state"][i]),
-            provenance=Provenance(column["provenance"][i]),
-            locked=bool(column["flags"][i] & FLAG_LOCKED),
-            centroid=centroids[i] if with_centroid[i] else None,
-            covariance=covariances[i] if with_centroid[i] else None,
-            box=Box(centres[i], sizes[i], rotations[i]) if with_box[i] else None,
-            alternatives=alternatives[i],
-            **{name: column[name][i] for name in _PLAIN},
-        )
-        for i in range(len(records))
-    ]
+    boxes = zip(boxed, records["box_centre"].copy(), records["box_size"].copy(), rotations, strict=True)
+    scored = zip(
+        records["alternative_ids"].tolist(),
+        records["alternative_scores"].tolist(),
+        (records["alternative_scores"] > 0).sum(1).tolist(),
+        strict=True,
+    )
+    texts = {
+        name: [text(*place) for place in zip(records[f"{name}_offset"].tolist(), records[f"{name}_bytes"].tolist(), strict=True)]
+        for name in ("name", "class_name")
+    }
+    columns: dict[str, Iterable[Any]] = {
+        **{name: records[name].tolist() for name in _PLAIN},
+        **texts,
+        "state": [_STATES[value] for value in records["state"].tolist()],
+        "provenance": [_PROVENANCES[value] for value in records["provenance"].tolist()],
+        "locked": ((flags & FLAG_LOCKED) > 0).tolist(),
+        "centroid": [value if known else None for known, value in zip(placed, records["centroid"].copy(), strict=True)],
+        "covariance": [value if known else None for known, value in zip(placed, covariances, strict=True)],
+        "box": [Box(*values) if known else None for known, *values in boxes],
+        "alternatives": [tuple(zip(ids[:n], scores[:n], strict=True)) for ids, scores, n in scored],
+    }
+    return [_object_view(columns, values) for values in zip(*columns.values(), strict=True)]
+
+
+def _object_view(names: Iterable[str], values: Iterable[Any]) -> ObjectView:
+    """The constructor of a frozen dataclass sets field by field, which takes most of the time of a long list."""
+    view = object.__new__(ObjectView)
+    view.__dict__.update(zip(names, values, strict=True))
+    return view
 
 
 # --- Gaussians ------------------------------------------------------------------------------------------------------

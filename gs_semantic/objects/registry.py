@@ -16,7 +16,7 @@ class ObjectState(IntEnum):
     TENTATIVE = 0  # seen, not yet often enough to be believed
     CONFIRMED = 1
     STALE = 2  # expected in view but not seen for a while
-    REMOVED = 3
+    REMOVED = 3  # seen to be gone; or, when locked, deleted by an operator: perception gives its place no new object
 
 
 class Provenance(IntEnum):
@@ -48,7 +48,13 @@ class MapObject:
     first_seen_ns: int = 0
     last_seen_ns: int = 0
     revision: int = 0  # map revision of the last change
-    locked: bool = False
+    locked: bool = False  # by an operator: perception changes neither its identity nor its state
+    parent: int = 0  # id of the object that it was split off from
+    moved: int = 0  # map revision at which it moved as a whole
+    edited: int = 0  # map revision of the last change of identity: edit, merge, split, removal
+    most_gaussians: int = 0  # that it has had
+    embedding: np.ndarray | None = None  # (D,) in the space of the registry's ``embedding_model``
+    embedding_weight: float = 0.0  # of the observations in it
     # geometry, filled by objects.geometry
     num_gaussians: int = 0
     box: Box | None = None
@@ -66,6 +72,11 @@ class MapObject:
         total = sum(self.class_scores.values())
         return self.class_scores[self.class_id] / total if total > 0 else 0.0
 
+    @property
+    def shown(self) -> bool:
+        """Is it one that a planner should see?"""
+        return self.state in (ObjectState.CONFIRMED, ObjectState.STALE)
+
 
 class ObjectRegistry:
     """All objects by slot. Ids are unbounded, rise, and are never given twice; the slot of a dropped object is given to
@@ -73,6 +84,8 @@ class ObjectRegistry:
 
     def __init__(self, labels: LabelSet | None = None) -> None:
         self.labels = labels or LabelSet()
+        self.heirs: dict[int, int] = {}  # id of a merged object -> id of the one that took it over
+        self.embedding_model = ""
         self._by_slot: dict[int, MapObject] = {}
         self._next_id = 1
         self._next_slot = 1
@@ -106,10 +119,26 @@ class ObjectRegistry:
         return self._by_slot[slot]
 
     def by_id(self, object_id: int) -> MapObject:
+        """UnknownObjectError for an id that never was or is gone; it says what became of it."""
         for obj in self._by_slot.values():
             if obj.id == object_id:
                 return obj
-        raise UnknownObjectError(f"object {object_id} is not in the map; list_objects gives the ids there are")
+        raise UnknownObjectError(self.why_unknown(object_id))
+
+    def why_unknown(self, object_id: int) -> str:
+        """What to tell who asks for an id that is not there."""
+        heir = self.heir(object_id)
+        if heir:
+            return f"object {object_id} was found to be part of object {heir} and merged into it; use that id"
+        was = "is in the map no more" if 0 < object_id < self._next_id else "is not in the map"
+        return f"object {object_id} {was}; list_objects gives the ids there are"
+
+    def heir(self, object_id: int) -> int:
+        """The id that an object's identity lives on under after merges; 0 when it was not merged."""
+        heir = self.heirs.get(object_id, 0)
+        while heir in self.heirs:
+            heir = self.heirs[heir]
+        return heir
 
     def has_slot(self, slot: int) -> bool:
         return slot in self._by_slot
@@ -140,8 +169,7 @@ class ObjectRegistry:
 
     def present(self) -> list[MapObject]:
         """Objects a planner should see: confirmed and stale ones, by id."""
-        shown = (ObjectState.CONFIRMED, ObjectState.STALE)
-        return sorted((o for o in self if o.state in shown), key=lambda o: o.id)
+        return sorted((o for o in self if o.shown), key=lambda o: o.id)
 
     def class_name(self, obj: MapObject) -> str:
         return obj.name or self.labels.name(obj.class_id)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import resource
+import subprocess
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +16,14 @@ import torch
 
 from gs_semantic.errors import MapFormatError, StorageError
 from gs_semantic.gaussians import GaussianMap, map_folder
-from gs_semantic.gaussians.gaussian_map import CORE
+from gs_semantic.gaussians.gaussian_map import CORE, Anchor
 from gs_semantic.gaussians.map_folder import load_map, save_map
 from gs_semantic.gaussians.ply import load_ply
 from gs_semantic.labels import LabelSet
 from gs_semantic.objects.registry import Box, ObjectRegistry, ObjectState, Provenance
+
+
+OLD_MAPS = Path(__file__).parent / "old_maps"
 
 
 def sample_map(seed: int = 0, count: int = 50) -> tuple[GaussianMap, ObjectRegistry]:
@@ -45,7 +51,11 @@ def sample_map(seed: int = 0, count: int = 50) -> tuple[GaussianMap, ObjectRegis
     first.class_scores, first.observations, first.num_gaussians = {7: 0.1 + 0.2, 3: 1e-300}, 5, 12
     first.box = Box(np.array([0.1, 0.2, 1 / 3]), np.ones(3), np.eye(3))
     first.centroid, first.covariance = np.array([1.0, 2.0, 3.0]), np.diag([0.1, 0.2, 0.3])
-    objects.by_slot(2).provenance = Provenance.OPERATOR
+    second = objects.by_slot(2)
+    second.provenance, second.parent, second.moved, second.edited = Provenance.OPERATOR, 1, 17, 18
+    second.embedding, second.embedding_weight = np.array([0.1, -2.0, 3e-30], np.float32), 1.5
+    objects.heirs, objects.embedding_model = {3: 2, 2**63: 1}, "clip"
+    gaussians.anchor = Anchor("floor 2", "dock", np.diag([1.0, -1.0, -1.0, 1.0]))
     objects.open(object_id=2**64 - 2, slot=9)
     return gaussians, objects
 
@@ -63,6 +73,8 @@ def assert_same(first: tuple[GaussianMap, ObjectRegistry], second: tuple[Gaussia
     for key in a.state_keys:
         assert bits(a.state(*key)) == bits(b.state(*key)), key
     assert objects_a.labels == objects_b.labels
+    assert repr(a.anchor) == repr(b.anchor)
+    assert (objects_a.heirs, objects_a.embedding_model) == (objects_b.heirs, objects_b.embedding_model)
     assert (objects_a.next_id, objects_a.slots) == (objects_b.next_id, objects_b.slots)
     assert [repr(o).replace("RESTORED: 1", "PERCEIVED: 0") for o in objects_a] == [
         repr(o).replace("RESTORED: 1", "PERCEIVED: 0") for o in objects_b
@@ -238,7 +250,9 @@ def tensor_removed(folder):
         (cut_and_resigned, "attributes.safetensors: cannot be read"),
         (flip, "attributes.safetensors: damaged: checksum"),
         (tensor_removed, "'attribute/identity' is missing"),
-        (edit_json(schema=2), "schema is 2, this version reads schema 1"),
+        (edit_json(schema=3), "schema is 3, this version reads schemas up to 2"),
+        (edit_json(anchor={"frame": "dock"}), "map.json: does not describe a map: KeyError"),
+        (edit_json(heirs=None), "map.json: does not describe a map: KeyError\\('heirs'\\)"),
         (edit_json(gaussians=41), r"attributes.safetensors: tensor 'attribute/means' is .*\(41, 3\)"),
         (edit_json(objects=None), "map.json: does not describe a map: KeyError\\('objects'\\)"),
         (edit_json(files=None), "map.json: field 'files' is missing"),
@@ -258,3 +272,34 @@ def test_damage_is_named(tmp_path, change, text):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(MapFormatError, match="nowhere.*is not a map folder"):
         load_map(tmp_path / "nowhere")
+
+
+def test_a_map_of_schema_1_is_read_and_brought_up_to_date(tmp_path):
+    """The folder was written when schema 1 was the newest."""
+    old = OLD_MAPS / "schema_1"
+    gaussians, objects = load_map(old)
+    index = json.loads((old / "map.json").read_text())
+    assert (index["schema"], gaussians.map_id, len(gaussians)) == (1, index["map_id"], 16)
+    mug = objects.by_slot(1)
+    assert (mug.name, mug.locked, mug.class_id) == ("Anna's mug", True, 7)
+    assert (mug.parent, mug.most_gaussians, mug.embedding) == (0, mug.num_gaussians, None)
+    assert gaussians.anchor is None and objects.heirs == {}
+    save_map(tmp_path / "new", gaussians, objects)
+    assert json.loads((tmp_path / "new" / "map.json").read_text())["schema"] == map_folder.SCHEMA
+    assert_same((gaussians, objects), load_map(tmp_path / "new"))
+
+
+def test_a_hundred_kills_leave_a_hundred_valid_maps(tmp_path):
+    """A process that saves without end is killed at random moments; what is on the disk is a map that it had finished, or
+    the one that it was about to finish."""
+    program = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "kill_saving.py"), str(tmp_path / "home"), "100"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert program.returncode == 0, program.stderr
+    outcome = json.loads(program.stdout)
+    assert (outcome["kills"], outcome["valid"]) == (100, 100)
+    assert outcome["during_a_save"] > 30, "the kills hit saves, not pauses"
+    assert outcome["revisions"] > 10, "and saves went on in between"

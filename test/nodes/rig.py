@@ -27,6 +27,7 @@ from gs_semantic.gaussians import Camera, MaskInfo
 from gs_semantic.labels import LabelSet, palette
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.mapper_node import MapperNode
+from gs_semantic.nodes.transforms import TransformError
 
 WIDTH, HEIGHT = 160, 120
 CAMERA = Camera(WIDTH, HEIGHT, 130.0, 130.0, 79.5, 59.5)
@@ -210,6 +211,24 @@ class Rig:
         transform = TransformStamped(header=conversions.make_header(stamp_ns, "map"), child_frame_id="camera")
         transform.transform = conversions.write_transform(np.eye(4) if matrix is None else matrix)
         return TFMessage(transforms=[transform])
+
+    def place(self, frame: str, position: tuple[float, float, float]) -> None:
+        """Put a fixed frame into the map; returns when the mapper knows."""
+        matrix = np.eye(4)
+        matrix[:3, 3] = position
+        message = self.transform(START_NS, matrix)
+        message.transforms[0].child_frame_id = frame
+        if "/tf_static" not in self.publishers:
+            self.publishers["/tf_static"] = self.node.create_publisher(TFMessage, "/tf_static", qos.STATIC_TF)
+        self.publishers["/tf_static"].publish(message)
+
+        def known() -> bool:
+            try:
+                return np.allclose(self.mapper.inputs.poses.newest("map", frame), matrix)
+            except TransformError:
+                return False
+
+        self.until(known, f"frame {frame}")
 
     def publish(self, messages: dict[str, Any]) -> None:
         """Colour goes last."""

@@ -15,10 +15,13 @@ from gs_semantic.errors import (
     ErrorCode,
     GsSemanticError,
     InvalidRequestError,
+    MapFormatError,
     MapFrameMismatchError,
+    StorageError,
     UnknownObjectError,
 )
 from gs_semantic.gaussians import Camera
+from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.nodes import conversions
 
 
@@ -245,3 +248,57 @@ def test_no_mapper_is_told(ros_domain_id: int) -> None:
     told = pytest.raises(GsSemanticError, match="/nobody/mapper/list_objects: no such service.*ROS_DOMAIN_ID")
     with SemanticMap("/nobody/mapper", timeout_s=0.2) as planner, told:
         planner.list_objects()
+
+
+@pytest.mark.parametrize("parameters, words", [
+    ({"localization_map": "floor 3"}, "made in localisation map 'floor 2', this node's is 'floor 3'"),
+    ({"localization_map": "floor 2", "anchor_frame": "marker"}, "anchored at frame 'dock', this node at 'marker'"),
+    ({"localization_map": "", "anchor_frame": "dock"}, "anchor 'dock' is 0.50 m and 0.0 degrees from where it was"),
+])  # fmt: skip
+def test_a_map_whose_anchor_does_not_fit_is_refused_by_name(
+    planner: SemanticMap, rig: Rig, tmp_path: Path, parameters: dict[str, str], words: str
+) -> None:
+    now = rig.mapper.parameters
+    now.localization_map, now.anchor_frame = "floor 2", "dock"
+    rig.place("dock", (1.0, 2.0, 0.0))
+    folder = planner.save(tmp_path / "map")
+    map_id = rig.mapper.mapper.gaussians.map_id
+    planner.load(folder)  # nothing has changed: it fits
+    rig.place("dock", (1.5, 2.0, 0.0))
+    now.localization_map, now.anchor_frame = parameters.get("localization_map", ""), parameters.get("anchor_frame", "")
+    with pytest.raises(MapFrameMismatchError, match=f"map {map_id} .*{words}"):
+        planner.load(folder)
+    assert len(planner.list_objects()) == 2, "the present map stays"
+
+
+def test_a_map_without_an_anchor_is_refused_where_one_is_asked_for(planner: SemanticMap, rig: Rig, tmp_path: Path) -> None:
+    folder = planner.save(tmp_path / "map")
+    rig.mapper.parameters.localization_map = "floor 2"
+    with pytest.raises(MapFrameMismatchError, match="has no anchor"):
+        planner.load(folder)
+
+
+def test_a_corrupt_or_foreign_folder_is_refused_and_nothing_lost(planner: SemanticMap, tmp_path: Path) -> None:
+    folder = planner.save(tmp_path / "map")
+    (folder / "map.json").write_text("{")
+    with pytest.raises(MapFormatError, match="map.json: is not JSON"):
+        planner.load(folder)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_text("sun")
+    with pytest.raises(MapFormatError, match="not a map folder"):
+        planner.load(tmp_path / "photos")
+    with pytest.raises(StorageError, match="not a map"):
+        planner.save(tmp_path / "photos")
+    assert len(planner.list_objects()) == 2
+
+
+def test_saving_while_mapping_goes_on(planner: SemanticMap, rig: Rig, tmp_path: Path) -> None:
+    mapped = rig.mapper.statistics.frames_mapped
+    for number in range(4):
+        rig.send()
+        planner.save(tmp_path / f"map{number}")
+    rig.until(lambda: rig.mapper.statistics.frames_mapped >= mapped + 1, "mapping")
+    rig.settled()
+    for number in range(4):
+        gaussians, objects = load_map(tmp_path / f"map{number}")
+        assert len(gaussians) > 0 and {objects.class_name(obj) for obj in objects.present()} == {"box", "lamp"}

@@ -1,0 +1,213 @@
+"""Queries of planners beyond those of test_services: regions, nearest, rays, clicks, events, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import rclpy
+from geometry_msgs.msg import PointStamped, PoseStamped
+from gs_semantic.msg import ObjectEvent, ObjectList
+from rig import BOX_PIXEL, CAMERA, LAMP_PIXEL, WALL_PIXEL, Rig
+
+from gs_semantic.client import AsyncSemanticMap, SemanticMap
+from gs_semantic.errors import EmptyMapError, InvalidRequestError, NothingThereError, UnknownObjectError
+from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.region_messages import to_vector
+from gs_semantic.objects.packing import unpack_objects
+from gs_semantic.objects.regions import BoxShape, FrustumShape, PrismShape, Region, SphereShape
+from gs_semantic.objects.registry import ObjectState
+
+
+def centre(pixel: tuple[int, int], depth: float = 1.8) -> np.ndarray:
+    """Point in the map frame (the camera stands in its origin)."""
+    return np.array([(pixel[0] - CAMERA.cx) / CAMERA.fx, (pixel[1] - CAMERA.cy) / CAMERA.fy, 1.0]) * depth
+
+
+@pytest.fixture
+def planner(rig: Rig) -> Iterator[SemanticMap]:
+    rig.listen("object_events", ObjectEvent, qos.EVENTS)
+    rig.listen("selected_object", ObjectList, qos.LATCHED_INPUT)
+    rig.map_scene()
+    rig.settled()
+    with rig.planner() as planner:
+        yield planner
+
+
+def labels(objects) -> list[str]:
+    return [obj.label for obj in objects]
+
+
+def test_regions_of_every_shape(planner: SemanticMap) -> None:
+    x, y, z = centre(BOX_PIXEL)
+    corners = np.array([[x - 0.35, y - 0.35], [x + 0.35, y - 0.35], [x + 0.35, y + 0.35], [x - 0.35, y + 0.35]])
+    prism = Region(PrismShape(corners, z - 0.1, 0.15))
+    assert labels(planner.query_region(prism, min_inside=0.5).objects) == ["box"]
+    left_half = Region(FrustumShape(0.5, 0.5, 0.2, 3.0), turned_about_y(-0.3))
+    assert labels(planner.query_region(left_half, min_inside=0.5).objects) == ["box"]
+    assert labels(planner.list_objects(regions=[prism])) == ["box"]
+    there = np.eye(4)
+    there[:3, 3] = centre(LAMP_PIXEL)
+    assert labels(planner.list_objects(regions=[prism, Region(SphereShape(0.2), there)])) == ["box", "lamp"]
+    assert labels(planner.list_objects(regions=[Region(BoxShape(np.ones(3)))])) == []
+
+
+def turned_about_y(angle: float) -> np.ndarray:
+    pose = np.eye(4)
+    pose[[0, 0, 2, 2], [0, 2, 0, 2]] = [np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle)]
+    return pose
+
+
+def test_states_are_a_filter(planner: SemanticMap, rig: Rig) -> None:
+    assert len(planner.list_objects(states=[ObjectState.CONFIRMED])) == 2
+    assert len(planner.list_objects(states=[ObjectState.STALE, ObjectState.REMOVED])) == 0
+    with pytest.raises(InvalidRequestError, match="states holds 9"):
+        planner.list_objects(states=[9])
+
+
+def test_nearest(planner: SemanticMap) -> None:
+    answer = planner.query_nearest(centre(LAMP_PIXEL))
+    assert labels(answer.objects) == ["lamp", "box"]
+    assert answer.distances[0] < 0.03 < answer.distances[1] < 1.0
+    assert labels(planner.query_nearest(centre(LAMP_PIXEL), max_distance=0.2).objects) == ["lamp"]
+    assert labels(planner.query_nearest(centre(LAMP_PIXEL), max_results=1, classes=["box"]).objects) == ["box"]
+
+
+def test_ray(planner: SemanticMap) -> None:
+    answer = planner.query_ray((0, 0, 0), centre(BOX_PIXEL))
+    assert answer.object.label == "box"
+    np.testing.assert_allclose(answer.point, centre(BOX_PIXEL), atol=0.03)
+    assert answer.distance == pytest.approx(np.linalg.norm(centre(BOX_PIXEL)), abs=0.03)
+    with pytest.raises(NothingThereError, match="no object where the ray"):
+        planner.query_ray((0, 0, 0), centre(WALL_PIXEL))
+    with pytest.raises(NothingThereError, match="meets nothing"):
+        planner.query_ray((0, 0, 0), centre(BOX_PIXEL), max_distance=1.0)
+    with pytest.raises(NothingThereError, match="meets nothing"):
+        planner.query_ray((0, 0, 0), (0, 0, -1))
+
+
+def test_find(planner: SemanticMap) -> None:
+    assert planner.find("box").label == "box"
+    assert planner.find(" Lamp ", near=(0, 0, 0)).label == "lamp"
+    pose = PoseStamped(header=conversions.make_header(0, "camera"))
+    pose.pose.position.x = 5.0
+    assert planner.find("lamp", near=pose).label == "lamp"
+    assert planner.find(planner.find("box").id).label == "box"
+    with pytest.raises(UnknownObjectError, match="no object is called 'mug'; there are: box, lamp"):
+        planner.find("mug")
+    with pytest.raises(UnknownObjectError):
+        planner.find("box", near=(0, 0, 50), max_distance=1.0)
+
+
+def test_get_with_cloud_and_scores(planner: SemanticMap) -> None:
+    answer = planner.get_object(planner.find("box").id, cloud=True)
+    assert answer.object.alternatives[0] == (3, pytest.approx(1.0))
+    assert answer.cloud.width * answer.cloud.height == answer.object.num_gaussians
+    assert answer.object.first_seen_ns < answer.object.last_seen_ns
+    assert len(answer.embedding) == 0 and len(answer.gaussians) == 0
+
+
+def test_events_tell_what_was_created(planner: SemanticMap, rig: Rig) -> None:
+    rig.until(lambda: len(rig.received["object_events"]) >= 2, "events")
+    told = {(event.kind, event.label) for event in rig.received["object_events"]}
+    assert told == {(ObjectEvent.CREATED, "box"), (ObjectEvent.CREATED, "lamp")}
+    planner.reset()
+    rig.until(lambda: len(rig.received["object_events"]) >= 4, "more events")
+    assert {event.kind for event in rig.received["object_events"][2:]} == {ObjectEvent.REMOVED}
+
+
+def test_a_clicked_point_selects(planner: SemanticMap, rig: Rig) -> None:
+    clicks = rig.node.create_publisher(PointStamped, "/clicked_point", qos.CLICKS)
+    rig.until(lambda: clicks.get_subscription_count() > 0, "the mapper's subscription")
+    message = PointStamped(header=conversions.make_header(0, "map"), point=to_vector(PointStamped().point.__class__, centre(LAMP_PIXEL)))
+    clicks.publish(message)
+    rig.until(lambda: rig.received["selected_object"], "selection")
+    [selected] = unpack_objects(rig.received["selected_object"][-1].data)
+    assert selected.label == "lamp" and rig.mapper.selected == selected.id
+    message.point.z = 0.3  # in the air
+    clicks.publish(message)
+    rig.until(lambda: len(rig.received["selected_object"]) > 1, "no selection")
+    assert rig.received["selected_object"][-1].count == 0
+
+
+def test_a_clicked_point_in_an_unknown_frame_is_told(planner: SemanticMap, rig: Rig) -> None:
+    clicks = rig.node.create_publisher(PointStamped, "/clicked_point", qos.CLICKS)
+    rig.until(lambda: clicks.get_subscription_count() > 0, "the mapper's subscription")
+    clicks.publish(PointStamped(header=conversions.make_header(0, "nowhere")))
+    rig.told("/clicked_point", "nowhere")
+
+
+def test_unknown_ids_are_refused(planner: SemanticMap) -> None:
+    with pytest.raises(UnknownObjectError, match="object 4711 is not in the map"):
+        planner.get_object(4711)
+
+
+def test_empty_text_is_refused(planner: SemanticMap) -> None:
+    with pytest.raises(InvalidRequestError, match="text is empty"):
+        planner.find("  ")
+
+
+def test_nan_is_refused(planner: SemanticMap) -> None:
+    nan = float("nan")
+    with pytest.raises(InvalidRequestError, match="point is .*not finite"):
+        planner.query_nearest((nan, 0, 0))
+    with pytest.raises(InvalidRequestError, match="origin is .*not finite"):
+        planner.query_ray((0, nan, 0), (0, 0, 1))
+    with pytest.raises(InvalidRequestError, match="direction"):
+        planner.query_ray((0, 0, 0), (0, 0, nan))
+    with pytest.raises(InvalidRequestError, match="max_distance"):
+        planner.query_nearest((0, 0, 0), max_distance=nan)
+    with pytest.raises(InvalidRequestError, match="region"):
+        planner.query_sphere((nan, 0, 0), 1.0)
+    with pytest.raises(InvalidRequestError, match="min_confidence"):
+        planner.list_objects(min_confidence=nan)
+
+
+def test_degenerate_regions_are_refused_by_the_mapper(planner: SemanticMap) -> None:
+    from gs_semantic.msg import Region as RegionMsg
+    from gs_semantic.srv import QueryRegion
+
+    for shape, words in ((0, "three positive"), (1, "positive"), (2, "0 corners"), (3, "horizontal_fov"), (7, "shape is 7")):
+        with pytest.raises(InvalidRequestError, match=words):
+            planner._call("query_region", QueryRegion, QueryRegion.Request(region=RegionMsg(shape=shape)))
+    with pytest.raises(InvalidRequestError, match="direction"):
+        planner.query_ray((0, 0, 0), (0, 0, 0))
+
+
+def test_frames_unknown_to_tf_are_refused(planner: SemanticMap) -> None:
+    for ask in (
+        lambda: planner.query_nearest((0, 0, 0), frame_id="nowhere"),
+        lambda: planner.query_ray((0, 0, 0), (0, 0, 1), frame_id="nowhere"),
+        lambda: planner.query_region(Region(SphereShape(1.0)), frame_id="nowhere"),
+    ):
+        with pytest.raises(InvalidRequestError, match="frame_id 'nowhere'.*unknown"):
+            ask()
+
+
+def test_too_large_requests_are_bounded(planner: SemanticMap) -> None:
+    answer = planner.query_sphere((0, 0, 2), 50.0, gaussians=True, max_gaussians=100, max_results=1)
+    assert len(answer.gaussians) == 100 and len(answer.objects) == 1 and answer.objects.total == 2
+
+
+def test_an_empty_map_is_told(rig: Rig) -> None:
+    with rig.planner() as planner:
+        assert len(planner.query_nearest((0, 0, 0)).objects) == 0
+        with pytest.raises(EmptyMapError):
+            planner.query_ray((0, 0, 0), (0, 0, 1))
+
+
+def test_asyncio_and_a_client_in_the_users_own_context(planner: SemanticMap, rig: Rig) -> None:
+    own = rclpy.create_node("own", context=rig.context)
+
+    async def ask() -> tuple:
+        async with AsyncSemanticMap(own, mapper="/rig/mapper", timeout_s=120) as semantic_map:
+            return await asyncio.gather(
+                semantic_map.find("lamp"), semantic_map.list_objects(), semantic_map.query_nearest((0, 0, 2))
+            )
+
+    lamp, objects, nearest = asyncio.run(ask())
+    assert lamp.label == "lamp" and len(objects) == 2 and len(nearest.objects) == 2
+    assert rig.context.ok(), "closing the client leaves the user's context alone"
+    own.destroy_node()
