@@ -32,16 +32,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants alone")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of all variants")
+    group.add_argument("--rooms", type=Path, metavar="FOLDER", help="of a suite on unseen rooms: folder with a test split")
+    group.add_argument(
+        "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds"
+    )
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.segmentation.config import parse_overrides
+    from gs_semantic.segmentation.generalization.suite import SUITES as GENERALIZING
     from gs_semantic.segmentation.progress import ProgressBar
     from gs_semantic.segmentation.suite import Suite
     from gs_semantic.share import share_path
 
     name = str(arguments.sequence)
+    if name in GENERALIZING:
+        return run_generalizing(arguments, name)
     suite = Suite(
         name,
         arguments.train_on or share_path("sample", "house"),
@@ -60,6 +67,23 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.seed = arguments.seeds[0]
     on = f"scenes of {', '.join(map(str, suite.objects))} objects" if suite.objects else suite.sequence
     options.report(arguments, f"suite {name}, {arguments.preset}, on {on}", results)
+    return 0
+
+
+def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
+    """A suite on rooms that were never seen, and on the recordings of the sample."""
+    from gs_semantic.errors import InvalidRequestError
+    from gs_semantic.segmentation.generalization.suite import GnesfSuite
+    from gs_semantic.share import share_path
+
+    if arguments.rooms is None or not arguments.checkpoints:
+        raise InvalidRequestError(f"suite {name}: needs --rooms FOLDER and --checkpoints FILE... (docs/generalization.md)")
+    recordings = {"house": share_path("sample", "house"), "lounge": share_path("sample", "lounge")}
+    suite = GnesfSuite(arguments.rooms, arguments.checkpoints, arguments.folder or Path(f"suite_{name}"), recordings)
+    with options.progress_bar("scenes", len(suite.scenes)) as advance:
+        suite.progress = advance
+        results = suite.run()
+    options.report(arguments, f"suite {name} on unseen rooms", results)
     return 0
 
 

@@ -110,7 +110,7 @@ def run_encoder(arguments: argparse.Namespace) -> int:
     config = encoder_config(parse_overrides(arguments.set))
     sequences = [open_sequence(path, max_width=ROOM_WIDTH) for path in arguments.sequence]
     trainer = EncoderTrainer(Rooms(sequences, config), config)
-    with _cancelled_by_interrupt() as cancelled, options.progress_bar(ENCODER, config.iterations) as advance:
+    with cancelled_by_interrupt() as cancelled, options.progress_bar(ENCODER, config.iterations) as advance:
         if not trainer.run(advance, cancelled.is_set):
             print("gs-semantic: cancelled; nothing was written", file=sys.stderr)
             return 0
