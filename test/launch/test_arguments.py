@@ -140,6 +140,7 @@ def test_launch_files_set_the_dds_profile(fake_launch):
         variables = dict(e.positional for e in entries if isinstance(e, fake_launch["SetEnvironmentVariable"]))
         profile = variables["FASTDDS_DEFAULT_PROFILES_FILE"]
         assert Path(profile).is_file()
+        assert variables["FASTRTPS_DEFAULT_PROFILES_FILE"] == profile  # what Humble and Jazzy look for
 
 
 def test_real_launch_accepts_the_launch_files():
