@@ -6,6 +6,7 @@ A method overrides the hooks that it differs in, or ``step`` as a whole.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +51,10 @@ class SeenObject:
     views: int
 
 
+class TrainingCancelled(Exception):
+    """Raised by a method within long work, before it changed anything, when ``cancelled`` says so."""
+
+
 class LiftingMethod:
     """A map under training. ``step`` is one iteration; the trainer calls it with views in random order.
 
@@ -81,6 +86,7 @@ class LiftingMethod:
         self.config, self.scene = config, scene
         self.rasterizer = rasterizer or create_rasterizer(config.rasterizer)
         self.random = np.random.default_rng(config.seed)
+        self.cancelled: Callable[[], bool] = lambda: False  # the trainer's
         fresh = gaussians is None
         self.gaussians = first_gaussians(scene, config) if gaussians is None else gaussians
         self.prepare()
@@ -89,6 +95,11 @@ class LiftingMethod:
         settings = EngineSettings(self.feature, self.features_move_geometry, config.adam == "all")
         self.engine = make_engine(self.gaussians, self.rasterizer, settings)
         self.densifier = Densifier(self.gaussians, self.engine, config, scene.extent, self.random)
+
+    def go_on(self) -> None:
+        """Called within long work. TrainingCancelled when the run is cancelled."""
+        if self.cancelled():
+            raise TrainingCancelled
 
     # --- hooks ------------------------------------------------------------------------------------------------------
 

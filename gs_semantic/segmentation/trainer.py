@@ -19,7 +19,7 @@ from gs_semantic.files import make_folder
 from gs_semantic.rendering import Rasterizer
 from gs_semantic.segmentation.checkpoints import link_checkpoint, read_checkpoint, restore_method, save_checkpoint
 from gs_semantic.segmentation.config import TrainingConfig, make_config, write_options
-from gs_semantic.segmentation.method import LiftingMethod
+from gs_semantic.segmentation.method import LiftingMethod, TrainingCancelled
 from gs_semantic.segmentation.outputs import write_map
 from gs_semantic.segmentation.progress import Clock, Listener, MetricsFile, Progress, memory_mb
 from gs_semantic.segmentation.registry import method_class
@@ -73,6 +73,7 @@ class Trainer:
     ) -> None:
         self.method, self.config, self.output = method, method.config, output
         self.listeners, self.cancelled = list(listeners), cancelled
+        method.cancelled = cancelled
         self.loop = loop or LoopState()
         if output is not None:
             make_folder(output)
@@ -118,8 +119,14 @@ class Trainer:
         sums: defaultdict[str, list[float]] = defaultdict(list)
         stopped = False
         while loop.iteration < config.iterations and not (stopped := self.cancelled()):
-            iteration = loop.iteration + 1
-            for name, value in self.method.step(iteration, self._next_view()).items():
+            iteration, view = loop.iteration + 1, self._next_view()
+            try:
+                terms = self.method.step(iteration, view)
+            except TrainingCancelled:
+                loop.order.append(view)
+                stopped = True
+                break
+            for name, value in terms.items():
                 sums[name].append(value)
             loop.iteration = iteration
             last = iteration == config.iterations
@@ -177,7 +184,10 @@ class Trainer:
         views = scene.held_out
         if self.config.evaluate_views and not last:
             views = views[:: max(1, len(views) // self.config.evaluate_views)]
-        metrics = score_views(self.method, views, stop=self.cancelled)
+        try:
+            metrics = score_views(self.method, views, stop=self.cancelled)
+        except TrainingCancelled:
+            return False
         if self.cancelled():
             return False
         loop.metrics = metrics

@@ -239,6 +239,26 @@ def test_options_that_do_not_fit_are_refused():
         small_config("coseg", scales=2)
 
 
+def test_cancelling_while_features_are_lifted_ends_at_once_and_resuming_is_the_same(tmp_path):
+    options = {"iterations": 8, "segment_for": 5, "evaluate_every": 3, "attendance": 0.0}
+    whole = small_method("coseg", **options)
+    Trainer(whole).run()
+    part, asked = small_method("coseg", **options), []
+    trainer = Trainer(part, tmp_path)
+
+    def cancelled() -> bool:  # a few views after the checkpoint of iteration 3, the last one of the building
+        asked.append(trainer.loop.iteration == 3 and (tmp_path / CHECKPOINT).exists())
+        return sum(asked) > 5
+
+    trainer.cancelled = part.cancelled = cancelled
+    result = trainer.run()
+    assert result.cancelled and result.iteration == 3 and part.field is None
+    resumed = Trainer.resume(tmp_path, small_scene(small_config("coseg", **options)))
+    assert resumed.run().iteration == 8
+    for name, value in whole.field.decoder.state_dict().items():
+        assert torch.equal(value, resumed.method.field.decoder.state_dict()[name]), name
+
+
 # --- Gaussians that came later ----------------------------------------------------------------------------------------
 
 

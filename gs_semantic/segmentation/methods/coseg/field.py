@@ -6,7 +6,7 @@ features, decode, done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,17 @@ class FeatureLifting:
     def __init__(self, dense: DenseFeatures, settings: LiftingSettings, projections: Sequence[Projection] = ()) -> None:
         self.dense, self.settings, self.projections = dense, settings, tuple(projections)
 
-    def fit(self, images: Sequence[np.ndarray], random: np.random.Generator) -> None:
-        """Find one basis per scale from vectors drawn evenly from images uint8 (H,W,3)."""
+    def fit(
+        self,
+        images: Sequence[np.ndarray],
+        random: np.random.Generator,
+        between: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Find one basis per scale from vectors drawn evenly from images uint8 (H,W,3); ``between`` any two is called."""
         chosen = np.unique(np.linspace(0, len(images) - 1, min(SAMPLED_VIEWS, len(images))).astype(int))
         drawn: list[list[torch.Tensor]] = [[] for _ in range(SCALES)]
         for index in chosen:
+            between()
             for scale, image in enumerate(self.dense.maps(images[index])):
                 vectors = image.reshape(-1, image.shape[-1])
                 wanted = min(len(vectors), -(-SAMPLES // len(chosen)))

@@ -7,7 +7,7 @@ bend little. No code was published: docs/training.md lists what the paper leaves
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -143,9 +143,11 @@ class CoSegGaussians(LiftingMethod):
         """End of the building: lift features, remove what is hardly seen, make the field."""
         config = self.config
         if config.image_features:
-            self.lifting.fit([view.rgb for view in self.scene.train], self.random)
-            views = ((view.camera, view.rgb) for view in self.scene.train)
-            features, lifted = self.lifting.lift(self.gaussians, self.rasterizer, views)
+            random = np.random.default_rng(
+                (config.seed, self.building)
+            )  # its own: this may be cancelled and done again
+            self.lifting.fit([view.rgb for view in self.scene.train], random, self.go_on)
+            features, lifted = self.lifting.lift(self.gaussians, self.rasterizer, self._images())
             kept = lifted.attended(config.attendance)
             if not kept.any():
                 raise InvalidRequestError(f"attendance={config.attendance}: no Gaussian is seen so much; lower it")
@@ -153,6 +155,11 @@ class CoSegGaussians(LiftingMethod):
             self.gaussians.keep(kept)
             self.features = tuple(scale[kept] for scale in features)
         self.field = self._make_field(int(self.random.integers(2**31)))
+
+    def _images(self) -> Iterator[tuple[Camera, np.ndarray]]:
+        for view in self.scene.train:
+            self.go_on()
+            yield view.camera, view.rgb
 
     def _make_field(self, seed: int) -> SegmentationField:
         config = self.config
@@ -230,6 +237,7 @@ class CoSegGaussians(LiftingMethod):
         """Frozen parts of a training view, made at the first use; None where it shows no Gaussian."""
         if index not in self._views:
             assert self.field is not None
+            self.go_on()
             camera = self.scene.train[index].camera
             random = np.random.default_rng((self.config.seed, index))  # the same after resuming
             cloud = self.field.cloud(self.gaussians, self.rasterizer, camera, random)
