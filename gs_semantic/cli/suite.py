@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from gs_semantic.segmentation.suite import Suite
 
 WORD = "suite"  # in the place of a map
+GENERALIZING = "rt_gs2"  # the suite that trains on rooms
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("suites", "`evaluate suite NAME` trains and compares methods (docs/training.md)")
-    group.add_argument("--train-on", type=Path, metavar="SEQUENCE", help="recording to train on [sample/house]")
+    group.add_argument("--train-on", type=Path, metavar="SEQUENCE", help="recording to train on [sample/house]; for rt_gs2 a folder of rooms [rooms]")
     group.add_argument(
         "--eval", type=Path, metavar="SEQUENCE", help="labelled recording to score at [sample/house_eval]"
     )
@@ -32,6 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants alone")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of all variants")
+    group.add_argument("--rooms", type=int, default=0, metavar="N", help="rt_gs2: test rooms that are scored [all]")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
 
@@ -42,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.share import share_path
 
     name = str(arguments.sequence)
+    if name == GENERALIZING:
+        return run_rt_gs2(arguments)
     suite = Suite(
         name,
         arguments.train_on or share_path("sample", "house"),
@@ -60,6 +64,33 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.seed = arguments.seeds[0]
     on = f"scenes of {', '.join(map(str, suite.objects))} objects" if suite.objects else suite.sequence
     options.report(arguments, f"suite {name}, {arguments.preset}, on {on}", results)
+    return 0
+
+
+def run_rt_gs2(arguments: argparse.Namespace) -> int:
+    from gs_semantic.cli import pictures
+    from gs_semantic.segmentation.config import parse_overrides
+    from gs_semantic.segmentation.generalization.rt_gs2.suite import RtGs2Suite
+    from gs_semantic.segmentation.progress import ProgressBar
+
+    rooms, folder = arguments.train_on or Path("rooms"), arguments.folder or Path(f"suite_{GENERALIZING}")
+    suite = RtGs2Suite(
+        rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.rooms
+    )
+    suite.prepare()
+    waiting = suite.waiting()
+    for waited in waiting[: arguments.cells if arguments.cells >= 0 else None]:
+        with ProgressBar(waited.name).shown() as bar:
+            if not suite.train(waited, [bar]):
+                break
+    with options.progress_bar("scoring", len(suite.runs()) * len(suite.test)) as advance:
+        results = suite.results(advance)
+    rows = [[row[0], row[1], *_coloured(row[2:])] for row in suite.pictures()]
+    if rows:
+        sheet = pictures.contact_sheet(rows, ["drawn colour", "3D features", "truth", "RT-GS2"])
+        pictures.write_image(folder / "views.png", sheet)
+    arguments.seed = arguments.seeds[0]
+    options.report(arguments, f"suite {GENERALIZING}, {arguments.preset}, on {rooms}", results)
     return 0
 
 
