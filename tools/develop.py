@@ -136,7 +136,7 @@ def link_source_tree() -> None:
     script.chmod(0o755)
     for name in ("launch", "config", "sample"):
         _link(ROOT / name, PREFIX / "share" / "gs_semantic" / name)
-    for name in ("gs-semantic", "mapper", "replay", "segmenter", "trainer", "preflight"):
+    for name in ("gs-semantic", "mapper", "replay", "segmenter", "trainer", "generalizer", "preflight"):
         _link(ROOT / "scripts" / name, PREFIX / "lib" / "gs_semantic" / name)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.nodes.generalizer_node import GeneralizerParameters
 from gs_semantic.nodes.mapper_parameters import LIVE_MAPPING, NodeParameters
 from gs_semantic.nodes.parameters import table
 from gs_semantic.nodes.replay_node import ReplayParameters
@@ -24,6 +25,7 @@ TABLES: list[tuple[str, type, Iterable[str]]] = [
     ("## segmenter: the node", SegmenterParameters, ()),
     *((f"## segmenter: {name}", settings_of(kind), ()) for name, kind in SETTINGS.items()),
     ("## trainer", TrainerParameters, ()),
+    ("## generalizer", GeneralizerParameters, ()),
 ]
 INTRODUCTION = """# Parameters
 

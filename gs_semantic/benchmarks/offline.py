@@ -21,6 +21,7 @@ from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.fitting import Exposures, FitSettings, PhotographFitter
 from gs_semantic.mapping.mapper import Mapper
+from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.objects.registry import ObjectState
 
 # what suits matched depth better than a sensor's; config/sensor/mono.yaml says the same to the mapper node
@@ -62,9 +63,12 @@ class MapOffline:
         self.mapper = mapper
 
     @classmethod
-    def create(cls, labels: LabelSet | None = None, params: Iterable[str] = ()) -> MapOffline:
-        """An empty map; ``labels`` are the class names, ``params`` texts for ``mapper_config``."""
-        return cls(Mapper(mapper_config(params), labels=labels))
+    def create(
+        cls, labels: LabelSet | None = None, params: Iterable[str] = (), semantics: SemanticSource | None = None
+    ) -> MapOffline:
+        """An empty map; ``labels`` are the class names, ``params`` texts for ``mapper_config``; ``semantics`` labels it
+        in the place of masks."""
+        return cls(Mapper(mapper_config(params), labels=semantics.labels if semantics else labels, semantics=semantics))
 
     @classmethod
     def open(cls, folder: str | Path) -> MapOffline:

@@ -74,7 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--views", type=int, default=80, metavar="N", help="views in train/ [80]")
     make.add_argument("--test-views", type=int, default=20, metavar="N", help="views in test/, between those [20]")
     make.add_argument("--size", default="320x240", metavar="WxH", help="image size [320x240]")
-    rooms = add("make-rooms", "Make furnished rooms with classes, instances and depth, to train methods that generalise.")
+    rooms = add(
+        "make-rooms", "Make furnished rooms with classes, instances and depth, to train methods that generalise."
+    )
     rooms.add_argument("folder", type=Path, help="folder to write; rooms that are there already are kept")
     rooms.add_argument("--count", type=int, default=24, metavar="N", help="rooms to train on [24]")
     rooms.add_argument("--validation", type=int, default=4, metavar="N", help="rooms to choose checkpoints at [4]")

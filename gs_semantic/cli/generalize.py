@@ -1,7 +1,8 @@
 """Learn to label scenes that were never seen, and label one (docs/generalization.md).
 
 `train` learns a method from many rooms; OUT holds best.pt, checkpoint.pt, the options and metrics of every report.
-`methods` lists what there is.
+`apply` labels the Gaussians of a recorded sequence, or of a map, with a checkpoint; MAP is a map folder like any other,
+in which every class that was found is one object. `methods` lists what there is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ EXAMPLES = """examples:
   gs-semantic generalize train gnesf rooms gnesf_run
   gs-semantic generalize train gnesf rooms gnesf_run --resume
   torchrun --nproc-per-node 2 -m gs_semantic.cli generalize train gnesf rooms gnesf_run
+  gs-semantic generalize apply gnesf_run/best.pt sample/house house_classes --json house.json
+  gs-semantic generalize apply gnesf_run/best.pt sample/house out --map house_map --views 24
   gs-semantic generalize methods"""
 
 
@@ -41,6 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("output", type=Path, metavar="OUT", help="folder to write")
     train.add_argument("--stage", default="", help="part of the training, for methods with several [the first]")
     add_training(train)
+    apply = add("apply", "Label a scene that was never seen, with a checkpoint.")
+    apply.add_argument("checkpoint", type=Path, help="best.pt of a training, or one that was shipped")
+    apply.add_argument("sequence", type=Path, help="recorded sequence of the scene, of any format, or a room")
+    apply.add_argument("output", type=Path, metavar="MAP", help="map folder to write")
+    apply.add_argument("--map", type=Path, help="map folder of the scene; without, the sequence is mapped first")
+    apply.add_argument("--views", type=int, default=0, metavar="N", help="look from N views, spread evenly [0: all]")
+    apply.add_argument("--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]")
+    options.add_json(apply)
     add("methods", "List the methods, their stages and their options.")
 
 
@@ -56,7 +67,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    verbs = {"train": run_train, "methods": run_methods}
+    verbs = {"train": run_train, "apply": run_apply, "methods": run_methods}
     return verbs[arguments.generalize_verb](arguments)
 
 
@@ -93,6 +104,35 @@ def run_train(arguments: argparse.Namespace) -> int:
     options.report(arguments, title, results)
     if result.cancelled:
         print(f"gs-semantic: cancelled at iteration {result.iteration}; go on with --resume", file=sys.stderr)
+    return 0
+
+
+def run_apply(arguments: argparse.Namespace) -> int:
+    from gs_semantic.segmentation.generalization.apply import ApplyJob, apply
+
+    job = ApplyJob(
+        arguments.checkpoint,
+        arguments.sequence,
+        arguments.output,
+        arguments.map,
+        arguments.views,
+        arguments.max_width,
+    )
+    with cancelled_by_interrupt() as cancelled, options.growing_bar("views") as advance:
+        result = apply(job, advance, cancelled.is_set)
+    if result.cancelled:
+        print("gs-semantic: cancelled; nothing was written", file=sys.stderr)
+        return 130
+    results: dict[str, Any] = {
+        "gaussians": result.gaussians,
+        "labelled_share": result.labelled_share,
+        "views": result.views,
+        "time_s": result.seconds,
+        **result.metrics,
+    }
+    if result.missing:
+        print(f"gs-semantic: never learned, so not scored: {', '.join(result.missing)}", file=sys.stderr)
+    options.report(arguments, f"{arguments.checkpoint} on {arguments.sequence}", results)
     return 0
 
 

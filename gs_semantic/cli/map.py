@@ -28,10 +28,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("map", type=Path, help="map folder to write")
     options.add_masks(parser, default="perfect")
     options.add_noise(parser)
-    parser.add_argument("--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]")
+    parser.add_argument(
+        "--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]"
+    )
     options.add_no_depth(parser)
     parser.add_argument(
-        "--skip-every", type=int, default=0, metavar="K", help="withhold every K-th frame, and score the map there [0: none]"
+        "--skip-every",
+        type=int,
+        default=0,
+        metavar="K",
+        help="withhold every K-th frame, and score the map there [0: none]",
+    )
+    parser.add_argument(
+        "--semantics",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="label the map by a method that generalises (gs-semantic generalize), in the place of masks",
     )
     parser.add_argument("--refine", type=int, default=0, metavar="N", help="further optimisation steps at the end [0]")
     fit = parser.add_argument_group("fitting to whole photographs, at the end")
@@ -44,7 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "points where there are any [auto]",
     )
     fit.add_argument("--fit-gaussians", type=int, default=200_000, metavar="N", help="grow up to so many [200000]")
-    fit.add_argument("--sh-degree", type=int, default=1, help="of colour that depends on the direction of view, 0 to 3 [1]")
+    fit.add_argument(
+        "--sh-degree", type=int, default=1, help="of colour that depends on the direction of view, 0 to 3 [1]"
+    )
     fit.add_argument("--no-exposure", action="store_true", help="all photographs have the same exposure")
     options.add_params(parser)
     options.add_json(parser)
@@ -72,9 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
         settings.validate()
     defaults = () if use_depth else COLOUR_ONLY if points is None else LABELS_ONLY
-    shown = MapOffline.create(sequence.labels, [*defaults, *arguments.param])
+    source = None
+    if arguments.semantics:
+        from gs_semantic.segmentation.generalization.apply import live_source
+
+        source = live_source(arguments.semantics)
+    shown = MapOffline.create(sequence.labels, [*defaults, *arguments.param], source)
     indices = mapped(sequence, arguments.skip_every)
-    masks = options.damage_of(arguments) if sequence.has_instances else None
+    masks = options.damage_of(arguments) if sequence.has_instances and source is None else None
     started = time.perf_counter()
 
     def fit() -> None:

@@ -36,7 +36,9 @@ def add_noise(parser: argparse.ArgumentParser) -> None:
 
 def add_no_depth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--no-depth", action="store_true", help="withhold recorded depth: colour and poses only, depth is found by matching"
+        "--no-depth",
+        action="store_true",
+        help="withhold recorded depth: colour and poses only, depth is found by matching",
     )
 
 
@@ -122,6 +124,14 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[..., None]]:
     with progress_bars() as start:
         step = start(text, total)
         yield lambda *_: step()
+
+
+@contextmanager
+def growing_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar whose length is told with every step; yields a function (done, total)."""
+    with _bar() as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _bar() -> Progress:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from gs_semantic.segmentation.suite import Suite
 
 WORD = "suite"  # in the place of a map
-GENERALIZING = "rt_gs2"  # the suite that trains on rooms
+TRAINING_ON_ROOMS = "rt_gs2"  # the suite that trains on rooms
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("suites", "`evaluate suite NAME` trains and compares methods (docs/training.md)")
-    group.add_argument("--train-on", type=Path, metavar="SEQUENCE", help="recording to train on [sample/house]; for rt_gs2 a folder of rooms [rooms]")
+    group.add_argument("--train-on", type=Path, metavar="SEQUENCE", help="recording to train on [sample/house]")
     group.add_argument(
         "--eval", type=Path, metavar="SEQUENCE", help="labelled recording to score at [sample/house_eval]"
     )
@@ -33,19 +33,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants alone")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of all variants")
-    group.add_argument("--rooms", type=int, default=0, metavar="N", help="rt_gs2: test rooms that are scored [all]")
+    group.add_argument("--rooms", type=Path, metavar="FOLDER", help="of a suite on unseen rooms: folder with a test split")
+    group.add_argument(
+        "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds"
+    )
+    group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="rt_gs2: rooms that are scored [all]")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.segmentation.config import parse_overrides
+    from gs_semantic.segmentation.generalization.suite import SUITES as GENERALIZING
     from gs_semantic.segmentation.progress import ProgressBar
     from gs_semantic.segmentation.suite import Suite
     from gs_semantic.share import share_path
 
     name = str(arguments.sequence)
-    if name == GENERALIZING:
+    if name == TRAINING_ON_ROOMS:
         return run_rt_gs2(arguments)
+    if name in GENERALIZING:
+        return run_generalizing(arguments, name)
     suite = Suite(
         name,
         arguments.train_on or share_path("sample", "house"),
@@ -73,9 +80,9 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
     from gs_semantic.segmentation.generalization.rt_gs2.suite import RtGs2Suite
     from gs_semantic.segmentation.progress import ProgressBar
 
-    rooms, folder = arguments.train_on or Path("rooms"), arguments.folder or Path(f"suite_{GENERALIZING}")
+    rooms, folder = arguments.rooms or Path("rooms"), arguments.folder or Path(f"suite_{TRAINING_ON_ROOMS}")
     suite = RtGs2Suite(
-        rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.rooms
+        rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.test_rooms
     )
     suite.prepare()
     waiting = suite.waiting()
@@ -90,7 +97,24 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
         sheet = pictures.contact_sheet(rows, ["drawn colour", "3D features", "truth", "RT-GS2"])
         pictures.write_image(folder / "views.png", sheet)
     arguments.seed = arguments.seeds[0]
-    options.report(arguments, f"suite {GENERALIZING}, {arguments.preset}, on {rooms}", results)
+    options.report(arguments, f"suite {TRAINING_ON_ROOMS}, {arguments.preset}, on {rooms}", results)
+    return 0
+
+
+def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
+    """A suite on rooms that were never seen, and on the recordings of the sample."""
+    from gs_semantic.errors import InvalidRequestError
+    from gs_semantic.segmentation.generalization.suite import GnesfSuite
+    from gs_semantic.share import share_path
+
+    if arguments.rooms is None or not arguments.checkpoints:
+        raise InvalidRequestError(f"suite {name}: needs --rooms FOLDER and --checkpoints FILE... (docs/generalization.md)")
+    recordings = {"house": share_path("sample", "house"), "lounge": share_path("sample", "lounge")}
+    suite = GnesfSuite(arguments.rooms, arguments.checkpoints, arguments.folder or Path(f"suite_{name}"), recordings)
+    with options.progress_bar("scenes", len(suite.scenes)) as advance:
+        suite.progress = advance
+        results = suite.run()
+    options.report(arguments, f"suite {name} on unseen rooms", results)
     return 0
 
 

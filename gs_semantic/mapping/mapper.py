@@ -24,6 +24,7 @@ from gs_semantic.mapping.lifting import add_votes, grow_labels, register_votes, 
 from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
 from gs_semantic.mapping.pose_refinement import PoseRefiner
 from gs_semantic.mapping.seeding import Seeds, make_seeds
+from gs_semantic.mapping.semantics import SemanticSource, take_classes
 from gs_semantic.mapping.stereo import Matched, StereoDepth
 from gs_semantic.mapping.view import label_images
 from gs_semantic.objects.geometry import update_geometry
@@ -68,8 +69,11 @@ class Mapper:
         objects: ObjectRegistry | None = None,
         labels: LabelSet | None = None,
         associator: Associator | None = None,
+        semantics: SemanticSource | None = None,
     ) -> None:
+        """semantics: labels the Gaussians of keyframes that bring no masks."""
         self.config = config or MapperConfig()
+        self.semantics = semantics
         self.config.validate()
         self.rasterizer = rasterizer or CpuRasterizer()
         self._labels = labels
@@ -230,6 +234,13 @@ class Mapper:
                     sure = np.where(depth > 0, labels, 0)
                 slots = self._lift(frame, depth, sure, infos)
                 slots = None if slots is None else slots[labels]
+            yield
+        elif self.semantics is not None and len(self.gaussians):
+            with self._timed("vote"):
+                update = self.semantics.update(self.gaussians, frame)
+                changed = take_classes(self.gaussians, self.objects, update, self.semantics.labels)
+                self._dirty |= changed
+                self._events.objects_changed |= changed
             yield
         with self._timed("keyframe"):
             self.keyframes.add(make_keyframe(index, frame, slots, self.config))

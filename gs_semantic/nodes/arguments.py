@@ -1,7 +1,7 @@
 """The start arguments of each use: one table, read by the launch files and by ``gs-semantic run``.
 
 An argument becomes a parameter, a topic remapping or a choice of configuration files of the nodes; ``plan_segment``,
-``plan_replay`` and ``plan_train`` turn argument values into the nodes to start. Nothing here imports ROS.
+``plan_replay``, ``plan_train`` and ``plan_generalize`` turn argument values into the nodes to start. Nothing here imports ROS.
 
 Parameters are layered, later ones win: config/base.yaml, config/sensor/<sensor>.yaml, config/mode/<mode>.yaml, the
 arguments that were given, params_file.
@@ -21,7 +21,7 @@ from gs_semantic.segmenters.registry import KINDS
 from gs_semantic.share import share_path
 
 NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
-MAPPER, REPLAY, SEGMENTER, TRAINER = "mapper", "replay", "segmenter", "trainer"
+MAPPER, REPLAY, SEGMENTER, TRAINER, GENERALIZER = "mapper", "replay", "segmenter", "trainer", "generalizer"
 SENSORS = ("rgbd", "structured_light", "tof", "mono")
 MODES = ("realtime", "quality")
 PER_CAMERA = ("color", "depth", "instance")  # first words of the topics that each camera has
@@ -79,7 +79,9 @@ COMMON = (
     _topic("color_image", "color/image", "Colour image topic (sensor_msgs/Image)."),
     _topic("camera_info", "color/camera_info", "Intrinsics of the colour image (sensor_msgs/CameraInfo)."),
     _topic("depth_image", "depth/image", "Depth image topic, registered to colour: 32FC1 in m or 16UC1 in mm."),
-    _topic("depth_info", "depth/camera_info", "Intrinsics of the depth image; needed if it is not registered to colour."),
+    _topic(
+        "depth_info", "depth/camera_info", "Intrinsics of the depth image; needed if it is not registered to colour."
+    ),
     _topic("instance_image", "instance/image", "2D instance masks (mono8 or 16UC1, 0 = unlabelled); may be silent."),
     _topic("instance_info", "instance/info", "Class and score of each mask (gs_semantic/MaskInfo); may be silent."),
     _topic("label_map", "label_map", "Names of the classes (gs_semantic/LabelMap, latched)."),
@@ -125,7 +127,11 @@ RECORDING = (
         parameters=((REPLAY, "bag"),),
     ),
     Argument(
-        "bag_speed", "1.0", "Speed of the bag relative to its recording.", kind=float, parameters=((REPLAY, "bag_speed"),)
+        "bag_speed",
+        "1.0",
+        "Speed of the bag relative to its recording.",
+        kind=float,
+        parameters=((REPLAY, "bag_speed"),),
     ),
     _flag("loop", "Play the recording again and again, with rising stamps.", (REPLAY, "loop")),
     Argument(
@@ -155,7 +161,9 @@ RECORDING = (
 )
 
 REPLAY_ARGUMENTS = (
-    Argument("sequence", "", "Recorded sequence to play, of any format (docs/data.md).", parameters=((REPLAY, "sequence"),)),
+    Argument(
+        "sequence", "", "Recorded sequence to play, of any format (docs/data.md).", parameters=((REPLAY, "sequence"),)
+    ),
     *RECORDING,
     *COMMON,
 )
@@ -195,8 +203,18 @@ SEGMENT_ARGUMENTS = (
         "Things that the segmenter 'grounded' looks for, separated by commas.",
         parameters=((SEGMENTER, "words"),),
     ),
-    _flag("download", "Get weights of the segmenter that are not there from the Hugging Face Hub.", (SEGMENTER, "download")),
+    _flag(
+        "download",
+        "Get weights of the segmenter that are not there from the Hugging Face Hub.",
+        (SEGMENTER, "download"),
+    ),
     Argument("load_map", "", "Map folder to start from.", parameters=((MAPPER, "load_map"),)),
+    Argument(
+        "semantics",
+        "",
+        "Checkpoint of a method that generalises: it labels frames without masks.",
+        parameters=((MAPPER, "semantics"),),
+    ),
     Argument(
         "autostart",
         "true",
@@ -253,9 +271,73 @@ TRAIN_ARGUMENTS = (
         ("quick", "standard", "paper"),
         parameters=((TRAINER, "preset"),),
     ),
-    Argument("options", "", "Options of the method, NAME=VALUE separated by commas.", parameters=((TRAINER, "options"),)),
+    Argument(
+        "options", "", "Options of the method, NAME=VALUE separated by commas.", parameters=((TRAINER, "options"),)
+    ),
     _flag("resume", "Go on from the last checkpoint in output.", (TRAINER, "resume")),
     _flag("stay", "Wait for further goals when the sequence is trained.", (TRAINER, "stay")),
+    *(argument for argument in COMMON if argument.name in ("namespace", "params_file", "log_level")),
+)
+
+
+GENERALIZE_ARGUMENTS = (
+    Argument(
+        "task",
+        "apply",
+        "Label a scene by a checkpoint, or learn from rooms.",
+        ("apply", "train"),
+        parameters=((GENERALIZER, "task"),),
+    ),
+    Argument(
+        "method",
+        "gnesf",
+        "Method to train (docs/generalization.md); a checkpoint knows its own.",
+        parameters=((GENERALIZER, "method"),),
+    ),
+    Argument(
+        "checkpoint",
+        "",
+        "What was learned, to apply; when training: weights to start from.",
+        parameters=((GENERALIZER, "checkpoint"),),
+    ),
+    Argument(
+        "sequence",
+        "",
+        "Posed images of the scene to label, of any format; empty: goals of the action are waited for.",
+        parameters=((GENERALIZER, "sequence"),),
+    ),
+    Argument(
+        "map", "", "Map folder of the scene; empty: the sequence is mapped first.", parameters=((GENERALIZER, "map"),)
+    ),
+    Argument(
+        "rooms",
+        "",
+        "Folders of rooms, or scenes, to learn from, separated by commas; empty: goals of the action are waited for.",
+        parameters=((GENERALIZER, "rooms"),),
+    ),
+    Argument(
+        "validation",
+        "",
+        "Scenes to choose the checkpoint at, separated by commas; empty: validation rooms of the first folder.",
+        parameters=((GENERALIZER, "validation"),),
+    ),
+    Argument(
+        "output",
+        "generalized",
+        "Map folder to write, or folder for checkpoints and metrics.",
+        parameters=((GENERALIZER, "output"),),
+    ),
+    Argument("stage", "", "Part of the training; empty: the first.", parameters=((GENERALIZER, "stage"),)),
+    Argument(
+        "preset",
+        "standard",
+        "Options of a training to start from.",
+        ("quick", "standard", "paper"),
+        parameters=((GENERALIZER, "preset"),),
+    ),
+    Argument("options", "", "Further options, NAME=VALUE separated by commas.", parameters=((GENERALIZER, "options"),)),
+    _flag("resume", "Go on from the last checkpoint in output.", (GENERALIZER, "resume")),
+    _flag("stay", "Wait for further goals when the first run has ended.", (GENERALIZER, "stay")),
     *(argument for argument in COMMON if argument.name in ("namespace", "params_file", "log_level")),
 )
 
@@ -345,10 +427,22 @@ def plan_train(given: Mapping[str, str]) -> list[NodeStart]:
     return [_node(TRAINER, TRAIN_ARGUMENTS, values, [share_path("config", "base.yaml")])]
 
 
+def plan_generalize(given: Mapping[str, str]) -> list[NodeStart]:
+    """The generalizer alone."""
+    values = _checked(GENERALIZE_ARGUMENTS, given)
+    return [_node(GENERALIZER, GENERALIZE_ARGUMENTS, values, [share_path("config", "base.yaml")])]
+
+
 USES = {
     "segment": Use("segment", "Map a live camera, or a recording, into objects.", SEGMENT_ARGUMENTS, plan_segment),
     "replay": Use("replay", "Play a recorded sequence as a camera.", REPLAY_ARGUMENTS, plan_replay),
     "train": Use("train", "Train a map with objects from a recorded sequence.", TRAIN_ARGUMENTS, plan_train),
+    "generalize": Use(
+        "generalize",
+        "Learn from many rooms to label scenes never seen, or label one.",
+        GENERALIZE_ARGUMENTS,
+        plan_generalize,
+    ),
 }
 
 
@@ -364,14 +458,33 @@ def _checked(arguments: tuple[Argument, ...], given: Mapping[str, str]) -> dict[
             known[name].value(text)
     if values.get("load_map") and not Path(values["load_map"]).is_dir():
         raise InvalidInputError(f"load_map: there is no folder {values['load_map']}")
-    for name in ("sequence", "bag", "evaluation"):
+    for name in ("sequence", "bag", "evaluation", "checkpoint", "map", "semantics"):
         if values.get(name) and not Path(values[name]).exists():
             raise InvalidInputError(f"{name}: there is no folder {values[name]}, nor a file of that name")
     if values.get("sequence") and values.get("bag"):
         raise InvalidRequestError("sequence, bag: only one of them can be played; leave one out")
     if values["params_file"] and not Path(values["params_file"]).is_file():
         raise InvalidInputError(f"params_file: there is no file {values['params_file']}")
-    for name in ("sequence", "bag", "load_map", "save_on_exit", "params_file", "output", "evaluation"):
+    for name in ("rooms", "validation"):
+        folders = _names(values.get(name, ""))
+        for folder in folders:
+            if not Path(folder).expanduser().is_dir():
+                raise InvalidInputError(f"{name}: there is no folder {folder}")
+        if folders:
+            values[name] = ",".join(str(Path(folder).expanduser().absolute()) for folder in folders)
+    paths = (
+        "sequence",
+        "bag",
+        "load_map",
+        "save_on_exit",
+        "params_file",
+        "output",
+        "evaluation",
+        "checkpoint",
+        "map",
+        "semantics",
+    )
+    for name in paths:
         if values.get(name):  # the nodes may run in another folder
             values[name] = str(Path(values[name]).expanduser().absolute())
     return values
@@ -499,7 +612,13 @@ def _preflight(arguments: tuple[Argument, ...], values: Mapping[str, str]) -> No
     words = (f"{a.name}={values[a.name]}" for a in arguments if values[a.name] != a.default)
     namespace = values["namespace"].strip("/")
     return NodeStart(
-        "gs_semantic", "preflight", "doctor", namespace, log_level=values["log_level"], arguments=(*words,), essential=False
+        "gs_semantic",
+        "preflight",
+        "doctor",
+        namespace,
+        log_level=values["log_level"],
+        arguments=(*words,),
+        essential=False,
     )
 
 

@@ -35,6 +35,7 @@ from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.mapper import Mapper
+from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.mapping.view import MapView, pack_registry
 from gs_semantic.msg import LabelMap, Status
 from gs_semantic.nodes import conversions, faults
@@ -218,11 +219,21 @@ class MapperNode(ManagedNode):
 
     def _make_mapper(self, config: MapperConfig) -> Mapper:
         rasterizer = CpuRasterizer()
+        semantics = self._semantics(rasterizer)
+        labels = semantics.labels if semantics is not None else None
         if not self.parameters.load_map:
-            return Mapper(config, rasterizer)
+            return Mapper(config, rasterizer, labels=labels, semantics=semantics)
         gaussians, objects = load_map(self.parameters.load_map)
         self.get_logger().info(f"loaded {len(gaussians)} Gaussians and {len(objects)} objects")
-        return Mapper(config, rasterizer, gaussians, objects)
+        return Mapper(config, rasterizer, gaussians, objects, semantics=semantics)
+
+    def _semantics(self, rasterizer: CpuRasterizer) -> SemanticSource | None:
+        """What labels frames without masks, if anything does."""
+        if not self.parameters.semantics:
+            return None
+        from gs_semantic.segmentation.generalization.apply import live_source  # torch networks: only when used
+
+        return live_source(Path(self.parameters.semantics).expanduser(), rasterizer)
 
     def _save_on_exit(self) -> None:
         if self.parameters.save_on_exit:

@@ -82,6 +82,9 @@ class NodeParameters:
     # map
     device: str = parameter("auto", "where the map is rendered", choices=("auto", "cpu", "cuda"))
     load_map: str = parameter("", "map folder to start from")
+    semantics: str = parameter(
+        "", "checkpoint of a method that generalises, which labels frames without masks (docs/generalization.md)"
+    )
     save_on_exit: str = parameter("", "map folder to write when the node ends", live=True)
     view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0, live=True)
     idle_optimise_s: float = parameter(5.0, "go on optimising so long after the last frame", 0.0, 86400.0, live=True)

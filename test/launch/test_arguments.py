@@ -21,6 +21,7 @@ from gs_semantic.nodes.arguments import (
     SENSORS,
     USES,
     NodeStart,
+    plan_generalize,
     plan_replay,
     plan_segment,
     plan_train,
@@ -330,10 +331,37 @@ def test_training_is_one_node_that_is_told_everything(tmp_path, monkeypatch):
     (node,) = plan_train({"method": "grouping", "sequence": sequence, "preset": "quick", "options": "seed=3"})
     assert (node.executable, node.name, node.essential) == ("trainer", "trainer", True)
     told = " ".join(node.ros_arguments())
-    for part in ("method:='grouping'", "preset:='quick'", "options:='seed=3'", f"sequence:='{Path(sequence).absolute()}'"):
+    for part in (
+        "method:='grouping'",
+        "preset:='quick'",
+        "options:='seed=3'",
+        f"sequence:='{Path(sequence).absolute()}'",
+    ):
         assert part in told
     assert f"output:='{tmp_path / 'trained'}'" in told and "resume:=false" in told
     with pytest.raises(InvalidInputError, match="sequence: there is no folder"):
         plan_train({"sequence": "not/there"})
     with pytest.raises(InvalidRequestError, match="preset: 'fast' is not one of"):
         plan_train({"preset": "fast"})
+
+
+def test_generalizing_is_one_node_that_is_told_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("rooms", "more", "held"):
+        (tmp_path / name).mkdir()
+    (node,) = plan_generalize({"task": "train", "rooms": "rooms, more", "validation": "held", "method": "segformer"})
+    assert (node.executable, node.name, node.essential) == ("generalizer", "generalizer", True)
+    told = " ".join(node.ros_arguments())
+    for part in (
+        "task:='train'",
+        f"rooms:='{tmp_path / 'rooms'},{tmp_path / 'more'}'",
+        f"validation:='{tmp_path / 'held'}'",
+    ):
+        assert part in told
+    assert f"output:='{tmp_path / 'generalized'}'" in told
+    with pytest.raises(InvalidInputError, match="rooms: there is no folder attic"):
+        plan_generalize({"rooms": "attic"})
+    with pytest.raises(InvalidInputError, match="checkpoint: there is no folder none.pt, nor a file"):
+        plan_generalize({"checkpoint": "none.pt"})
+    with pytest.raises(InvalidRequestError, match="task: 'guess' is not one of apply, train"):
+        plan_generalize({"task": "guess"})

@@ -15,7 +15,8 @@ import yaml
 
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.nodes.arguments import MAPPER, REPLAY, SEGMENTER, TOPIC, TRAINER, USES, plan_replay
+from gs_semantic.nodes.arguments import GENERALIZER, MAPPER, REPLAY, SEGMENTER, TOPIC, TRAINER, USES, plan_replay
+from gs_semantic.nodes.generalizer_node import GeneralizerParameters
 from gs_semantic.nodes.launcher import PACKAGE_ROOT, NodeProcesses
 from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.parameters import default_of
@@ -141,6 +142,7 @@ def parameters_of(node: str) -> dict[str, Field]:
         REPLAY: (ReplayParameters,),
         SEGMENTER: (SegmenterParameters,),
         TRAINER: (TrainerParameters,),
+        GENERALIZER: (GeneralizerParameters,),
     }[node]
     return {spec.name: spec for kind in kinds for spec in fields(kind)}
 

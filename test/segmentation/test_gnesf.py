@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from gs_semantic.benchmarks.offline import MapOffline
+from gs_semantic.cli import EXIT_ERROR, main
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
-from gs_semantic.gaussians import Camera
+from gs_semantic.gaussians import Camera, Frame
+from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.labels import LabelSet
 from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.config import make_config
+from gs_semantic.segmentation.generalization.apply import ApplyJob, apply
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, save_learner
+from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
 from gs_semantic.segmentation.generalization.gnesf.voting import Pooled, VotingNetwork, pooled, soft_vote
+from gs_semantic.segmentation.generalization.method import GaussianClasses
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
 from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+from gs_semantic.segmentation.generalization.suite import GnesfSuite, nearest_classes
 
 
 class Oracle:
@@ -251,3 +260,91 @@ def test_pooled_is_what_running_sums_say():
     found: Pooled = sums.pooled(torch.arange(7))
     assert torch.allclose(found.mean[:, :3], expected.mean, atol=1e-5)
     assert torch.allclose(found.variance[:, :3], expected.variance, atol=1e-5)
+
+
+def test_the_mapper_takes_classes_from_votes(scenes):
+    """Frame by frame without masks: the map's objects are classes, and most of what it shows is right."""
+    method = learner().eval()
+    source = LiveVotes(method, create_rasterizer("cpu"))
+    scene = scenes[0]
+    oracle = Oracle(scenes)
+    oracle.known = {key: (0, classes) for key, (_, classes) in oracle.known.items()}  # always right
+    method.use_classifier(oracle)
+    shown = MapOffline.create(params=("steps_per_keyframe=2", "carve=false"), semantics=source)
+    for number, view in enumerate(scene.views[:8]):
+        shown.add(Frame(number * 2_000_000_000, view.camera, view.rgb, view.depth))
+    mapper = shown.mapper
+    names = {obj.name for obj in mapper.objects}
+    assert {"wall", "floor"} <= names and len(names) == len(mapper.objects)
+    right = total = 0
+    for view in scene.views[:8]:
+        classes = mapper.render_labels(view.camera).semantic
+        right += ((classes == view.classes) & (classes > 0)).sum()
+        total += classes.size
+    assert right / total > 0.75
+    assert len(source.sums) == len(source.classes().probabilities)
+    assert (
+        len(source.add(mapper.gaussians, Frame(14_500_000_000, view.camera, view.rgb, view.depth))) < 200
+    )  # not again
+    with pytest.raises(InvalidRequestError, match="only learned votes"):
+        LiveVotes(learner(answer="uniform"), create_rasterizer("cpu"))
+
+
+def test_apply_writes_a_map_with_classes(scenes, tmp_path, capsys):
+    save_learner(tmp_path / "gnesf.pt", learner())
+    room = str(scenes[1].folder)
+    words = ["generalize", "apply", str(tmp_path / "gnesf.pt"), room]
+    assert main([*words, str(tmp_path / "out"), "--views", "5", "--json", str(tmp_path / "out.json")]) == 0
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert results["views"] == 5 and 0 <= results["miou"] <= 1 and 0 < results["labelled_share"] <= 1
+    gaussians, objects = load_map(tmp_path / "out")
+    assert len(gaussians) == results["gaussians"]
+    assert {obj.slot for obj in objects} == set(torch.unique(gaussians["object"]).tolist()) - {0}
+    assert main([*words, str(tmp_path / "again"), "--map", str(tmp_path / "out"), "--views", "-1"]) == EXIT_ERROR
+    assert "views: -1" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+    stopped = apply(ApplyJob(tmp_path / "gnesf.pt", scenes[1].folder, tmp_path / "never"), cancelled=lambda: True)
+    assert stopped.cancelled and not (tmp_path / "never").exists()
+    save_learner(tmp_path / "images.pt", SegformerLearner(SegformerConfig(), room_labels()))
+    with pytest.raises(InvalidRequestError, match="labels images, not Gaussians"):
+        apply(ApplyJob(tmp_path / "images.pt", scenes[1].folder, tmp_path / "never"))
+
+
+def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    write_rooms(tmp_path / "rooms", [("test", 9000)], RoomFormat(48, 36, views=6, novel=2))
+    paths = []
+    for name, options in {"a": {}, "b": {"seed": 1}, "c": {"answer": "direct"}, "d": {"visibility": "none"}}.items():
+        paths.append(tmp_path / f"{name}.pt")
+        save_learner(paths[-1], learner(**options))
+    suite = GnesfSuite(
+        tmp_path / "rooms", paths, tmp_path / "kept", {"scan": list_rooms(tmp_path / "rooms", "test")[0]}
+    )
+    results = suite.run()
+    rows = (
+        "gnesf",
+        "uniform",
+        "segmenter2d",
+        "segmenter2d_rendered",
+        "no_visibility",
+        "direct",
+        "gnesf_points",
+        "scan",
+    )
+    assert all(0 <= results[f"{row}_miou"] <= 1 for row in rows) and "gnesf_miou_std" in results
+    assert results["test_rooms"] == 1 and results["gnesf_views4_miou"] >= 0
+    monkeypatch.setattr(GnesfSuite, "_score", lambda *_: pytest.fail("was scored already"))
+    again = GnesfSuite(tmp_path / "rooms", paths, tmp_path / "kept", suite.recordings)
+    assert again.run() == results
+    with pytest.raises(InvalidRequestError, match="none of the checkpoints is of learned votes"):
+        GnesfSuite(tmp_path / "rooms", paths[2:], tmp_path / "kept")
+
+
+def test_points_get_the_class_of_the_nearest_gaussian(scenes):
+    scene = scenes[0]
+    classes = torch.zeros(len(scene.gaussians), 19)
+    view = scene.novel[0]
+    found, truth = nearest_classes(scene.gaussians, GaussianClasses(classes), view)
+    assert not len(found) and not len(truth)
+    classes[:, 4] = 1.0
+    found, truth = nearest_classes(scene.gaussians, GaussianClasses(classes), view)
+    assert len(found) == 12 * 16 and (found == 5).all() and np.array_equal(truth, view.classes[::3, ::3].ravel())

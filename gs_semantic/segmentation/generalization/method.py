@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from gs_semantic.errors import InvalidRequestError
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.rendering import Rasterizer
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -107,6 +109,10 @@ class GeneralizableSegmenter(SceneLearner):
 
         ``progress`` is called once for every view. InvalidInputError: no view, or none that sees any Gaussian.
         """
+
+    def live(self, rasterizer: Rasterizer) -> SemanticSource:
+        """What labels a map keyframe by keyframe; InvalidRequestError for a method that needs all views at once."""
+        raise InvalidRequestError(f"method '{self.name}' labels whole scenes; it cannot follow a map that grows")
 
     def show(
         self, gaussians: GaussianMap, known: GaussianClasses, camera: Camera, rasterizer: Rasterizer

@@ -69,6 +69,10 @@ class RunningVotes:
         self.numerator[rows] += weight[:, None] * opinions
         self.denominator[rows] += weight
 
+    def result_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """(R,K) learned votes of some Gaussians."""
+        return self.numerator[rows] / self.denominator[rows, None].clamp_min(1e-12)
+
     def result(self, uniform: bool = False) -> torch.Tensor:
         """(N,K) probabilities; rows of Gaussians that no view has seen are 0."""
         if uniform:

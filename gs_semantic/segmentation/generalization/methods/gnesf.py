@@ -15,6 +15,7 @@ from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.generalization import checkpoints
@@ -294,6 +295,11 @@ class Gnesf(GeneralizableSegmenter):
                 "together (camera-to-world, OpenCV axes, metres, in the map's frame)"
             )
         return known
+
+    def live(self, rasterizer: Rasterizer) -> SemanticSource:
+        from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
+
+        return LiveVotes(self, rasterizer)
 
     @torch.no_grad()
     def classes_of(self, gaussians: GaussianMap, prepared: PreparedViews) -> GaussianClasses:

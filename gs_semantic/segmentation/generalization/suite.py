@@ -1,0 +1,187 @@
+"""The comparison of ``gs-semantic evaluate suite gnesf``: unseen rooms and recordings, by learned votes and what they
+are to be better than. Finished rooms are kept, so that it can be stopped and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from gs_semantic.data.room_writer import list_rooms
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.evaluation.contingency import Contingency
+from gs_semantic.evaluation.segmentation import SegmentationScores
+from gs_semantic.files import atomic_write, make_folder
+from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.segmentation.generalization.checkpoints import load_learner
+from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
+from gs_semantic.segmentation.generalization.method import GaussianClasses, splat
+from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf
+from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+
+SUITES = ("gnesf",)
+VIEW_COUNTS = (4, 8, 16)  # source views, besides all
+POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
+LEARNED_WIDTH = 160  # recordings are looked at in the size that was learned
+
+
+@dataclass
+class GnesfSuite:
+    """rooms: folder with a test split. checkpoints: of GNeSF; which part of the comparison one plays follows from its
+    options (answer, visibility); several of one kind are seeds. recordings: by the names of their results. folder: where
+    finished scenes are kept.
+    """
+
+    rooms: Path
+    checkpoints: Sequence[Path]
+    folder: Path
+    recordings: Mapping[str, Path] = field(default_factory=dict)
+    progress: Callable[[], object] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.learners: dict[str, list[tuple[Path, Gnesf]]] = {}
+        for path in self.checkpoints:
+            learner = load_learner(path)
+            if not isinstance(learner, Gnesf):
+                raise InvalidRequestError(f"{path}: is of method '{learner.name}'; the suite compares those of gnesf")
+            self.learners.setdefault(variant_of(learner), []).append((path, learner))
+        if "gnesf" not in self.learners:
+            raise InvalidRequestError("none of the checkpoints is of learned votes (answer=vote, visibility=depth)")
+        self.rasterizer: Rasterizer = create_rasterizer("auto")
+
+    @property
+    def scenes(self) -> list[tuple[str, Path]]:
+        return [("rooms", room) for room in list_rooms(self.rooms, "test")] + list(self.recordings.items())
+
+    def run(self) -> dict[str, Any]:
+        """All scores by name; ..._std over seeds where there are several."""
+        totals: dict[tuple[str, str, int], Contingency] = {}
+        for group, folder in self.scenes:
+            for (name, seed), table in self._tables(group, folder).items():
+                key = (group, name, seed)
+                totals[key] = totals.get(key, Contingency()) + table
+            self.progress()
+        results: dict[str, Any] = {"test_rooms": len(list_rooms(self.rooms, "test"))}
+        for group, name in dict.fromkeys((group, name) for group, name, _ in totals):
+            found = [SegmentationScores.of(table) for (g, n, _), table in totals.items() if (g, n) == (group, name)]
+            prefix = name if group == "rooms" else group if name == "gnesf" else f"{group}_{name}"
+            for score in ("miou", "mean_accuracy"):
+                values = [getattr(one, score) for one in found]
+                results[f"{prefix}_{score}"] = statistics.fmean(values)
+                if len(values) > 1:
+                    results[f"{prefix}_{score}_std"] = statistics.stdev(values)
+        return results
+
+    def _tables(self, group: str, folder: Path) -> dict[tuple[str, int], Contingency]:
+        path = self.folder / f"{group}_{folder.name}_{self._key()}.json"
+        if not path.is_file():
+            tables = self._score(group, folder)
+            make_folder(self.folder)
+            with atomic_write(path) as file:
+                file.write(json.dumps([_record(key, table) for key, table in tables.items()]).encode())
+        return dict(map(_restored, json.loads(path.read_text(encoding="utf-8"))))
+
+    def _key(self) -> str:
+        """Changes with the checkpoints."""
+        digest = hashlib.sha256()
+        for path in self.checkpoints:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:12]
+
+    def _score(self, group: str, folder: Path) -> dict[tuple[str, int], Contingency]:
+        labels = self.learners["gnesf"][0][1].labels
+        width = 0 if group == "rooms" else LEARNED_WIDTH
+        scene = LearningScene(folder, labels, max_width=width, map_folder="beside" if group == "rooms" else None)
+        gaussians = scene.gaussians
+        tables: dict[tuple[str, int], Contingency] = {}
+
+        def count(name: str, seed: int, predicted: np.ndarray, truth: np.ndarray) -> None:
+            table = Contingency.of(predicted.astype(np.int64), truth.astype(np.int64), (0,))
+            tables[name, seed] = tables.get((name, seed), Contingency()) + table
+
+        for variant, learners in self.learners.items():
+            for seed, (_, learner) in enumerate(learners):
+                prepared = PreparedViews.of(scene.views, gaussians, learner.opinions, self.rasterizer)
+                known = {variant: learner.classes_of(gaussians, prepared)}
+                if variant == "gnesf":
+                    known["uniform"] = _changed(learner, answer="uniform").classes_of(gaussians, prepared)
+                    for views in VIEW_COUNTS:
+                        if views < len(prepared):
+                            some = np.unique(np.linspace(0, len(prepared) - 1, views).round().astype(int))
+                            known[f"gnesf_views{views}"] = learner.classes_of(gaussians, prepared.subset(some.tolist()))
+                for view in scene.novel:
+                    if view.classes is None:
+                        continue
+                    for name, classes in known.items():
+                        count(name, seed, splat(gaussians, classes, view.camera, self.rasterizer).classes, view.classes)
+                    if variant == "gnesf":
+                        self._count_images(learner, gaussians, view, seed, count)
+                        found, truth = nearest_classes(gaussians, known["gnesf"], view)
+                        count("gnesf_points", seed, found, truth)
+        return tables
+
+    def _count_images(self, learner: Gnesf, gaussians: GaussianMap, view: SceneView, seed: int, count: Any) -> None:
+        """The 2D segmenter alone: on the photograph, which a novel view does not have, and on the rendered image."""
+        assert view.classes is not None
+        for name, rgb in (("segmenter2d", view.rgb), ("segmenter2d_rendered", self._rendered(gaussians, view.camera))):
+            scores = learner.opinions.scores([rgb])
+            full = torch.nn.functional.interpolate(
+                scores, size=view.classes.shape, mode="bilinear", align_corners=False
+            )
+            count(name, seed, full[0].argmax(dim=0).numpy() + 1, view.classes)
+
+    @torch.no_grad()
+    def _rendered(self, gaussians: GaussianMap, camera: Camera) -> np.ndarray:
+        rgb = self.rasterizer.render(gaussians, camera).rgb
+        return (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def variant_of(learner: Gnesf) -> str:
+    """Which part of the comparison a checkpoint plays."""
+    if learner.config.answer == "direct":
+        return "direct"
+    return "no_visibility" if learner.config.visibility == "none" else "gnesf"
+
+
+def nearest_classes(gaussians: GaussianMap, known: GaussianClasses, view: SceneView) -> tuple[np.ndarray, np.ndarray]:
+    """3D segmentation of points: those of a view's recorded depth get the class of the nearest Gaussian that has one.
+
+    Classes found and true, (P,) each; empty without depth or classes.
+    """
+    classes = known.classes.numpy()
+    rows = np.flatnonzero(classes)
+    if view.depth is None or view.classes is None or not len(rows):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    part = np.s_[::POINT_STEP, ::POINT_STEP]
+    points = view.camera.unproject(view.depth)[part].reshape(-1, 3)
+    truth = view.classes[part].ravel()
+    finite = np.isfinite(points).all(axis=1)
+    nearest = cKDTree(gaussians["means"].numpy()[rows]).query(points[finite])[1]
+    return classes[rows][nearest], truth[finite]
+
+
+def _changed(learner: Gnesf, **options: Any) -> Gnesf:
+    """The same network with other options, sharing its weights."""
+    other = Gnesf(replace(learner.config, **options), learner.labels)
+    other.load_state_dict(learner.state_dict())
+    return other.eval()
+
+
+def _record(key: tuple[str, int], table: Contingency) -> dict[str, Any]:
+    parts = {name: getattr(table, name).tolist() for name in ("truths", "predictions", "pixels")}
+    return {"name": key[0], "seed": key[1], **parts}
+
+
+def _restored(record: dict[str, Any]) -> tuple[tuple[str, int], Contingency]:
+    truths, predictions, pixels = (np.array(record[name], np.int64) for name in ("truths", "predictions", "pixels"))
+    pixels = pixels.reshape(len(truths), len(predictions))
+    return (record["name"], record["seed"]), Contingency(truths, predictions, pixels)
