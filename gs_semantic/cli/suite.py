@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gs_semantic.segmentation.suite import Suite
 
 WORD = "suite"  # in the place of a map
+TRAINING_ON_ROOMS = "rt_gs2"  # the suite that trains on rooms
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds"
     )
+    group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="rt_gs2: rooms that are scored [all]")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
 
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gs_semantic.share import share_path
 
     name = str(arguments.sequence)
+    if name == TRAINING_ON_ROOMS:
+        return run_rt_gs2(arguments)
     if name in GENERALIZING:
         return run_generalizing(arguments, name)
     suite = Suite(
@@ -67,6 +71,33 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.seed = arguments.seeds[0]
     on = f"scenes of {', '.join(map(str, suite.objects))} objects" if suite.objects else suite.sequence
     options.report(arguments, f"suite {name}, {arguments.preset}, on {on}", results)
+    return 0
+
+
+def run_rt_gs2(arguments: argparse.Namespace) -> int:
+    from gs_semantic.cli import pictures
+    from gs_semantic.segmentation.config import parse_overrides
+    from gs_semantic.segmentation.generalization.rt_gs2.suite import RtGs2Suite
+    from gs_semantic.segmentation.progress import ProgressBar
+
+    rooms, folder = arguments.rooms or Path("rooms"), arguments.folder or Path(f"suite_{TRAINING_ON_ROOMS}")
+    suite = RtGs2Suite(
+        rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.test_rooms
+    )
+    suite.prepare()
+    waiting = suite.waiting()
+    for waited in waiting[: arguments.cells if arguments.cells >= 0 else None]:
+        with ProgressBar(waited.name).shown() as bar:
+            if not suite.train(waited, [bar]):
+                break
+    with options.progress_bar("scoring", len(suite.runs()) * len(suite.test)) as advance:
+        results = suite.results(advance)
+    rows = [[row[0], row[1], *_coloured(row[2:])] for row in suite.pictures()]
+    if rows:
+        sheet = pictures.contact_sheet(rows, ["drawn colour", "3D features", "truth", "RT-GS2"])
+        pictures.write_image(folder / "views.png", sheet)
+    arguments.seed = arguments.seeds[0]
+    options.report(arguments, f"suite {TRAINING_ON_ROOMS}, {arguments.preset}, on {rooms}", results)
     return 0
 
 

@@ -10,8 +10,10 @@ from tiny_room import cameras, room
 
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.consistency import ConsistencyScore, LabelledView
-from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.gaussians import Camera, Frame, GaussianMap
 from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.config import make_config
 from gs_semantic.segmentation.generalization.checkpoints import (
@@ -205,3 +207,36 @@ def test_other_degrees_of_spherical_harmonics(fitted, rasterizer, scene, degree)
 
 def test_ten_gaussians(fitted, rasterizer, scene):
     assert fitted.segment(room(10)[0], scene.views, rasterizer).probabilities.shape == (10, 3)
+
+
+def test_a_map_that_grows_is_labelled_keyframe_by_keyframe(fitted, rasterizer, scene):
+    gaussians, truth = room(1500)
+    source = fitted.live(rasterizer)
+    classes = torch.zeros(1500, dtype=torch.int32)
+    for stamp, view in enumerate(scene.views):
+        frame = Frame(stamp, view.camera, view.rgb)
+        found = source.update(gaussians, frame)
+        assert len(found.rows) > 50 and (found.probability <= 1).all()
+        classes[found.rows] = found.classes
+    seen = classes > 0
+    assert (classes[seen] == truth[seen] + 1).float().mean() > 0.75
+    gaussians.keep(torch.arange(1500) % 3 != 0)  # what is known stays with the Gaussians that stay
+    known = gaussians["class_logits"].clone()
+    assert len(source.update(gaussians, frame).rows) > 30 and known.abs().sum() > 0
+    unseen = gaussians["class_weight"] == 0
+    assert not gaussians["class_logits"][unseen].any()
+
+
+def test_a_mapper_labels_a_scene_that_nobody_labelled(fitted, scene):
+    mapper = Mapper(MapperConfig(steps_per_keyframe=1), labels=LABELS, semantics=fitted.live(create_rasterizer("cpu")))
+    for stamp, view in enumerate(scene.views[:3]):
+        mapper.step(Frame(stamp * 1_000_000_000, view.camera, view.rgb, view.depth))
+        mapper.finish()
+    names = {obj.name for obj in mapper.objects.present()}
+    assert names and names <= set(LABELS.names.values())
+    assert (mapper.gaussians["object"] > 0).float().mean() > 0.5
+
+
+def test_features_alone_cannot_label_a_map(rasterizer):
+    with pytest.raises(InvalidRequestError, match="train stage classes"):
+        learner("features").live(rasterizer)

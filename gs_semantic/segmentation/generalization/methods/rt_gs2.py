@@ -17,6 +17,7 @@ from gs_semantic.evaluation.depth import depth_errors
 from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
@@ -34,6 +35,7 @@ from gs_semantic.segmentation.generalization.rt_gs2.contrastive import (
     draw_pair,
     point_info_nce,
 )
+from gs_semantic.segmentation.generalization.rt_gs2.live import LiveFusion
 from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE, SegmentationLoss, depth_loss
 from gs_semantic.segmentation.generalization.rt_gs2.network import INPUTS, FusionNetwork, NetworkConfig
 from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
@@ -372,6 +374,12 @@ class RtGs2(GeneralizableSegmenter):
         probabilities = fusion.logits.softmax(dim=1)
         probabilities[~fusion.seen] = 0
         return GaussianClasses(probabilities)
+
+    def live(self, rasterizer: Rasterizer) -> SemanticSource:
+        """InvalidRequestError: the checkpoint has no network for classes."""
+        if CLASSES not in self.networks:
+            raise InvalidRequestError("the checkpoint has no network for classes; train stage classes first")
+        return LiveFusion(self, rasterizer)
 
 
 def mean_depth_errors(errors: Sequence[Any]) -> dict[str, float]:

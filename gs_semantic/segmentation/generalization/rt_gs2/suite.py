@@ -37,7 +37,7 @@ from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
 )
 from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image, principal_colours
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
-from gs_semantic.segmentation.generalization.scenes import LearningScene
+from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, LearningJob, learn
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.share import share_path
@@ -83,7 +83,7 @@ class Run:
 @dataclass
 class RtGs2Suite:
     """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
-    options of all runs. room_count: test rooms that are scored (0: all)."""
+    options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too."""
 
     rooms: Path
     folder: Path
@@ -92,6 +92,7 @@ class RtGs2Suite:
     only: Sequence[str] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     room_count: int = 0
+    recordings: Sequence[str] = RECORDINGS
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -164,7 +165,7 @@ class RtGs2Suite:
         path = self.folder / f"scores-{run.name}.json"
         made_of = {
             "rooms": [scene.name for scene in self.test],
-            "checkpoint_bytes": (self.folder / run.name / BEST).stat().st_mtime_ns,
+            "checkpoint_ns": (self.folder / run.name / BEST).stat().st_mtime_ns,
         }
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -188,7 +189,7 @@ class RtGs2Suite:
             return self._depth(learner, progress)
         scores = self._classes(learner, run.part == "rt_gs2", progress)
         if run.part == "rt_gs2":
-            for name in RECORDINGS:
+            for name in self.recordings:
                 recorded = LearningScene(share_path("sample", name), learner.labels, max_width=320, map_folder=None)
                 scores[f"{name}_miou"] = learner.evaluate([recorded])["miou"]
         return scores
@@ -204,23 +205,18 @@ class RtGs2Suite:
             if fused:
                 for view in scene.views:
                     fusion.add(view.camera, learner.logits(gaussians, features, view.camera))
-            answers: list[LabelledView] = []
-            fused_answers: list[LabelledView] = []
             for view in scene.novel:
-                assert view.classes is not None and view.depth is not None
+                assert view.classes is not None
                 truth = view.classes.astype(np.int64)
-                predicted = answer(learner, gaussians, features, view.camera)
-                per_view.update(predicted, truth)
-                answers.append(LabelledView(view.camera, predicted, view.depth, truth))
+                per_view.update(answer(learner, gaussians, features, view.camera), truth)
                 if fused:
-                    predicted = fusion.render(view.camera).argmax(dim=0).numpy() + 1
-                    together.update(predicted, truth)
-                    fused_answers.append(LabelledView(view.camera, predicted, view.depth, truth))
+                    together.update(fused_answer(fusion, view.camera), truth)
                     drawn = learner.rasterizer.render(gaussians, view.camera).rgb.clamp(0, 1).numpy()
                     quality.append((psnr(drawn, view.rgb / np.float32(255)), ssim(drawn, view.rgb / np.float32(255))))
-            agree_pairs(answers, agree)
-            if fused:
-                agree_pairs(fused_answers, agree_together)
+            for pair in close_pairs([*scene.views, *scene.novel]):
+                agree.update(*(labelled(view, answer(learner, gaussians, features, view.camera)) for view in pair))
+                if fused:
+                    agree_together.update(*(labelled(view, fused_answer(fusion, view.camera)) for view in pair))
             scene.forget()
             progress()
         found = {**class_scores(per_view), "consistency": agree.value}
@@ -306,14 +302,26 @@ def answer(learner: RtGs2, gaussians: GaussianMap, features: torch.Tensor, camer
     return label_image(logits, torch.ones(logits.shape[1:], dtype=torch.bool))
 
 
-def agree_pairs(views: Sequence[LabelledView], score: ConsistencyScore) -> None:
-    """Compare pairs of views of one room that look at the same surfaces; a room may have none."""
+def fused_answer(fusion: ViewFusion, camera: Camera) -> np.ndarray:
+    """The same of answers that were brought back into the Gaussians."""
+    return label_image(fusion.render(camera), torch.ones(camera.height, camera.width, dtype=torch.bool))
+
+
+def labelled(view: SceneView, labels: np.ndarray) -> LabelledView:
+    assert view.depth is not None
+    return LabelledView(view.camera, labels, view.depth, view.classes)
+
+
+def close_pairs(views: Sequence[SceneView]) -> list[tuple[SceneView, SceneView]]:
+    """Pairs of views of one room that look at the same surfaces from 0.2 to 1 m apart; a room may have none."""
+    depths = [view.depth for view in views if view.depth is not None]
+    if len(depths) < len(views):
+        return []
     try:
-        pairs = view_pairs_at_distance([v.camera for v in views], [v.depth for v in views], PAIRS_A_ROOM)
+        pairs = view_pairs_at_distance([view.camera for view in views], depths, PAIRS_A_ROOM)
     except InvalidRequestError:
-        return
-    for first, second in pairs:
-        score.update(views[first], views[second])
+        return []
+    return [(views[first], views[second]) for first, second in pairs]
 
 
 def class_scores(score: ClassScore) -> dict[str, float]:

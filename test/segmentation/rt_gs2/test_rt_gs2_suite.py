@@ -1,0 +1,66 @@
+import json
+
+import numpy as np
+import pytest
+
+from gs_semantic.data.room_writer import RoomFormat, write_rooms
+from gs_semantic.errors import InvalidRequestError
+from gs_semantic.evaluation.segmentation import ClassScore
+from gs_semantic.segmentation.generalization.rt_gs2 import suite as suites
+from gs_semantic.segmentation.generalization.rt_gs2.suite import PARTS, RtGs2Suite, Run, class_scores
+
+QUICK = {"iterations": 2, "evaluate_every": 2, "warmup": 1, "pairs": 32, "batch": 1, "evaluate_views": 1}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    form = RoomFormat(64, 48, views=9, novel=2)
+    write_rooms(folder / "rooms", [("train", 0), ("validation", 5000), ("test", 9000)], form)
+    return RtGs2Suite(folder / "rooms", folder / "runs", overrides=QUICK, recordings=())
+
+
+def test_runs_wait_for_what_they_start_from_and_are_not_repeated(suite, monkeypatch):
+    monkeypatch.setattr(suites, "PAIRS_A_ROOM", 2)
+    suite.prepare()
+    assert suite.job(Run("rt_gs2", 0)) is None and not suite.train(Run("rt_gs2", 0))
+    results = suite.results()
+    assert results["not_run"] == list(PARTS) and "rt_gs2_miou" not in results
+    assert suite.train(Run("features", 0)) and suite.train(Run("rt_gs2", 0)) and suite.train(Run("depth", 0))
+    assert [run.part for run in suite.waiting()] == [p for p in PARTS if p not in ("features", "rt_gs2", "depth")]
+
+    results = suite.results()
+    assert results["rt_gs2_iterations"] == 2 and results["test_rooms"] == 1
+    for key in ("rt_gs2_miou", "rt_gs2_frequent_miou", "fused_miou", "rt_gs2_consistency", "fused_consistency"):
+        assert 0 <= results[key] <= 1, key
+    assert results["depth_rmse"] > 0 and results["novel_psnr_db"] > 5
+    assert "features_gain_miou" not in results and "image_only" in results["not_run"]
+
+    kept = json.loads((suite.folder / "scores-rt_gs2-0.json").read_text())["scores"]
+    assert results["fused_miou"] == kept["fused_miou"]
+    monkeypatch.setattr(suites.RtGs2Suite, "_scored", lambda *_: pytest.fail("scored again"))
+    assert suite.results() == results
+
+
+def test_pictures_show_a_test_room(suite):
+    rows = list(suite.pictures())
+    assert len(rows) == 2
+    colour, features, truth, predicted = rows[0]
+    assert colour.shape == features.shape == (48, 64, 3) and features.std() > 5
+    assert truth.shape == predicted.shape == (48, 64) and predicted.min() >= 1
+
+
+def test_unknown_parts_are_refused(suite):
+    with pytest.raises(InvalidRequestError, match="'rtgs2': expected one of features, rt_gs2"):
+        RtGs2Suite(suite.rooms, suite.folder, only=["rtgs2"])
+
+
+def test_frequent_classes_are_those_with_most_pixels():
+    truth = np.repeat(np.arange(1, 11), [50, 40, 30, 20, 10, 9, 8, 7, 2, 1]).reshape(1, -1)
+    predicted = truth.copy()
+    predicted[truth > 8] = 1  # the two rare ones are missed
+    score = ClassScore()
+    score.update(predicted, truth)
+    found = class_scores(score)
+    assert found["frequent_miou"] == pytest.approx((50 / 53 + 7) / 8)
+    assert found["miou"] == pytest.approx((50 / 53 + 7) / 10)
