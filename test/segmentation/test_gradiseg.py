@@ -106,12 +106,13 @@ def test_a_run_splits_within_its_shares_and_only_in_the_window():
     assert max(counts) <= 1.05 * counts[3]
 
 
-def test_ordinary_densification_leaves_room_below_the_limit():
-    method = method_with(max_gaussians=1200, igd_total_share=0.2)
+@pytest.mark.parametrize(("room", "before", "after"), [("reserved", 1000, 1200), ("on_top", 1200, 1440)])
+def test_what_igd_adds_comes_on_top_of_the_limit_or_is_left_room_for(room, before, after):
+    method = method_with(max_gaussians=1200, igd_total_share=0.2, igd_room=room)
     method.densify(1)
-    assert method.densifier.limit == 1000
+    assert method.densifier.limit == before
     method.densify(5)
-    assert method.densifier.limit == 1200
+    assert method.densifier.limit == after
     without = method_with(max_gaussians=1200, igd=False)
     without.densify(1)
     assert without.densifier.limit == 1200

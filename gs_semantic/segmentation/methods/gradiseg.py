@@ -61,13 +61,20 @@ class GradisegConfig(GroupingConfig):
     igd_total_share: float = option(
         0.2, "most Gaussians that all rounds add, share of those at the first (open)", low=0
     )
+    igd_room: str = option(
+        "on_top", "what IGD adds comes on top of max_gaussians, or ordinary densification leaves room for it (open)",
+        choices=("on_top", "reserved"),
+    )  # fmt: skip
     igd_prune: bool = option(True, "remove faint Gaussians at the end of the window (open)")
     la_knn: bool = option(True, "local adaptive KNN; without it, Euclidean neighbours throughout")
     la_from: int = option(12_000, "its first iteration (the paper's supplement: 15,000)", low=0, schedule=True)
     la_candidates: int = option(64, "nearest neighbours it chooses from; 0: all, as Eq. 4 reads (open)", low=0)
 
     # a short run has six rounds in place of thirty, so each has to choose five times as many for the same growth
-    presets: ClassVar = {"quick": {"igd_every": 50, "igd_quantile": 0.95, "igd_round_share": 0.05}}
+    presets: ClassVar = {
+        "quick": {"igd_every": 50, "igd_quantile": 0.95, "igd_round_share": 0.05},
+        "standard": {"igd_room": "reserved"},  # whose limit is one of time
+    }
 
 
 @register
@@ -152,9 +159,12 @@ class GradiSeg(GaussianGrouping):
 
     def densify(self, iteration: int) -> None:
         config = self.config
-        if config.igd and config.max_gaussians:  # ordinary densification leaves room for IGD
-            share = 1.0 if iteration > config.igd_from else 1 + config.igd_total_share
-            self.densifier.limit = int(config.max_gaussians / share)
+        if config.igd and config.max_gaussians:
+            ordinary = iteration <= config.igd_from
+            if config.igd_room == "on_top":
+                self.densifier.limit = int(config.max_gaussians * (1.0 if ordinary else 1 + config.igd_total_share))
+            else:
+                self.densifier.limit = int(config.max_gaussians / (1 + config.igd_total_share if ordinary else 1.0))
         super().densify(iteration)
         if iteration == config.igd_from:
             self.first_count = len(self.gaussians)
