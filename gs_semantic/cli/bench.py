@@ -1,5 +1,5 @@
 """Measure: `map` (quality and rate of the live system), `render` and `train` (the rasteriser), `soak` (memory over time),
-`budget`, `query` (times of planners' questions), `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks)."""
+`budget`, `query` (times of planners' questions), `identity` (ids while things move), `faults` (are faults of a running graph named), `segmenter` (rate and quality of 2D masks)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
   gs-semantic bench query --gaussians 1000000 --objects 200 --json query.json
+  gs-semantic bench identity --objects 25 --json identity.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "accumulate", "labels", "backward")  # those of benchmarks.render
@@ -47,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_query(add("query", "questions of planners on a large map while mapping: times in another process"))
+    _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
 
@@ -119,6 +121,14 @@ def _configure_query(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_identity(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--objects", type=int, default=25, help="objects in the room [25]")
+    sub.add_argument("--frames", type=int, default=40, help="frames of the walk before, and of that after the change [40]")
+    sub.add_argument("--seed", type=int, default=0, help="seed of room, changes and mask ids [0]")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
 def _configure_faults(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, help="recording that the camera plays [sample/house]")
     sub.add_argument("--rate-hz", type=float, default=5.0, help="rate of the camera [5]")
@@ -149,6 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
         "soak": run_soak,
         "budget": run_budget,
         "query": run_query,
+        "identity": run_identity,
         "faults": run_faults,
         "segmenter": run_segmenter,
     }
@@ -282,6 +293,17 @@ def run_query(arguments: argparse.Namespace) -> int:
             advance,
         )
     options.report(arguments, f"Queries on {results['gaussians']:,.0f} Gaussians", results)
+    return 0
+
+
+def run_identity(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.identity import run_identity as measure
+
+    with options.progress_bar("mapping", 2 * arguments.frames) as advance:
+        results = measure(
+            arguments.objects, arguments.frames, arguments.seed, tuple(arguments.param or ()), advance
+        )
+    options.report(arguments, f"{arguments.objects} objects, of which some move", results)
     return 0
 
 

@@ -7,7 +7,8 @@ number of objects and a seed. Rays are intersected with the shapes exactly; noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,40 @@ class Shape:
 
 @dataclass(frozen=True)
 class ObjectScene:
-    """A room (the inside of a box) and the objects in it; object ``i`` of the tuple has the id ``i + 1``."""
+    """A room (the inside of a box) and the objects in it; object ``i`` of the tuple has the id ``i + 1``.
+
+    absent: ids of objects that are not there.
+    """
 
     room: Shape
     objects: tuple[Shape, ...]
+    absent: frozenset[int] = frozenset()
+
+    @property
+    def present(self) -> dict[int, Shape]:
+        """The objects that are there, by id."""
+        return {key: shape for key, shape in enumerate(self.objects, 1) if key not in self.absent}
+
+    def changed(
+        self,
+        moved: Mapping[int, tuple[np.ndarray, float]] | None = None,
+        removed: Collection[int] = (),
+        added: Collection[int] = (),
+    ) -> ObjectScene:
+        """The scene after some objects were moved (id -> new place (2,) on the floor, turn in rad), taken away, or brought.
+
+        InvalidRequestError for ids that are not in the scene.
+        """
+        moved = moved or {}
+        unknown = {*moved, *removed, *added} - set(range(1, len(self.objects) + 1))
+        if unknown:
+            raise InvalidRequestError(f"object {min(unknown)}: the scene has objects 1 to {len(self.objects)}")
+        objects = list(self.objects)
+        for key, (place, turn) in moved.items():
+            shape = objects[key - 1]
+            centre = np.array([*np.asarray(place, float), shape.centre[2]])
+            objects[key - 1] = replace(shape, centre=centre, yaw=shape.yaw + turn)
+        return replace(self, objects=tuple(objects), absent=(self.absent | frozenset(removed)) - frozenset(added))
 
     @classmethod
     def make(cls, count: int, seed: int = 0) -> ObjectScene:
@@ -120,7 +151,7 @@ class ObjectScene:
         depth = np.full(u.shape, np.inf)
         ids = np.zeros(u.shape, np.int32)
         rgb = np.zeros((*u.shape, 3))
-        for key, shape in enumerate((self.room, *self.objects)):
+        for key, shape in ({0: self.room} | self.present).items():
             window = np.s_[:, :] if key == 0 else _window(shape, camera)
             if window is None:
                 continue
@@ -169,6 +200,28 @@ class ObjectSequence(FrameSequence):
             ids,
             self._masks(ids, None),
         )
+
+
+class ChangingSequence(ObjectSequence):
+    """A sequence in which the scene changes: from frame ``starts[i]`` on, it is ``scenes[i]``; all have the same objects."""
+
+    def __init__(self, scenes: Mapping[int, ObjectScene], cameras: list[Camera], **options: Any) -> None:
+        if 0 not in scenes:
+            raise InvalidRequestError("scenes: one must begin at frame 0")
+        self.scenes = dict(sorted(scenes.items()))
+        super().__init__(self.scenes[0], cameras, **options)
+
+    def scene_at(self, index: int) -> ObjectScene:
+        """The scene as it is in a frame."""
+        return self.scenes[max(start for start in self.scenes if start <= index)]
+
+    def _semantic(self, index: int) -> np.ndarray:
+        self.scene = self.scene_at(index)
+        return super()._semantic(index)
+
+    def _read(self, index: int) -> Frame:
+        self.scene = self.scene_at(index)
+        return super()._read(index)
 
 
 def _reach(count: int) -> float:
