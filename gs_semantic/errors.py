@@ -18,6 +18,7 @@ class ErrorCode(IntEnum):
     OUTSIDE_IMAGE = 12
     EMPTY_MAP = 13
     NOTHING_THERE = 14
+    CONFLICT = 15
     INVALID_INPUT = 20
     MAP_FORMAT = 30
     MAP_FRAME_MISMATCH = 31
@@ -50,6 +51,12 @@ class EmptyMapError(GsSemanticError):
 
 class NothingThereError(GsSemanticError):
     code = ErrorCode.NOTHING_THERE
+
+
+class ConflictError(GsSemanticError):
+    """Somebody else changed what is to be changed; the text says what and when."""
+
+    code = ErrorCode.CONFLICT
 
 
 class InvalidInputError(GsSemanticError):

@@ -1,7 +1,7 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
-over time), `budget`, `query` (times of planners' questions), `faults` (are faults of a running graph named), `segmenter`
-(rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen maps), `association` (ids over
-time)."""
+over time), `budget`, `query` (times of planners' questions), `identity` (ids while things move), `faults` (are faults of a
+running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
+maps), `association` (ids over time)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
   gs-semantic bench query --gaussians 1000000 --objects 200 --json query.json
+  gs-semantic bench identity --objects 25 --json identity.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
   gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json"""
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_query(add("query", "questions of planners on a large map while mapping: times in another process"))
+    _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
@@ -136,6 +138,14 @@ def _configure_query(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_identity(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--objects", type=int, default=25, help="objects in the room [25]")
+    sub.add_argument("--frames", type=int, default=40, help="frames of the walk before, and of that after the change [40]")
+    sub.add_argument("--seed", type=int, default=0, help="seed of room, changes and mask ids [0]")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
 def _configure_faults(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, help="recording that the camera plays [sample/house]")
     sub.add_argument("--rate-hz", type=float, default=5.0, help="rate of the camera [5]")
@@ -188,6 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
         "soak": run_soak,
         "budget": run_budget,
         "query": run_query,
+        "identity": run_identity,
         "faults": run_faults,
         "segmenter": run_segmenter,
         "rt_gs2": run_rt_gs2,
@@ -335,6 +346,17 @@ def run_query(arguments: argparse.Namespace) -> int:
             advance,
         )
     options.report(arguments, f"Queries on {results['gaussians']:,.0f} Gaussians", results)
+    return 0
+
+
+def run_identity(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.identity import run_identity as measure
+
+    with options.progress_bar("mapping", 2 * arguments.frames) as advance:
+        results = measure(
+            arguments.objects, arguments.frames, arguments.seed, tuple(arguments.param or ()), advance
+        )
+    options.report(arguments, f"{arguments.objects} objects, of which some move", results)
     return 0
 
 

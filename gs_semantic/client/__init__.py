@@ -10,6 +10,7 @@ from gs_semantic.client.semantic_map import (
     RayAnswer,
     RegionAnswer,
     SemanticMap,
+    TextAnswer,
     View,
 )
 from gs_semantic.client.splat_stream import SplatStream
@@ -25,5 +26,6 @@ __all__ = [
     "RegionAnswer",
     "SemanticMap",
     "SplatStream",
+    "TextAnswer",
     "View",
 ]

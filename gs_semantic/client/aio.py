@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rclpy.node import Node
 
 from gs_semantic.client.semantic_map import MAPPER, SemanticMap
 
 if TYPE_CHECKING:
-    from typing_extensions import Concatenate, ParamSpec, Self
+    from typing import Concatenate
+
+    from typing_extensions import ParamSpec, Self
 
     P = ParamSpec("P")
 
@@ -44,7 +46,7 @@ class AsyncSemanticMap:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.blocking.close)
 
     wait = _awaited(SemanticMap.wait)
@@ -58,6 +60,17 @@ class AsyncSemanticMap:
     query_box = _awaited(SemanticMap.query_box)
     query_sphere = _awaited(SemanticMap.query_sphere)
     render_view = _awaited(SemanticMap.render_view)
+    query_text = _awaited(SemanticMap.query_text)
+    correct_poses = _awaited(SemanticMap.correct_poses)
+    rename = _awaited(SemanticMap.rename)
+    merge = _awaited(SemanticMap.merge)
+    split = _awaited(SemanticMap.split)
+    delete = _awaited(SemanticMap.delete)
+    lock = _awaited(SemanticMap.lock)
+    move = _awaited(SemanticMap.move)
+    undo = _awaited(SemanticMap.undo)
+    select = _awaited(SemanticMap.select)
+    extract = _awaited(SemanticMap.extract)
     pause = _awaited(SemanticMap.pause)
     resume = _awaited(SemanticMap.resume)
     reset = _awaited(SemanticMap.reset)

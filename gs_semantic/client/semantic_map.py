@@ -40,6 +40,9 @@ from gs_semantic.objects.regions import BoxShape, Region, SphereShape
 from gs_semantic.objects.registry import ObjectState
 from gs_semantic.srv import (
     Control,
+    CorrectPoses,
+    EditObject,
+    ExtractObject,
     GetObject,
     ListObjects,
     LoadMap,
@@ -47,6 +50,7 @@ from gs_semantic.srv import (
     QueryPixel,
     QueryRay,
     QueryRegion,
+    QueryText,
     RenderView,
     SaveMap,
 )
@@ -57,6 +61,8 @@ if TYPE_CHECKING:
 MAPPER = "/gs_semantic/mapper"
 # A reply is lost while the mapper has not discovered this client yet, so requests without side effects are repeated.
 RESEND_S = 2.0
+EDIT_PATIENCE_S = 60.0  # an edit is asked for once
+EXTRACTS = ("gaussians", "mesh", "collision")  # by their number in ExtractObject
 
 Gaussians = np.ndarray  # structured array: uid, position, rotation (wxyz), scale, opacity, rgb
 
@@ -145,6 +151,17 @@ class RayAnswer:
     point: np.ndarray
     revision: int
     frame_id: str
+
+
+@dataclass(frozen=True)
+class TextAnswer:
+    """Objects by falling score, 0..1; ``heat`` uint8 (H, W), 255 = fits best, None unless asked for."""
+
+    objects: tuple[ObjectView, ...]
+    scores: tuple[float, ...]
+    matcher: str
+    heat: np.ndarray | None
+    revision: int
 
 
 @dataclass(frozen=True)
@@ -406,6 +423,104 @@ class SemanticMap:
             known = ", ".join(sorted({obj.label for obj in every})) or "no objects"
             raise UnknownObjectError(f"no object is called '{what}'; there are: {known}")
         return fitting[0] if near is not None else max(fitting, key=lambda obj: obj.confidence)
+
+    def query_text(
+        self,
+        text: str,
+        negatives: Iterable[str] = (),
+        max_results: int = 0,
+        min_score: float = 0.0,
+        heat: bool = False,
+    ) -> TextAnswer:
+        """Objects that words describe, the best first: names, class names and synonyms. NothingThereError when there is none.
+
+        negatives: an object that fits one of these as well or better is left out. min_score: 0..1, 0 = the matcher's own.
+        heat: also how well what the newest frame shows fits.
+        """
+        request = QueryText.Request(
+            text=text,
+            negatives=list(negatives),
+            max_results=max_results,
+            min_score=float(min_score),
+            include_heat=heat,
+        )
+        reply = self._call("query_text", QueryText, request)
+        objects = tuple(unpack_objects(reply.objects))
+        return TextAnswer(objects, tuple(reply.scores), reply.matcher, _image(reply.heat), reply.map_revision)
+
+    # --- edits ------------------------------------------------------------------------------------------------------
+
+    def rename(self, object_id: int, name: str, expected_revision: int = 0) -> ObjectView:
+        """Give an object a name of its own, empty: none. As every edit, this locks it against perception.
+
+        expected_revision: the ``revision`` of the answer that you look at; ConflictError when the object was edited,
+        merged, split or removed since. 0: not checked. All edits take it, and can be undone.
+        """
+        return self._edited(EditObject.Request.RENAME, object_id, expected_revision, name=name)
+
+    def merge(self, object_id: int, others: Iterable[int], expected_revision: int = 0) -> ObjectView:
+        """The others become part of the first; asking for their ids tells so."""
+        return self._edited(EditObject.Request.MERGE, object_id, expected_revision, others=list(others))
+
+    def split(self, object_id: int, region: Region, frame_id: str = "", expected_revision: int = 0) -> int:
+        """What of an object lies in a region becomes an object of its own; returns its id."""
+        request = self._edit_request(EditObject.Request.SPLIT, object_id, expected_revision)
+        request.region = write_region(region, frame_id)
+        return int(self._call("edit_object", EditObject, request, EDIT_PATIENCE_S).new_id)
+
+    def delete(self, object_id: int, expected_revision: int = 0) -> None:
+        """Remove an object and its Gaussians; perception does not bring it back."""
+        request = self._edit_request(EditObject.Request.DELETE, object_id, expected_revision)
+        self._call("edit_object", EditObject, request, EDIT_PATIENCE_S)
+
+    def lock(self, object_id: int, locked: bool = True, expected_revision: int = 0) -> ObjectView:
+        """Perception neither merges, splits, renames nor removes a locked object; false: it may again."""
+        kind = EditObject.Request.LOCK if locked else EditObject.Request.UNLOCK
+        return self._edited(kind, object_id, expected_revision)
+
+    def move(self, object_id: int, motion: np.ndarray, expected_revision: int = 0) -> ObjectView:
+        """Move an object with its Gaussians: a point p goes to motion @ p, (4, 4) in the map frame."""
+        motion = np.asarray(motion, float)
+        if motion.shape != (4, 4) or not np.isfinite(motion).all():
+            raise InvalidRequestError("motion: expected a rigid 4x4 matrix of finite numbers")
+        pose = conversions.write_pose(motion)
+        return self._edited(EditObject.Request.MOVE, object_id, expected_revision, motion=pose)
+
+    def undo(self) -> str:
+        """Take back the last edit; returns what was undone. NothingThereError without one."""
+        request = self._edit_request(EditObject.Request.UNDO, 0, 0)
+        return str(self._call("edit_object", EditObject, request, EDIT_PATIENCE_S).done)
+
+    def select(self, object_id: int) -> None:
+        """Highlight an object, 0: none; ~/selected_object tells everybody."""
+        self._call("edit_object", EditObject, self._edit_request(EditObject.Request.SELECT, object_id, 0), EDIT_PATIENCE_S)
+
+    @staticmethod
+    def _edit_request(kind: int, object_id: int, expected_revision: int, **fields: Any) -> Any:
+        return EditObject.Request(operation=kind, id=object_id, expected_revision=expected_revision, **fields)
+
+    def _edited(self, kind: int, object_id: int, expected_revision: int, **fields: Any) -> ObjectView:
+        request = self._edit_request(kind, object_id, expected_revision, **fields)
+        return unpack_objects(self._call("edit_object", EditObject, request, EDIT_PATIENCE_S).object)[0]
+
+    def correct_poses(self, poses: dict[int, np.ndarray]) -> int:
+        """Keyframes are elsewhere than thought: stamp in ns -> optical frame's pose (4, 4) in the map. Gaussians and objects
+        move with them, ids stay. Returns how many Gaussians moved."""
+        request = CorrectPoses.Request(
+            stamps=[conversions.to_stamp(stamp) for stamp in poses],
+            poses=[conversions.write_pose(np.asarray(pose, float)) for pose in poses.values()],
+        )
+        return int(self._call("correct_poses", CorrectPoses, request, EDIT_PATIENCE_S).gaussians)
+
+    def extract(self, object_id: int, path: str | Path, kind: str = "gaussians", max_parts: int = 0) -> Path:
+        """Write an object into a file on the mapper's machine; returns its absolute path.
+
+        kind: "gaussians" (.ply of splats), "mesh" (.ply, .glb) or "collision" (convex parts: .obj, .glb).
+        """
+        if kind not in EXTRACTS:
+            raise InvalidRequestError(f"kind '{kind}': expected one of {', '.join(EXTRACTS)}")
+        request = ExtractObject.Request(id=object_id, kind=EXTRACTS.index(kind), path=str(path), max_parts=max_parts)
+        return Path(self._call("extract_object", ExtractObject, request, 120.0).path)
 
     # --- views ------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ number of objects and a seed. Rays are intersected with the shapes exactly; noth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -33,10 +34,40 @@ MAX_OBJECTS = 60_000  # ids have to fit 16 bits
 
 @dataclass(frozen=True)
 class ObjectScene:
-    """A room (the inside of a box) and the objects in it; object ``i`` of the tuple has the id ``i + 1``."""
+    """A room (the inside of a box) and the objects in it; object ``i`` of the tuple has the id ``i + 1``.
+
+    absent: ids of objects that are not there.
+    """
 
     room: Shape
     objects: tuple[Shape, ...]
+    absent: frozenset[int] = frozenset()
+
+    @property
+    def present(self) -> dict[int, Shape]:
+        """The objects that are there, by id."""
+        return {key: shape for key, shape in enumerate(self.objects, 1) if key not in self.absent}
+
+    def changed(
+        self,
+        moved: Mapping[int, tuple[np.ndarray, float]] | None = None,
+        removed: Collection[int] = (),
+        added: Collection[int] = (),
+    ) -> ObjectScene:
+        """The scene after some objects were moved (id -> new place (2,) on the floor, turn in rad), taken away, or brought.
+
+        InvalidRequestError for ids that are not in the scene.
+        """
+        moved = moved or {}
+        unknown = {*moved, *removed, *added} - set(range(1, len(self.objects) + 1))
+        if unknown:
+            raise InvalidRequestError(f"object {min(unknown)}: the scene has objects 1 to {len(self.objects)}")
+        objects = list(self.objects)
+        for key, (place, turn) in moved.items():
+            shape = objects[key - 1]
+            centre = np.array([*np.asarray(place, float), shape.centre[2]])
+            objects[key - 1] = replace(shape, centre=centre, yaw=shape.yaw + turn)
+        return replace(self, objects=tuple(objects), absent=(self.absent | frozenset(removed)) - frozenset(added))
 
     @classmethod
     def make(cls, count: int, seed: int = 0) -> ObjectScene:
@@ -104,8 +135,9 @@ class ObjectScene:
 
     def cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What every pixel's ray meets: depth float64 (H, W) m, id int32 (H, W), 0 = the room, colour (H, W, 3), 0..1."""
-        depth, index, rgb = cast((self.room, *self.objects), camera)
-        return depth, np.maximum(index, 0), rgb
+        there = self.present
+        depth, index, rgb = cast((self.room, *there.values()), camera)
+        return depth, np.array([0, *there], np.int32)[np.maximum(index, 0)], rgb
 
 
 class ProceduralScene(Protocol):
@@ -134,7 +166,11 @@ class ProceduralSequence(FrameSequence):
         self.scene, self._cameras = scene, cameras
         self.poses = np.stack([camera.T_world_camera for camera in cameras])
         self.labels, self.instances = scene.labels, scene.instances
-        self._cast = lru_cache(maxsize=1)(lambda index: scene.cast(cameras[index]))
+        self._cast = lru_cache(maxsize=1)(lambda index: self.scene_at(index).cast(cameras[index]))
+
+    def scene_at(self, index: int) -> ProceduralScene:
+        """The scene as it is in a frame."""
+        return self.scene
 
     def _camera(self, index: int) -> Camera:
         return self._cameras[index]
@@ -145,7 +181,7 @@ class ProceduralSequence(FrameSequence):
     def _read(self, index: int) -> Frame:
         camera = self._cameras[index]
         depth, ids, _ = self._cast(index)
-        fine = self.scene.cast(camera.resized(2 * camera.width, 2 * camera.height))[2]
+        fine = self.scene_at(index).cast(camera.resized(2 * camera.width, 2 * camera.height))[2]
         rgb = fine.reshape(camera.height, 2, camera.width, 2, 3).mean(axis=(1, 3))
         return Frame(
             self.stamp_ns(index),
@@ -155,6 +191,19 @@ class ProceduralSequence(FrameSequence):
             ids,
             self._masks(ids, None),
         )
+
+
+class ChangingSequence(ProceduralSequence):
+    """A sequence in which the scene changes: from frame ``starts[i]`` on, it is ``scenes[i]``; all have the same objects."""
+
+    def __init__(self, scenes: Mapping[int, ObjectScene], cameras: list[Camera], **options: Any) -> None:
+        if 0 not in scenes:
+            raise InvalidRequestError("scenes: one must begin at frame 0")
+        self.scenes = dict(sorted(scenes.items()))
+        super().__init__(self.scenes[0], cameras, **options)
+
+    def scene_at(self, index: int) -> ObjectScene:
+        return self.scenes[max(start for start in self.scenes if start <= index)]
 
 
 def _reach(count: int) -> float:

@@ -17,8 +17,9 @@ from scipy.optimize import linear_sum_assignment
 
 from gs_semantic.gaussians import MaskInfo
 from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
+from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 
+INSIDE = 0.5  # share of a mask on an object's Gaussians from which it is a part of the object
 HYPOTHESIS = 0.75  # weight of the overlap with a tentative object, against that with a confirmed one
 
 
@@ -53,12 +54,14 @@ class Membership:
 class Assignment:
     """Object slot of each mask (M + 1,), 0 = none; ``shielded``: pairs (mask, object slot) on whose Gaussians the mask
     must not vote, because a mask that swallowed a known neighbour says nothing about it; ``merged``: old slot -> slot
-    that took it over; ``forgotten`` slots; ``changed`` slots; where learned, ``features`` (V,D) that the visible Gaussians
-    get, and ``kept`` bool (V,): the others get no vote."""
+    that took it over; ``split``: slot of a part -> slot of the object that it came off, whose votes on the part's Gaussians
+    it takes over; ``forgotten`` slots; ``changed`` slots; where learned, ``features`` (V,D) that the visible Gaussians get,
+    and ``kept`` bool (V,): the others get no vote."""
 
     slots: np.ndarray
     shielded: set[tuple[int, int]] = field(default_factory=set)
     merged: dict[int, int] = field(default_factory=dict)
+    split: dict[int, int] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
     changed: set[int] = field(default_factory=set)
     features: np.ndarray | None = None
@@ -80,13 +83,16 @@ class OverlapAssociator:
 
     Under- and over-segmented masks are expected. A part of an object that arrives as a mask of its own opens a tentative
     object, which dies unless later masks repeat it; a mask that covers two objects goes to the one it fits better, and
-    only when this happens more often than masks tell the two apart are they merged.
+    only when this happens more often than masks tell the two apart are they merged. The other way round, a part that
+    masks keep telling apart comes off with the votes that the whole has on it, however many these are by then. What an
+    operator has locked is neither merged nor split nor taken for another class.
     """
 
     def __init__(self, config: MapperConfig) -> None:
         self.config = config
         self._covered: defaultdict[tuple[int, int], int] = defaultdict(int)
         self._apart: defaultdict[tuple[int, int], int] = defaultdict(int)
+        self._inside: defaultdict[tuple[int, int], int] = defaultdict(int)  # (part, whole): times told apart
         self._misses: defaultdict[int, int] = defaultdict(int)
         self._age: defaultdict[int, int] = defaultdict(int)
 
@@ -98,7 +104,10 @@ class OverlapAssociator:
         present, overlap, mapped_area, object_area, visible_area, touched = _overlaps(evidence, membership, masks)
         union = mapped_area[:, None] + object_area[None, :] - overlap
         iou = overlap / np.maximum(union, 1e-6)
-        tentative = np.array([objects.by_slot(int(s)).state is ObjectState.TENTATIVE for s in present], bool)
+        parts = {part for part, _ in self._inside}
+        tentative = np.array(
+            [objects.by_slot(int(s)).state is ObjectState.TENTATIVE or int(s) in parts for s in present], bool
+        )
         if tentative.any():
             # A hypothesis is outvoted where older labels were wrong; what counts is where it was seen, not its share.
             seen = touched[:, tentative]
@@ -117,10 +126,13 @@ class OverlapAssociator:
             for row, column in zip(rows, columns, strict=True):
                 if row > 0 and allowed[row, column]:
                     result.slots[row] = present[column]
+        if len(present):
+            self._hold(objects, result, present, overlap, mapped_area)
         self._open_new(evidence, objects, result, masks)
         self._observe(evidence, objects, result)
         if len(present):
             self._pairs(objects, result, present, overlap, object_area)
+            self._split(objects, result, present, overlap, mapped_area)
             self._merge(objects, result)
             self._miss(objects, result, present, visible_area)
         self._forget(objects, result)
@@ -134,6 +146,16 @@ class OverlapAssociator:
         row, entry = np.nonzero(evidence.vote_weight > 0)  # most of the table is empty
         share = evidence.vote_weight[row, entry] / evidence.vote_weight.sum(1)[row]
         return Membership(row, evidence.vote_object[row, entry], share)
+
+    @staticmethod
+    def _hold(
+        objects: ObjectRegistry, result: Assignment, present: np.ndarray, overlap: np.ndarray, area: np.ndarray
+    ) -> None:
+        """A mask on a locked object that is taken for nothing else is a part of it, not something new."""
+        for column in [c for c, slot in enumerate(present) if objects.by_slot(int(slot)).locked]:
+            inside = (result.slots == 0) & (overlap[:, column] >= INSIDE * np.maximum(area, 1e-6))
+            inside[0] = False
+            result.slots[inside] = present[column]
 
     def _open_new(self, evidence: Evidence, objects: ObjectRegistry, result: Assignment, masks: int) -> None:
         for row in range(1, masks):
@@ -150,7 +172,7 @@ class OverlapAssociator:
             obj, info = objects.by_slot(slot), evidence.infos[row]
             obj.observations += 1
             obj.last_seen_ns = max(obj.last_seen_ns, evidence.stamp_ns)
-            if info.class_id:
+            if info.class_id and not obj.locked:
                 obj.class_scores[info.class_id] = obj.class_scores.get(info.class_id, 0.0) + info.score
             self._misses[slot] = 0
             self._age[slot] = 0
@@ -188,6 +210,35 @@ class OverlapAssociator:
             if key[0] in seen and key[1] in seen:
                 self._apart[key] += 1
 
+    def _split(
+        self, objects: ObjectRegistry, result: Assignment, present: np.ndarray, overlap: np.ndarray, area: np.ndarray
+    ) -> None:
+        """Count how often a mask on Gaussians of an object was another object beside it; often enough, and it comes off."""
+        matched = {int(slot) for slot in result.slots if slot}
+        share = overlap / np.maximum(area, 1e-6)[:, None]  # of each mask, on each object
+        for row in range(1, len(result.slots)):
+            part = int(result.slots[row])
+            if not part or area[row] < self.config.mask_min_px:
+                continue
+            inside = np.nonzero(share[row] >= INSIDE)[0]
+            for key in [key for key in self._inside if key[0] == part and key[1] in present]:
+                if key[1] not in present[inside]:
+                    del self._inside[key]  # it has Gaussians of its own by now
+            for column in inside:
+                whole = int(present[column])
+                if whole == part or whole not in matched:
+                    continue
+                key = (part, whole)
+                self._inside[key] += 1
+                held = self._covered[(min(key), max(key))]
+                a, b = objects.by_slot(part), objects.by_slot(whole)
+                if a.locked or b.locked or self._inside[key] < max(self.config.split_observations, 2 * held):
+                    continue
+                a.parent = b.id
+                result.split[part] = whole
+                result.changed |= {part, whole}
+                del self._inside[key]
+
     def _merge(self, objects: ObjectRegistry, result: Assignment) -> None:
         config = self.config
         for key, covered in list(self._covered.items()):
@@ -200,11 +251,10 @@ class OverlapAssociator:
             if a.locked or b.locked or (a.class_id and b.class_id and a.class_id != b.class_id):
                 continue
             keep, lose = (a, b) if (a.observations, -a.slot) >= (b.observations, -b.slot) else (b, a)
-            merge_objects(keep, lose)
+            objects.absorb(keep, lose)
             result.merged[lose.slot] = keep.slot
             result.slots[result.slots == lose.slot] = keep.slot
             result.changed |= {keep.slot, lose.slot}
-            objects.drop(lose.slot)
             self._drop_pairs(lose.slot)
 
     def _miss(self, objects: ObjectRegistry, result: Assignment, present: np.ndarray, visible: np.ndarray) -> None:
@@ -231,20 +281,9 @@ class OverlapAssociator:
                 result.forgotten.add(obj.slot)
 
     def _drop_pairs(self, *slots: int) -> None:
-        for table in (self._covered, self._apart):
+        for table in (self._covered, self._apart, self._inside):
             for key in [k for k in table if any(slot in k for slot in slots)]:
                 del table[key]
-
-
-def merge_objects(keep: MapObject, lose: MapObject) -> None:
-    """Fold the evidence of one object into another."""
-    for class_id, score in lose.class_scores.items():
-        keep.class_scores[class_id] = keep.class_scores.get(class_id, 0.0) + score
-    keep.observations += lose.observations
-    keep.first_seen_ns = min(keep.first_seen_ns, lose.first_seen_ns)
-    keep.last_seen_ns = max(keep.last_seen_ns, lose.last_seen_ns)
-    if lose.state is ObjectState.CONFIRMED:
-        keep.state = ObjectState.CONFIRMED
 
 
 def _overlaps(evidence: Evidence, membership: Membership, masks: int) -> tuple[np.ndarray, ...]:

@@ -82,6 +82,7 @@ class KeyframeStore:
         self.frames: list[Keyframe] = []
         self._last: dict[str, tuple[Camera, int]] = {}  # by camera frame: several cameras may feed one map
         self._first = self._count = first
+        self.trail: dict[int, tuple[int, np.ndarray]] = {}  # stamp and pose of every keyframe taken, by its number
         self._renames: list[np.ndarray] = []  # applied to a keyframe when it is drawn: most never are in between
         self._random = np.random.default_rng(config.seed)
 
@@ -114,6 +115,7 @@ class KeyframeStore:
 
     def add(self, keyframe: Keyframe) -> None:
         keyframe.renames = len(self._renames)
+        self.trail[keyframe.index] = (keyframe.stamp_ns, keyframe.camera.T_world_camera)
         self.frames.append(keyframe)
         if len(self.frames) > self.config.max_keyframes:
             self.drop_most_redundant()
@@ -127,6 +129,20 @@ class KeyframeStore:
             motion = moves.get(keyframe.index)
             if motion is not None:
                 keyframe.camera = keyframe.camera.at(motion @ keyframe.camera.T_world_camera)
+        for index in moves.keys() & self.trail.keys():
+            stamp_ns, pose = self.trail[index]
+            self.trail[index] = (stamp_ns, moves[index] @ pose)
+
+    def ignore(self, slot: int) -> None:
+        """An object is gone: where keyframes show it, they show nothing any more."""
+        for keyframe in self.frames:
+            self._rename(keyframe)
+            shown = None if keyframe.slots is None else keyframe.slots == slot
+            if shown is None or not shown.any():
+                continue
+            keyframe.ignored = shown if keyframe.ignored is None else keyframe.ignored | shown
+            if keyframe.depth_mm is not None:
+                keyframe.depth_mm = np.where(shown, 0, keyframe.depth_mm).astype(np.uint16)
 
     def rename(self, table: np.ndarray) -> None:
         """Objects were merged or forgotten: slot s is now ``table[s]``."""

@@ -69,6 +69,21 @@ def relabel_votes(gaussians: GaussianMap, lut: np.ndarray) -> None:
     gaussians.touch(torch.from_numpy(changed), core=False)
 
 
+def hand_over_votes(gaussians: GaussianMap, part: int, whole: int, least: float) -> None:
+    """Where object ``part`` has a weight of ``least`` or more, it gets the weight of ``whole`` as well."""
+    table, weight = gaussians["vote_object"].numpy(), gaussians["vote_weight"].numpy()
+    own = np.where(table == part, weight, 0)
+    rows = np.flatnonzero((own.sum(1) >= least) & ((table == whole) & (weight > 0)).any(1))
+    if not len(rows):
+        return
+    given, line = np.where(table[rows] == whole, weight[rows], 0), np.arange(len(rows))
+    new = weight[rows] - given
+    new[line, own[rows].argmax(1)] += given.sum(1)
+    weight[rows] = new
+    gaussians["object"].numpy()[rows] = leaders(table[rows], new)
+    gaussians.touch(torch.from_numpy(rows), core=False)
+
+
 def grow_labels(labels: np.ndarray, depth: np.ndarray | None, width_px: int, relative_step: float = 0.02) -> np.ndarray:
     """Labels for unlabelled rims up to ``width_px`` wide: that of the neighbour at the most similar depth.
 

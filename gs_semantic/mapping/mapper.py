@@ -18,23 +18,27 @@ from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.association import Associator, Evidence, OverlapAssociator
 from gs_semantic.mapping.codebook import CodebookAssociator
 from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.mapping.corrections import motions
 from gs_semantic.mapping.depth_noise import smooth_depth
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.keyframes import KeyframeStore, make_keyframe, usable_depth
-from gs_semantic.mapping.lifting import add_votes, grow_labels, register_votes, relabel_votes
+from gs_semantic.mapping.lifting import add_votes, grow_labels, hand_over_votes, register_votes, relabel_votes
 from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
 from gs_semantic.mapping.pose_refinement import PoseRefiner
+from gs_semantic.mapping.scene_changes import SceneChanges
 from gs_semantic.mapping.seeding import Seeds, make_seeds
 from gs_semantic.mapping.semantics import SemanticSource, take_classes
 from gs_semantic.mapping.stereo import Matched, StereoDepth
 from gs_semantic.mapping.view import label_images
-from gs_semantic.objects.geometry import update_geometry
-from gs_semantic.objects.registry import ObjectRegistry, ObjectState
+from gs_semantic.objects.geometry import clear_votes, in_box, update_geometry
+from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
 
 PUBLISHED = (ObjectState.CONFIRMED, ObjectState.STALE)
 OBJECTS_EVERY = 4  # keyframes between two updates of the objects' boxes while keyframes wait
 GUESS_LIMIT = 1.5  # votes up to which a Gaussian still takes guessed ones
+SPLIT_VOTES = 1.0  # a Gaussian belongs to a part that comes off when it has so many votes for it
+TOMBSTONE_MARGIN_M = 0.03
 COVERED_ALPHA = 0.6  # below, a pixel counts as a hole in the map
 
 
@@ -98,6 +102,8 @@ class Mapper:
         self._planned: _Planned | None = None
         self._step = 0
         self._dirty: set[int] = set()  # slots of objects whose geometry is out of date
+        self.changes = SceneChanges(self.config)
+        self._looked_through: set[int] = set()  # slots, by the keyframe that is being integrated
         self._codes = object_codes(1, self.config.identity_dims)
         self.dropped_keyframes = 0
 
@@ -174,6 +180,21 @@ class Mapper:
         spent = (time.process_time() - start) * 1e3
         self._events.timings_ms[stage] = self._events.timings_ms.get(stage, 0.0) + spent
 
+    def correct_poses(self, poses: dict[int, np.ndarray]) -> tuple[int, int]:
+        """Keyframes are elsewhere than thought (a loop was closed): stamp in ns -> camera's pose (4, 4) in the map.
+
+        Gaussians move rigidly with the keyframes that made them, objects with their Gaussians; ids stay, and the planned
+        steps of a keyframe optimise what does not fit together afterwards. Keyframes between two given ones move by what
+        lies between, others as the nearest. Returns how many keyframes and Gaussians moved.
+        """
+        moves = motions(self.keyframes.trail, poses)
+        self.keyframes.move(moves)
+        self.poses = PoseRefiner()  # it compares with poses as they were
+        rows = move_with_keyframes(self.gaussians, moves)
+        self._dirty |= {int(slot) for slot in np.unique(self.gaussians["object"].numpy()[rows]) if slot}
+        self._planned = _Planned(max(poses)) if self.can_optimise else self._planned
+        return len(moves), len(rows)
+
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def render_labels(self, camera: Camera, stamp_ns: int = 0, tentative: bool = False) -> LabelImages:
@@ -211,6 +232,7 @@ class Mapper:
     def _integrate(self, index: int, frame: Frame, tolerance_per_m2: float | None = None) -> Iterator[None]:
         """``tolerance_per_m2``: how inexact the depth is, if not as the configuration says of the sensor."""
         labels = infos = None
+        self._looked_through = set()
         if frame.instances is not None:
             labels, infos = self._masks(frame)
         depth = None if frame.depth is None else usable_depth(frame.depth, self.config)
@@ -318,18 +340,24 @@ class Mapper:
             floating = measured & (alpha >= COVERED_ALPHA) & (rendered < depth - 2 * tolerance)
             # row + 1 of the Gaussian that shows most at each pixel, 0 = none
             top = view.render_ids(torch.arange(1, len(gaussians) + 1, dtype=torch.int32)).ids.numpy()
+            solid = np.where(alpha >= COVERED_ALPHA, depth, 0)
+            sizes = np.bincount(gaussians["object"].numpy(), minlength=self.objects.slots)
+            self._looked_through = self.changes.look(top, self._clear_owners(top), rendered, solid, sizes)
             doomed = np.zeros(0, np.int64)
             if config.refine_max:
                 excluded = wanted | floating | ~measured
                 doomed = self._coarse(frame.rgb, rendering.rgb.numpy(), top, excluded)
             if config.carve:
-                doomed = np.union1d(doomed, self._floaters(top, floating, measured))
+                floaters = self._floaters(top, floating, measured)
+                self.changes.carve(gaussians, floaters)
+                doomed = np.union1d(doomed, floaters)
             if len(doomed):
                 hit = np.zeros(len(gaussians) + 1, bool)
                 hit[doomed + 1] = True
                 replaced = hit[top] & measured
                 wanted |= replaced
-                parent = np.where(replaced, top - 1, -1)  # what newly appears in front of a surface is none of its kind
+                # what newly appears in front of a surface is none of its kind, nor is what was hidden behind it
+                parent = np.where(replaced & (depth < rendered + self.changes.margin(depth)), top - 1, -1)
                 votes = (parent, gaussians["vote_object"].numpy().copy(), gaussians["vote_weight"].numpy().copy())
                 gaussians.remove(torch.from_numpy(doomed))
         room = config.max_gaussians - len(gaussians)
@@ -355,7 +383,29 @@ class Mapper:
             rows["vote_weight"] = np.where(inherited[:, None], 0.5 * vote_weight[parent], 0)
             best = rows["vote_weight"].argmax(1)
             rows["object"] = rows["vote_object"][np.arange(len(seeds)), best]
-        self.gaussians.add(**rows)
+        places = rows["means"]
+        added = self.gaussians.add(**rows).numpy()
+        for obj in self.objects:
+            if obj.state is ObjectState.REMOVED and obj.locked and obj.box is not None:
+                self._claim(obj, added[in_box(obj.box, places, TOMBSTONE_MARGIN_M)])
+
+    def _claim(self, tombstone: MapObject, rows: np.ndarray) -> None:
+        """New Gaussians where an operator deleted an object belong to what is hidden, so that none is opened there."""
+        rows = rows[self.gaussians["object"].numpy()[rows] == 0]
+        if len(rows):
+            add_votes(self.gaussians, rows, np.full(len(rows), tombstone.slot), np.full(len(rows), 0.5, np.float32))
+
+    def _clear_owners(self, top: np.ndarray) -> np.ndarray:
+        """Object slot of each Gaussian, (N + 1,) by row + 1; 0 for those that ``top`` (H, W) does not hold and those
+        whose votes are few or divided."""
+        hit = np.zeros(len(self.gaussians) + 1, bool)
+        hit[top] = True
+        rows = np.flatnonzero(hit[1:])
+        # more than guesses alone give: rims that are guessed lie on what is behind an object
+        rows = rows[clear_votes(self.gaussians["vote_weight"].numpy()[rows], GUESS_LIMIT + 0.1)]
+        owner = np.zeros(len(self.gaussians) + 1, np.int32)
+        owner[rows + 1] = self.gaussians["object"].numpy()[rows]
+        return owner
 
     def _coarse(self, image: np.ndarray, rendered: np.ndarray, top: np.ndarray, excluded: np.ndarray) -> np.ndarray:
         """Rows of Gaussians that fill many pixels with a colour that is wrong there: detail came into view.
@@ -402,7 +452,12 @@ class Mapper:
             image = np.where(rim > 0, rim + masks, labels)  # guesses are labels of their own in the same pass
         result = self.rasterizer.accumulate_labels(gaussians, frame.camera, torch.from_numpy(image))
         weight_sum = result.weight_sum.numpy()
-        rows = np.nonzero(weight_sum > 0.05)[0]
+        visible = weight_sum > 0.05
+        if self._looked_through:  # what is not there any more is not what the masks show
+            absent = np.zeros(self.objects.slots, bool)
+            absent[list(self._looked_through)] = True
+            visible &= ~absent[gaussians["object"].numpy()]
+        rows = np.nonzero(visible)[0]
         label, weight = result.labels.numpy()[rows], result.label_weight.numpy()[rows]
         guessed = label >= masks
         mask = np.where(guessed, 0, label)
@@ -420,6 +475,7 @@ class Mapper:
         assignment = self.associator.associate(evidence, self.objects)
         self._events.objects_changed |= assignment.changed
         slots = assignment.slots
+        self.changes.claimed({int(slot) for slot in slots if slot})
         vote = np.minimum(weight, 1.0) * weight / np.maximum(weight_sum[rows], 1e-6)
         leader = gaussians["object"].numpy()[rows]
         for row, other in assignment.shielded:
@@ -427,6 +483,9 @@ class Mapper:
         # a guess must not add up over many frames to more than a real observation
         vote[guessed] *= self.config.mask_grow_weight * (support[guessed].sum(1) <= GUESS_LIMIT)
         target = slots[np.where(guessed, label - masks, mask)]
+        held = np.zeros(self.objects.slots, bool)
+        held[[obj.slot for obj in self.objects if obj.locked]] = True
+        vote[held[leader] & (target != leader)] = 0  # what an operator has settled
         voting = (target > 0) & (vote > 0)
         if assignment.kept is not None:
             voting &= assignment.kept
@@ -435,10 +494,25 @@ class Mapper:
             gaussians.touch(torch.from_numpy(rows), core=False)
         if voting.any():
             add_votes(gaussians, rows[voting], target[voting], vote[voting].astype(np.float32))
+        for part, whole in assignment.split.items():
+            hand_over_votes(gaussians, part, whole, SPLIT_VOTES)
+        for slot in {*assignment.split, *assignment.split.values(), *assignment.merged.values()}:
+            if self.objects.has_slot(slot):
+                self.objects.by_slot(slot).edited = gaussians.revision
         if assignment.merged or assignment.forgotten:
             self._rename(assignment.merged, assignment.forgotten)
         self._dirty |= {int(slot) for slot in slots if slot} | assignment.changed
         return slots
+
+    def rename_slots(self, merged: dict[int, int]) -> None:
+        """Objects were merged by hand: slot -> slot that took it over."""
+        self._rename(merged, set())
+        self._dirty |= set(merged.values())
+
+    def forget_slot(self, slot: int) -> None:
+        """An object was deleted: neither Gaussians nor keyframes show it."""
+        self.keyframes.ignore(slot)
+        self._rename({}, {slot})
 
     def _rename(self, merged: dict[int, int], forgotten: set[int]) -> None:
         lut = np.arange(self.objects.slots, dtype=np.int32)
@@ -465,12 +539,39 @@ class Mapper:
             rows = rows[np.argsort(owner[rows].astype(np.uint16), kind="stable")]  # 16 bit: sorted by radix
             slots, starts = np.unique(owner[rows], return_index=True)
             for slot, own in zip(slots, np.split(rows, starts)[1:], strict=True):
+                if self.objects.by_slot(int(slot)).state is ObjectState.REMOVED:
+                    continue  # a tombstone stays where it is
                 update_geometry(self.objects.by_slot(int(slot)), self.gaussians, own)
                 dirty[slot] = False
             for slot in np.nonzero(dirty)[0]:  # lost all its Gaussians
-                update_geometry(self.objects.by_slot(int(slot)), self.gaussians, rows[:0])
+                obj = self.objects.by_slot(int(slot))
+                if obj.state is not ObjectState.REMOVED:
+                    update_geometry(obj, self.gaussians, rows[:0], keep_place=obj.shown)
             self._events.objects_changed |= self._dirty
             self._dirty = set()
+            self._follow_changes()
+
+    def _follow_changes(self) -> None:
+        """Objects that were seen through are removed; one that turned up elsewhere goes on there under its id."""
+        for obj in self.changes.gone(self.objects):
+            obj.edited = obj.revision = self.gaussians.revision
+            self._events.objects_changed.add(obj.slot)
+            if obj.locked:  # a person has said that it is there
+                obj.state = ObjectState.STALE
+                continue
+            rows = np.flatnonzero(self.gaussians["object"].numpy() == obj.slot)
+            self.changes.bury(self.gaussians, self.objects, obj, rows)
+            self.gaussians.remove(torch.from_numpy(rows))
+            obj.state, obj.num_gaussians = ObjectState.REMOVED, 0
+            self.forget_slot(obj.slot)
+        for old, new, found in self.changes.moved(self.gaussians, self.objects):
+            self.objects.absorb(old, new)
+            self._rename({new.slot: old.slot}, set())
+            self.changes.put_back(self.gaussians, old, found.motion)
+            old.state = ObjectState.CONFIRMED
+            old.moved = old.edited = old.revision = self.gaussians.revision
+            self._dirty.add(old.slot)
+            self._events.objects_changed |= {old.slot, new.slot}
 
     # --- optimisation -----------------------------------------------------------------------------------------------
 

@@ -560,6 +560,11 @@ class MapperNode(ManagedNode):
         self._refresh_view()
         self._map_publisher.selected(self.view, object_id, self._map_header())
 
+    def objects_edited(self) -> None:
+        """Show at once what was changed by hand. In the mapping thread."""
+        self._objects_changed = True
+        self._refresh_view()
+
     def pause(self) -> None:
         """Freeze the map; the view is brought up to date."""
         self._paused = True

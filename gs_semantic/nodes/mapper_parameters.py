@@ -16,6 +16,7 @@ LIVE_MAPPING = frozenset(
         *("keyframe_translation_m", "keyframe_rotation_deg", "keyframe_interval_s", "keyframe_queue"),
         *("refine_error", "refine_min_px", "refine_max", "carve", "depth_tolerance_m", "depth_tolerance_per_m2"),
         *("match_min_iou", "class_mismatch_factor", "mask_min_px", "confirm_observations", "cover_fraction"),
+        *("split_observations", "removed_misses", "follow_moved"),
         *("merge_observations", "merge_ratio", "stale_misses", "forget_after", "mask_grow_px", "mask_grow_weight"),
         *("steps_per_keyframe", "steps_when_busy", "steps_when_idle", "identity_every", "window_recent"),
         *("optimise_width_px", "prune_opacity", "prune_scale_m", "prune_every"),

@@ -26,8 +26,8 @@ from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.budgets import Bandwidth
 from gs_semantic.nodes.conversions import POINT
 from gs_semantic.nodes.mapper_parameters import NodeParameters
-from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.nodes.region_messages import to_vector
+from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.objects.events import ObjectEvent as Happening
 from gs_semantic.objects.packing import matrix_to_quaternion, pack_masks
 from gs_semantic.objects.registry import MapObject, ObjectRegistry

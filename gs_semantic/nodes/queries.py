@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from geometry_msgs.msg import Point, PointStamped
+from sensor_msgs.msg import Image
 
 from gs_semantic.errors import (
     EmptyMapError,
@@ -24,7 +25,8 @@ from gs_semantic.nodes.transforms import TransformError
 from gs_semantic.objects.packing import pack_gaussians
 from gs_semantic.objects.queries import Filter, box_distances, in_regions
 from gs_semantic.objects.registry import ObjectState
-from gs_semantic.srv import GetObject, ListObjects, QueryNearest, QueryPixel, QueryRay, QueryRegion
+from gs_semantic.objects.text import THRESHOLD, match_names
+from gs_semantic.srv import GetObject, ListObjects, QueryNearest, QueryPixel, QueryRay, QueryRegion, QueryText
 
 if TYPE_CHECKING:
     from gs_semantic.nodes.mapper_node import MapperNode
@@ -114,6 +116,32 @@ class Queries:
         index = np.flatnonzero(object_filter(request).fits(view.objects) & near)
         index = _fill(request, response, view, index[np.argsort(distance[index], kind="stable")])
         response.distances = distance[index].tolist()
+
+    def query_text(self, request: QueryText.Request, response: QueryText.Response) -> None:
+        view = self.view(response)
+        if not (np.isfinite(request.min_score) and 0 <= request.min_score <= 1):
+            raise InvalidRequestError(f"min_score is {request.min_score}, expected 0 to 1")
+        objects = view.objects
+        names = zip(objects.operator_names, objects.class_names, strict=True)
+        scores = np.where(Filter().fits(objects), match_names(request.text, list(names), list(request.negatives)), 0)
+        response.matcher = "names"
+        index = np.flatnonzero(scores >= (request.min_score or THRESHOLD))
+        if not len(index):
+            raise NothingThereError(f"'{request.text}' is not found: no object of the map is called so")
+        index = index[np.argsort(-scores[index], kind="stable")][: request.max_results or None]
+        response.count = len(index)
+        response.objects = conversions.to_bytes_field(objects.to_bytes(index))
+        response.scores = scores[index].tolist()
+        if request.include_heat:
+            response.heat = self._heat(view, scores)
+
+    def _heat(self, view: MapView, scores: np.ndarray) -> Image:
+        """How well what the newest frame shows fits; ``scores`` (N,) belong to the view's objects."""
+        answer = self._node.answer_at(0)
+        table = np.zeros(max(len(view.ids), int(answer.instance.max(initial=0)) + 1), np.float32)
+        table[view.objects.records["slot"]] = scores
+        heat = np.round(table[answer.instance] * answer.confidence).astype(np.uint8)
+        return conversions.write_image(heat, "mono8", conversions.make_header(answer.stamp_ns, self._node.frame_id))
 
     # --- one object -------------------------------------------------------------------------------------------------
 

@@ -16,10 +16,14 @@ from rclpy.node import Node
 from gs_semantic.errors import ErrorCode, GsSemanticError, InvalidInputError, InvalidRequestError
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions
+from gs_semantic.nodes.edits import Edits
 from gs_semantic.nodes.outputs import instance_info, instance_values
 from gs_semantic.nodes.queries import Queries
 from gs_semantic.srv import (
     Control,
+    CorrectPoses,
+    EditObject,
+    ExtractObject,
     GetObject,
     ListObjects,
     LoadMap,
@@ -27,6 +31,7 @@ from gs_semantic.srv import (
     QueryPixel,
     QueryRay,
     QueryRegion,
+    QueryText,
     RenderView,
     SaveMap,
 )
@@ -64,6 +69,7 @@ class Services:
     def __init__(self, node: MapperNode) -> None:
         self._node = node
         self.queries = queries = Queries(node)
+        edits = Edits(node)
         self._made: list[DeferredService] = []
         at_once, aside, on_disk = self._now, node.ask, node.disk
         by_answerer, by_mapper = node.answering.call, node.mapping.call
@@ -73,8 +79,12 @@ class Services:
             ("query_pixel", QueryPixel, queries.query_pixel, by_answerer),
             ("query_region", QueryRegion, queries.query_region, aside),
             ("query_nearest", QueryNearest, queries.query_nearest, at_once),
+            ("query_text", QueryText, queries.query_text, by_answerer),
             ("query_ray", QueryRay, queries.query_ray, by_answerer),
             ("render_view", RenderView, self._render_view, by_answerer),
+            ("edit_object", EditObject, edits.edit, by_mapper),
+            ("correct_poses", CorrectPoses, edits.correct_poses, by_mapper),
+            ("extract_object", ExtractObject, edits.extract, by_answerer),
             ("pause", Control, self._control(node.pause), by_mapper),
             ("resume", Control, self._control(node.resume), by_mapper),
             ("reset", Control, self._control(node.reset), by_mapper),

@@ -42,6 +42,7 @@ class _Known:
     label: str
     position: np.ndarray
     moved: int
+    parent: int
 
 
 class EventWatch:
@@ -50,11 +51,14 @@ class EventWatch:
     def __init__(self) -> None:
         self._map_id = ""
         self._known: dict[int, _Known] = {}
+        self._gone: dict[int, _Known] = {}  # told as removed: such an object may turn up elsewhere
 
     def update(self, objects: ObjectRegistry, map_id: str) -> list[ObjectEvent]:
         """What has happened, removals first; another ``map_id`` means that the whole map was replaced."""
         now = {obj.id: obj for obj in objects.present()}
         replaced, self._map_id = map_id != self._map_id, map_id
+        if replaced:
+            self._gone.clear()
         events: list[ObjectEvent] = []
         merged: defaultdict[int, list[int]] = defaultdict(list)
         for object_id, old in self._known.items():
@@ -64,20 +68,23 @@ class EventWatch:
             if heir in now:
                 merged[heir].append(object_id)
             else:
+                self._gone[object_id] = old
                 events.append(ObjectEvent(EventKind.REMOVED, object_id, old.class_id, old.label, old.position))
         known = {} if replaced else self._known
         split: defaultdict[int, list[int]] = defaultdict(list)
         for object_id, obj in now.items():
             state = _state(obj, objects)
             plain = (object_id, state.class_id, state.label, state.position)
-            before = known.get(object_id)
+            before = known.get(object_id) or (None if replaced else self._gone.pop(object_id, None))
+            if state.parent in now and state.parent in known and (before is None or before.parent != state.parent):
+                split[state.parent].append(object_id)
             if before is None:
-                if obj.parent in now and obj.parent in known:
-                    split[obj.parent].append(object_id)
                 events.append(ObjectEvent(EventKind.CREATED, *plain))
                 continue
             if before.moved != state.moved:
                 events.append(ObjectEvent(EventKind.MOVED, *plain, old_position=before.position))
+            elif object_id not in known:
+                events.append(ObjectEvent(EventKind.CREATED, *plain))  # it was there all the time
             if before.label != state.label:
                 events.append(ObjectEvent(EventKind.RENAMED, *plain, old_label=before.label))
         for kind, groups in ((EventKind.MERGED, merged), (EventKind.SPLIT, split)):
@@ -96,4 +103,4 @@ def _state(obj: MapObject, objects: ObjectRegistry) -> _Known:
         position = obj.box.centre
     elif obj.centroid is not None:
         position = obj.centroid
-    return _Known(obj.class_id, objects.class_name(obj), position, obj.moved)
+    return _Known(obj.class_id, objects.class_name(obj), position, obj.moved, obj.parent)

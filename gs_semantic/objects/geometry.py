@@ -18,15 +18,19 @@ PART = 0.2  # smaller parts, as a share of the largest, are strays
 FEWEST = 20  # points; with fewer, all are used
 
 
-def update_geometry(obj: MapObject, gaussians: GaussianMap, rows: np.ndarray) -> None:
+def update_geometry(obj: MapObject, gaussians: GaussianMap, rows: np.ndarray, keep_place: bool = False) -> None:
     """Fill ``num_gaussians``, ``centroid``, ``covariance`` and ``box`` from the given rows (the object's Gaussians).
+
+    Without rows there is no place, unless ``keep_place`` says that the last one still counts.
 
     Masks are never exact, so some Gaussians behind an object's outline carry its label. They would blow up a box; only
     those count here whose votes agree, and that lie together.
     """
-    obj.num_gaussians = len(rows)
+    obj.num_gaussians, obj.most_gaussians = len(rows), max(obj.most_gaussians, len(rows))
     obj.revision = gaussians.revision
     if not len(rows):
+        if keep_place:
+            return
         obj.box = obj.centroid = obj.covariance = None
         return
     rows = rows[:: max(1, len(rows) // SAMPLE)]
@@ -40,11 +44,16 @@ def update_geometry(obj: MapObject, gaussians: GaussianMap, rows: np.ndarray) ->
     obj.box = upright_box(points)
 
 
-def _clear(votes: np.ndarray) -> np.ndarray:
-    """Which of the Gaussians belong to their object beyond doubt; votes (M, slots) by object. All when only a few do."""
+def clear_votes(votes: np.ndarray, least: float = CLEAR_VOTES) -> np.ndarray:
+    """bool (M,): which Gaussians belong to their object beyond doubt, with ``least`` votes or more; votes (M, slots)."""
     total = votes.sum(1)
-    enough = min(CLEAR_VOTES, float(np.median(total)))  # an object that was seen once has no better ones
-    clear = (votes.max(1) >= CLEAR_SHARE * total) & (total >= enough)
+    return (votes.max(1, initial=0) >= CLEAR_SHARE * total) & (total >= least)
+
+
+def _clear(votes: np.ndarray) -> np.ndarray:
+    """Those of one object's Gaussians that are clear; all when only a few are."""
+    # an object that was seen once has no better ones
+    clear = clear_votes(votes, min(CLEAR_VOTES, float(np.median(votes.sum(1)))))
     return clear if clear.sum() >= FEWEST else np.ones(len(votes), bool)
 
 
@@ -58,6 +67,11 @@ def _together(points: np.ndarray) -> np.ndarray:
     part = ndimage.label(occupied, np.ones((3, 3, 3)))[0][position]
     count = np.bincount(part)
     return count[part] >= PART * count.max()
+
+
+def in_box(box: Box, points: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """bool (N,): which points (N, 3) lie in a box that is larger by ``margin`` on every side."""
+    return (np.abs((points - box.centre) @ box.rotation) <= box.size / 2 + margin).all(axis=1)
 
 
 def upright_box(points: np.ndarray) -> Box:

@@ -159,6 +159,7 @@ class PackedObjects:
     records: np.ndarray  # (N,) of dtype OBJECT
     strings: bytes
     class_names: tuple[str, ...]
+    operator_names: tuple[str, ...] = ()  # empty texts where none was given
 
     def __len__(self) -> int:
         return len(self.records)
@@ -213,7 +214,7 @@ def pack_objects(objects: Iterable[MapObject], registry: ObjectRegistry) -> Pack
         rotations = np.stack([chosen[i].box.rotation for i in boxed])  # type: ignore[union-attr]
         records["box_rotation"][boxed] = matrix_to_quaternion(rotations)
     names = tuple(registry.labels.name(obj.class_id) for obj in chosen)
-    return PackedObjects(records, bytes(strings), names)
+    return PackedObjects(records, bytes(strings), names, tuple(obj.name for obj in chosen))
 
 
 def unpack_objects(data: object) -> list[ObjectView]:

@@ -148,6 +148,21 @@ class ObjectRegistry:
         if self._by_slot.pop(slot, None) is not None:
             self._dropped.append(slot)
 
+    def absorb(self, keep: MapObject, lose: MapObject) -> None:
+        """``lose`` was a part of ``keep``, or the same: its evidence and its identity go on there, and it is dropped.
+
+        Who calls this renames its slot in the map.
+        """
+        for class_id, score in lose.class_scores.items():
+            keep.class_scores[class_id] = keep.class_scores.get(class_id, 0.0) + score
+        keep.observations += lose.observations
+        keep.first_seen_ns = min(keep.first_seen_ns, lose.first_seen_ns)
+        keep.last_seen_ns = max(keep.last_seen_ns, lose.last_seen_ns)
+        if lose.state is ObjectState.CONFIRMED:
+            keep.state = ObjectState.CONFIRMED
+        self.heirs[lose.id] = keep.id
+        self.drop(lose.slot)
+
     def continue_ids(self, before: ObjectRegistry) -> None:
         """Go on counting ids where another registry stopped."""
         self._next_id = max(self._next_id, before._next_id)

@@ -36,6 +36,7 @@ BOX_PIXEL, LAMP_PIXEL, WALL_PIXEL = (40, 60), (120, 60), (80, 15)  # (u, v)
 NAMESPACE = "rig"
 PERIOD_NS = 100_000_000
 START_NS = 1_000_000_000_000
+UPRIGHT = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1], [0, 0, 0, 1]])  # a metre above the floor, looks along x
 PATIENCE_S = 120.0  # only a test that fails waits so long
 
 
@@ -98,6 +99,7 @@ class Rig:
         except Exception:
             rclpy.try_shutdown(context=self.context)
             raise
+        self.pose = np.eye(4)  # of the camera in the map
         self.stop = StopEvent()
         self._runner = threading.Thread(target=self.mapper.run, args=(self.stop,), daemon=True)
         self._runner.start()
@@ -209,7 +211,7 @@ class Rig:
 
     def transform(self, stamp_ns: int, matrix: np.ndarray | None = None) -> TFMessage:
         transform = TransformStamped(header=conversions.make_header(stamp_ns, "map"), child_frame_id="camera")
-        transform.transform = conversions.write_transform(np.eye(4) if matrix is None else matrix)
+        transform.transform = conversions.write_transform(self.pose if matrix is None else matrix)
         return TFMessage(transforms=[transform])
 
     def place(self, frame: str, position: tuple[float, float, float]) -> None:

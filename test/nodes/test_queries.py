@@ -101,6 +101,20 @@ def test_find(planner: SemanticMap) -> None:
         planner.find("box", near=(0, 0, 50), max_distance=1.0)
 
 
+def test_text(planner: SemanticMap) -> None:
+    answer = planner.query_text("the cardboard box", heat=True)
+    assert labels(answer.objects) == ["box"] and answer.scores[0] >= 0.8 and answer.matcher == "names"
+    assert answer.heat[BOX_PIXEL[::-1]] > 100
+    assert answer.heat[LAMP_PIXEL[::-1]] == answer.heat[WALL_PIXEL[::-1]] == 0
+    assert labels(planner.query_text("a light").objects) == ["lamp"]
+    with pytest.raises(NothingThereError, match="'guitar' is not found"):
+        planner.query_text("guitar")
+    with pytest.raises(NothingThereError):
+        planner.query_text("light", negatives=["lamp"])
+    with pytest.raises(InvalidRequestError, match="min_score"):
+        planner.query_text("box", min_score=float("nan"))
+
+
 def test_get_with_cloud_and_scores(planner: SemanticMap) -> None:
     answer = planner.get_object(planner.find("box").id, cloud=True)
     assert answer.object.alternatives[0] == (3, pytest.approx(1.0))
@@ -147,6 +161,8 @@ def test_unknown_ids_are_refused(planner: SemanticMap) -> None:
 def test_empty_text_is_refused(planner: SemanticMap) -> None:
     with pytest.raises(InvalidRequestError, match="text is empty"):
         planner.find("  ")
+    with pytest.raises(InvalidRequestError, match="text is empty"):
+        planner.query_text("  ")
 
 
 def test_nan_is_refused(planner: SemanticMap) -> None:

@@ -50,7 +50,7 @@ def test_merged_objects_go_on_under_the_id_that_is_left() -> None:
 
 
 def test_a_part_that_came_off() -> None:
-    objects, watch, made = world()
+    objects, watch, _ = world()
     add(objects, 9.0, parent=2)
     created, split = watch.update(objects, "a")
     assert (created.kind, created.object_id) == (EventKind.CREATED, 4)
