@@ -173,6 +173,7 @@ def test_slots_beyond_16_bits_are_numbered_in_each_image() -> None:
 def test_status_counts(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     rig.map_scene()
+    rig.settled()
     status = rig.status_after()
     assert (status.state_text, status.frames_received, status.frames_mapped, status.frames_answered) == ("mapping", 4, 4, 4)
     assert (status.objects, status.frames_dropped, status.invalid_inputs) == (2, 0, 0)

@@ -6,6 +6,7 @@ and reports. A run that is resumed goes on with the same batches as if it had ne
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import defaultdict
@@ -53,7 +54,7 @@ class LearningResult:
 @dataclass
 class LoopState:
     iteration: int = 0
-    best: float = -1.0
+    best: float = -math.inf  # a score may be a negative error
     best_iteration: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
