@@ -128,9 +128,9 @@ class SegmentationField:
         spatial = None
         if self.encoder is not None:
             found = self.encoder(pyramid)
-            spatial = list(found.scales[: self.scales])
+            spatial = [_even(values) for values in found.scales[: self.scales]]
             if self.scales == SCALES:
-                spatial[-1] = torch.cat([spatial[-1], pyramid.up[SCALES - 1](found.last)], dim=1)
+                spatial[-1] = torch.cat([spatial[-1], _even(pyramid.up[SCALES - 1](found.last))], dim=1)
             spatial = [values.half() for values in spatial]
         return ViewCloud(
             rows[pyramid.clouds[0].rows],
@@ -146,7 +146,9 @@ class SegmentationField:
         """Identities (n,dims) of the cloud's Gaussians and fused features by scale; features float16 (N,D) by scale."""
         inputs = []
         for k, count in enumerate(cloud.counts):
-            image = None if features is None else features[k].index_select(0, cloud.rows[:count]).float()
+            image = None
+            if features is not None:
+                image = features[k].index_select(0, cloud.rows[:count]).float() * features[k].shape[1] ** 0.5
             spatial = None if cloud.spatial is None else cloud.spatial[k].float()
             inputs.append(ScaleInputs(image, spatial, cloud.up[k]))
         return self.decoder(inputs)
@@ -174,6 +176,11 @@ class SegmentationField:
         total[known] /= times[known, None]
         _fill_from_nearest(total, gaussians.means, known)
         return total, times
+
+
+def _even(values: torch.Tensor) -> torch.Tensor:
+    """Rows scaled to a mean square of 1, as those of image features are: neither kind drowns the other."""
+    return F.normalize(values, dim=1) * values.shape[1] ** 0.5
 
 
 def _fill_from_nearest(values: torch.Tensor, means: torch.Tensor, known: torch.Tensor) -> None:
