@@ -162,14 +162,12 @@ class SegmentationField:
         The mean over clouds is also one over random samplings. What no cloud holds gets the mean of the nearest ones'.
         InvalidInputError when the clouds hold nothing.
         """
-        self.decoder.eval()
         count = len(gaussians)
         total, times = torch.zeros(count, self.decoder.out.in_features), torch.zeros(count)
         for cloud in clouds:
             if cloud is not None:
                 total.index_add_(0, cloud.rows, self.decode(cloud, features)[0])
                 times.index_add_(0, cloud.rows, torch.ones(len(cloud.rows)))
-        self.decoder.train()
         known = times > 0
         if not known.any():
             raise InvalidInputError("no view shows any of the Gaussians; poses and map do not belong together")
