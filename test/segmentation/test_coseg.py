@@ -13,6 +13,7 @@ from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.gaussians import Frame
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.rendering import create_rasterizer
+from gs_semantic.segmentation.losses import jensen_shannon
 from gs_semantic.segmentation.methods.coseg.decoder import Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import AttentivePooling, SpatialEncoder, sampled
 from gs_semantic.segmentation.methods.coseg.encoder_training import EncoderConfig, EncoderTrainer, Rooms
@@ -189,6 +190,18 @@ def test_every_ablation_trains(changes):
     assert 0 <= metrics["miou"] <= 1
     assert ("view_accuracy" in metrics) == ("labels" in changes)
     assert (method.features is None) == ("image_features" in changes)
+
+
+def test_the_pixel_loss_turns_from_cross_entropy_into_jensen_shannon():
+    method = small_method("coseg", iterations=110, segment_for=100)
+    logits = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    classes = torch.arange(50) % 5
+    entropy = float(torch.nn.functional.cross_entropy(logits, classes))
+    values = [float(method._pixel_loss(iteration, logits, classes)) for iteration in (11, 35, 60, 110)]
+    assert values[0] == pytest.approx(entropy, rel=0.03)
+    assert values[0] > values[1] > values[2] == values[3] == pytest.approx(float(jensen_shannon(logits, classes, 0.5)))
+    at_once = small_method("coseg", iterations=110, segment_for=100, label_weight_rises=0.0)
+    assert float(at_once._pixel_loss(11, logits, classes)) == pytest.approx(values[2])
 
 
 def test_unseen_and_hardly_seen_gaussians_are_removed_and_kept_when_told_to():

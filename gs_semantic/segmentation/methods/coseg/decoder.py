@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gs_semantic.segmentation.methods.coseg.encoder import SLOPE, BatchNorm, SpatialEncoder
+from gs_semantic.segmentation.methods.coseg.encoder import SLOPE, SpatialEncoder
 from gs_semantic.segmentation.methods.coseg.pyramid import Interpolation
 
 WIDTHS = (32, 64, 128, 256)  # outputs of the MLPs, most local first
@@ -25,6 +25,18 @@ class ScaleInputs:
     up: Interpolation | None
 
 
+class ViewNorm(nn.BatchNorm1d):
+    """Batch norm by the statistics of the view at hand, in training and afterwards: rooms differ more than their means."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, track_running_stats=False)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if len(values) > 1:
+            return super().forward(values)
+        return (values - values) * self.weight + self.bias  # a single point is its own mean
+
+
 class Fusion(nn.Module):
     """One scale: linear of [frozen features, coarser ones interpolated], batch norm, leaky ReLU.
 
@@ -39,7 +51,7 @@ class Fusion(nn.Module):
         for layer in (self.own, self.coarser):
             if layer is not None:
                 nn.init.uniform_(layer.weight, -bound, bound)
-        self.norm = BatchNorm(outputs)
+        self.norm = ViewNorm(outputs)
 
     def forward(self, frozen: torch.Tensor | None, coarser: torch.Tensor | None, up: Interpolation | None):
         total = None if self.own is None else self.own(frozen)

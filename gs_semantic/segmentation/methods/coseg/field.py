@@ -128,9 +128,9 @@ class SegmentationField:
         spatial = None
         if self.encoder is not None:
             found = self.encoder(pyramid)
-            spatial = list(found.scales[: self.scales])
+            spatial = [_even(values) for values in found.scales[: self.scales]]
             if self.scales == SCALES:
-                spatial[-1] = torch.cat([spatial[-1], pyramid.up[SCALES - 1](found.last)], dim=1)
+                spatial[-1] = torch.cat([spatial[-1], _even(pyramid.up[SCALES - 1](found.last))], dim=1)
             spatial = [values.half() for values in spatial]
         return ViewCloud(
             rows[pyramid.clouds[0].rows],
@@ -146,7 +146,9 @@ class SegmentationField:
         """Identities (n,dims) of the cloud's Gaussians and fused features by scale; features float16 (N,D) by scale."""
         inputs = []
         for k, count in enumerate(cloud.counts):
-            image = None if features is None else features[k].index_select(0, cloud.rows[:count]).float()
+            image = None
+            if features is not None:
+                image = features[k].index_select(0, cloud.rows[:count]).float() * features[k].shape[1] ** 0.5
             spatial = None if cloud.spatial is None else cloud.spatial[k].float()
             inputs.append(ScaleInputs(image, spatial, cloud.up[k]))
         return self.decoder(inputs)
@@ -160,20 +162,23 @@ class SegmentationField:
         The mean over clouds is also one over random samplings. What no cloud holds gets the mean of the nearest ones'.
         InvalidInputError when the clouds hold nothing.
         """
-        self.decoder.eval()
         count = len(gaussians)
         total, times = torch.zeros(count, self.decoder.out.in_features), torch.zeros(count)
         for cloud in clouds:
             if cloud is not None:
                 total.index_add_(0, cloud.rows, self.decode(cloud, features)[0])
                 times.index_add_(0, cloud.rows, torch.ones(len(cloud.rows)))
-        self.decoder.train()
         known = times > 0
         if not known.any():
             raise InvalidInputError("no view shows any of the Gaussians; poses and map do not belong together")
         total[known] /= times[known, None]
         _fill_from_nearest(total, gaussians.means, known)
         return total, times
+
+
+def _even(values: torch.Tensor) -> torch.Tensor:
+    """Rows scaled to a mean square of 1, as those of image features are: neither kind drowns the other."""
+    return F.normalize(values, dim=1) * values.shape[1] ** 0.5
 
 
 def _fill_from_nearest(values: torch.Tensor, means: torch.Tensor, known: torch.Tensor) -> None:

@@ -32,6 +32,7 @@ from gs_semantic.segmentation.unprojection import Projection
 from gs_semantic.segmenters.features import dense_features
 from gs_semantic.share import share_path
 
+LEAST_LABEL_WEIGHT = 1e-3
 COVERED_ALPHA = 0.5  # pixels with less show nothing to label
 IDENTITY = "coseg_identity"  # attribute of the map; the live mapper has an ``identity`` of its own
 ENCODER = ("weights", "spatial_encoder.safetensors")
@@ -67,6 +68,12 @@ class CosegConfig(TrainingConfig):
     loss: str = option("js", "pixel loss: Jensen-Shannon, or cross entropy", choices=("js", "ce"))
     label_weight: float = option(
         0.5, "weight of the label in the Jensen-Shannon loss, pi_rl (open)", low=1e-3, high=0.999
+    )
+    label_weight_rises: float = option(
+        0.5,
+        "share of the second stage in which label_weight rises from 0, which is cross entropy (open)",
+        low=0,
+        high=1,
     )
     pixel_weight: float = option(0.8, "weight of the pixel loss", low=0)
     regularise_weight: float = option(0.2, "weight of the divergence between neighbours in space", low=0)
@@ -191,7 +198,9 @@ class CoSegGaussians(LiftingMethod):
         image, transpose = splat(self.rasterizer, self.gaussians, shown.camera, self._buffer)
         self._buffer.index_fill_(0, rows, 0)  # what the next view does not show has no identity there
         values = image.reshape(-1, image.shape[-1]).index_select(0, pixels).requires_grad_()
-        terms = {"pixels": config.pixel_weight * self._pixel_loss(field.decoder.logits(values), classes[pixels])}
+        terms = {
+            "pixels": config.pixel_weight * self._pixel_loss(iteration, field.decoder.logits(values), classes[pixels])
+        }
         terms |= self._smoothness(view.cloud, fused)
         losses = {name: float(term.detach()) for name, term in terms.items()}
         self._check(losses, iteration, shown.name)
@@ -207,10 +216,14 @@ class CoSegGaussians(LiftingMethod):
         self._stale = True
         return losses
 
-    def _pixel_loss(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        if self.config.loss == "ce":
+    def _pixel_loss(self, iteration: int, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """A bounded loss has hardly a gradient where a class is improbable, so rare ones would never be learned from
+        random logits: it starts as cross entropy, its limit."""
+        config = self.config
+        if config.loss == "ce":
             return cross_entropy(logits, classes)
-        return jensen_shannon(logits, classes, self.config.label_weight)
+        done = (iteration - self.building) / max(1.0, config.label_weight_rises * config.segment_for)
+        return jensen_shannon(logits, classes, max(LEAST_LABEL_WEIGHT, config.label_weight * min(1.0, done)))
 
     def _smoothness(self, cloud: ViewCloud, fused: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Eq. 9: fused features of the two most global scales, as distributions, are alike among neighbours."""
