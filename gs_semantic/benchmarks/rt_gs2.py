@@ -29,14 +29,18 @@ def run_rt_gs2(
     height: int = 240,
     frames: int = 40,
     device: str = "cpu",
+    threads: int | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Times of an opaque room of that many Gaussians, every frame from a new pose, one at a time.
 
     features_s: the point transformer over all Gaussians, once a scene. render_ms, network_ms, classes_ms, frame_ms:
     medians of drawing colour and features, the 2D network, the best class of every pixel, and all of it; fps: of the
-    median frame. InvalidRequestError for a device that is not there.
+    median frame. threads: of torch (None: as it is set); the rasteriser has its own. Beside other programs one is faster
+    than several that wait for each other. InvalidRequestError for a device that is not there.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidRequestError("device cuda: there is no GPU that torch can use; choose cpu")
     room: GaussianMap = opaque_room(gaussians)
@@ -80,4 +84,5 @@ def run_rt_gs2(
         "transformer_parameters": sum(p.numel() for p in method.transformer.parameters()),
         "network_parameters": sum(p.numel() for p in network.parameters()),
         "frames": frames,
+        "torch_threads": torch.get_num_threads(),
     }
