@@ -195,7 +195,7 @@ def test_learned_votes_trust_views_that_are_right(scenes, tmp_path):
     optimizer = torch.optim.Adam([p for group in method.parameter_groups() for p in group["params"]], lr=0.01)
     random = np.random.default_rng(0)
     method.train()
-    for _ in range(80):
+    for _ in range(60):
         optimizer.zero_grad()
         sum(method(method.sample(scenes[:1], random)).values()).backward()
         optimizer.step()
@@ -203,7 +203,7 @@ def test_learned_votes_trust_views_that_are_right(scenes, tmp_path):
     learned = method.evaluate(scenes[1:])
     uniform = learner(answer="uniform").eval()
     uniform.use_classifier(Oracle(scenes))
-    assert learned["miou"] > uniform.evaluate(scenes[1:])["miou"] + 0.05
+    assert learned["miou"] > uniform.evaluate(scenes[1:])["miou"] + 0.2
     save_learner(tmp_path / "votes.pt", method)
     again = load_learner(tmp_path / "votes.pt")
     again.use_classifier(Oracle(scenes))

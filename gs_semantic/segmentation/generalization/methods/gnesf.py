@@ -22,7 +22,7 @@ from gs_semantic.segmentation.generalization import checkpoints
 from gs_semantic.segmentation.generalization.classifier import ImageClassifier
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
 from gs_semantic.segmentation.generalization.gnesf import losses
-from gs_semantic.segmentation.generalization.gnesf.features import SmallUNet
+from gs_semantic.segmentation.generalization.gnesf.features import ResUNet, SmallUNet
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews, map_depth
 from gs_semantic.segmentation.generalization.gnesf.running import RunningVotes
 from gs_semantic.segmentation.generalization.gnesf.voting import Votes, VotingNetwork, mlp, pooled, soft_vote
@@ -86,7 +86,7 @@ class Gnesf(GeneralizableSegmenter):
         )
         self.classifier.requires_grad_(False)
         self._instead: list[ImageClassifier] = []  # in a list, because it is no part of this network
-        self.features = SmallUNet(config.channels)
+        self.features: SmallUNet | ResUNet = SmallUNet(config.channels)
         self.width = 3 + config.channels
         self.voting = VotingNetwork(self.width, "gaussian", config.difference, cues=CUES if config.cues else 0)
         self.head = mlp(65, 64, 64, self.class_count) if config.answer == "direct" else None
@@ -236,13 +236,16 @@ class Gnesf(GeneralizableSegmenter):
     def _cues(
         self, opinions: torch.Tensor, mean: torch.Tensor, places: torch.Tensor, size: torch.Tensor
     ) -> torch.Tensor | None:
-        """(..., 4) of opinions (..., K): largest probability, entropy (1 = uniform), agreement with the mean opinion, and
-        how far from the image's border (1 = in the middle)."""
+        """(..., 4) of opinions (..., K), each of a spread of about 1: log odds of the likeliest class, entropy, agreement
+        with the mean opinion, and how far from the image's border."""
         if not self.config.cues:
             return None
+        best = opinions.amax(-1).clamp(0.01, 0.99)
         entropy = -(opinions * torch.log(opinions.clamp_min(1e-6))).sum(-1) / np.log(opinions.shape[-1])
         central = 1 - ((places + 0.5) / size * 2 - 1).abs().amax(dim=-1)
-        return torch.stack([opinions.amax(-1), entropy, (opinions * mean).sum(-1), central], dim=-1)
+        return torch.stack(
+            [torch.log(best / (1 - best)), 4 * entropy, 4 * (opinions * mean).sum(-1), 2 * central], dim=-1
+        )
 
     def _direct_of(self, votes: Votes, valid: torch.Tensor) -> torch.Tensor:
         """Class logits (P,K) from mean and variance over views of the network's inner features: no votes."""
