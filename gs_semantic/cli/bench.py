@@ -186,6 +186,7 @@ def _configure_rt_gs2(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--image", default="320x240", metavar="WxH", help="image size [320x240]")
     sub.add_argument("--frames", type=int, default=40, help="frames that are timed [40]")
     sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where [cpu]")
+    sub.add_argument("--threads", type=int, help="of torch; the rasteriser has its own [as set]")
     options.add_json(sub)
 
 
@@ -418,7 +419,9 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
     width, height = options.size(arguments.image)
     with options.progress_bar("RT-GS2", arguments.frames) as advance:
         results = measure(
-            arguments.size, arguments.gaussians, width, height, arguments.frames, arguments.device, advance
+            *(arguments.size, arguments.gaussians, width, height, arguments.frames, arguments.device),
+            arguments.threads,
+            advance,
         )
     options.report(arguments, f"RT-GS2 {arguments.size}, {width}x{height}, {arguments.device}", results)
     return 0

@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds"
     )
     group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="rt_gs2: rooms that are scored [all]")
+    group.add_argument("--no-recordings", action="store_true", help="rt_gs2: rooms alone, not the sample's recordings")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
 
@@ -84,6 +85,8 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
     suite = RtGs2Suite(
         rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.test_rooms
     )
+    if arguments.no_recordings:
+        suite.recordings = ()
     suite.prepare()
     waiting = suite.waiting()
     for waited in waiting[: arguments.cells if arguments.cells >= 0 else None]:

@@ -376,7 +376,9 @@ class Mapper:
         rows: dict[str, np.ndarray] = {**seeds.rows, "keyframe": np.full(len(seeds), index, np.int32)}
         if votes is not None:
             parents, vote_object, vote_weight = votes
-            parent = parents[np.floor(seeds.pixel[:, 1]).astype(int), np.floor(seeds.pixel[:, 0]).astype(int)]
+            # the middle of a block that an odd image size cuts off lies on the image's edge
+            column, row = np.minimum(np.floor(seeds.pixel).astype(int), np.array(parents.shape[::-1]) - 1).T
+            parent = parents[row, column]
             inherited = parent >= 0
             rows["vote_object"] = np.where(inherited[:, None], vote_object[parent], 0)
             # half: the parent mixed what the children tell apart

@@ -325,3 +325,20 @@ def test_an_empty_map_can_be_asked_and_loaded():
 def test_a_wrong_parameter_is_named():
     with pytest.raises(ValueError, match=r"keyframe_queue = 0 is outside \[1, 100\]"):
         Mapper(MapperConfig(keyframe_queue=0))
+
+
+def test_a_block_that_the_edge_of_the_image_cuts_inherits_from_the_last_pixel(monkeypatch):
+    mapper, made = Mapper(MapperConfig(steps_per_keyframe=1)), []
+    add = mapper._add
+    monkeypatch.setattr(mapper, "_add", lambda index, seeds, votes: made.append(seeds) or add(index, seeds, votes))
+    mapper.step(recorded(0))
+    mapper.finish()
+    whole, before = made[0], len(mapper.gaussians)
+    height, width = recorded(0).rgb.shape[:2]
+    seeds = whole.take(np.array([0]))
+    seeds = replace(seeds, pixel=np.array([[width + 0.5, height + 0.5]]))  # the middle of the whole block
+    parents = np.full((height, width), -1)
+    parents[-1, -1] = 0
+    slots, weights = np.full((1, 4), 7, np.int32), np.full((1, 4), 0.5, np.float32)
+    add(0, seeds, (parents, slots, weights))
+    assert mapper.gaussians["vote_object"][before].tolist() == [7] * 4

@@ -67,7 +67,8 @@ PARTS: Mapping[str, Part] = {
     "depth_image_only": Part(DEPTH, overrides={"inputs": "image"}),
     "finetuned": Part(FINE_TUNE, "rt_gs2", {"warmup": 0}),
 }
-RECORDINGS = ("house", "lounge")  # real and scanned places that are labelled with what was learned in made rooms
+RECORDINGS = ("house", "lounge")  # samples that are labelled with what was learned in made rooms
+LEARNED_WIDTH = 160  # recordings are looked at in the size that was learned
 
 
 @dataclass(frozen=True)
@@ -187,12 +188,17 @@ class RtGs2Suite:
             return {"miou": learner.evaluate([scene])["miou"]}
         if part.stage == DEPTH:
             return self._depth(learner, progress)
-        scores = self._classes(learner, run.part == "rt_gs2", progress)
-        if run.part == "rt_gs2":
-            for name in self.recordings:
-                recorded = LearningScene(share_path("sample", name), learner.labels, max_width=320, map_folder=None)
-                scores[f"{name}_miou"] = learner.evaluate([recorded])["miou"]
-        return scores
+        return self._classes(learner, run.part == "rt_gs2", progress)
+
+    def recorded(self, name: str, run: Run) -> float:
+        """mIoU of a finished run at the views of a sample recording that its map was not made of."""
+        checkpoint = self.folder / run.name / BEST
+        learner = load_learner(checkpoint)
+        scene = LearningScene(
+            share_path("sample", name), learner.labels, max_width=LEARNED_WIDTH, map_folder=self.folder / f"map-{name}"
+        )
+        with torch.no_grad():
+            return learner.evaluate([scene])["miou"]
 
     def _classes(self, learner: RtGs2, fused: bool, progress: Callable[[], object]) -> dict[str, float]:
         """mIoU at novel views and consistency between views; with ``fused`` also those of fused answers."""
@@ -264,6 +270,10 @@ class RtGs2Suite:
                 results[_key(part, name)] = float(np.mean(values))
                 if len(values) > 1:
                     results[f"{_key(part, name)}_std"] = float(np.std(values))
+            if part == "rt_gs2":
+                for name in self.recordings:
+                    found_there = [self.recorded(name, Run(part, seed)) for seed in self.seeds]
+                    results[f"{name}_miou"] = float(np.mean(found_there))
             results[f"{part}_iterations"] = read_learner(self.folder / f"{part}-{self.seeds[0]}" / BEST)["config"][
                 "iterations"
             ]
@@ -343,7 +353,7 @@ def _key(part: str, name: str) -> str:
         return f"depth_{name.removesuffix('_m')}" if name == "rmse_m" else f"depth_{name}"
     if part == "depth_image_only":
         return f"depth_{name.removesuffix('_m')}_image_only" if name == "rmse_m" else f"depth_{name}_image_only"
-    if part == "rt_gs2" and name.startswith(("fused_", "novel_", "compared_", *RECORDINGS)):
+    if part == "rt_gs2" and name.startswith(("fused_", "novel_", "compared_")):
         return name
     return f"{part}_{name}"
 
