@@ -50,6 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     apply.add_argument("output", type=Path, metavar="MAP", help="map folder to write")
     apply.add_argument("--map", type=Path, help="map folder of the scene; without, the sequence is mapped first")
     apply.add_argument("--views", type=int, default=0, metavar="N", help="look from N views, spread evenly [0: all]")
+    apply.add_argument(
+        "--segmenter",
+        default="",
+        metavar="MODEL",
+        help="vote over a semantic segmentation model of transformers: its folder",
+    )
     apply.add_argument("--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]")
     options.add_json(apply)
     add("methods", "List the methods, their stages and their options.")
@@ -117,6 +123,7 @@ def run_apply(arguments: argparse.Namespace) -> int:
         arguments.map,
         arguments.views,
         arguments.max_width,
+        arguments.segmenter,
     )
     with cancelled_by_interrupt() as cancelled, options.growing_bar("views") as advance:
         result = apply(job, advance, cancelled.is_set)

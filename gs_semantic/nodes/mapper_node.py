@@ -546,7 +546,8 @@ class MapperNode(ManagedNode):
         return not (self.mapping.busy or self.mapper.pending or self._view_is_old)
 
     def _use_labels(self, labels: LabelSet) -> None:
-        names = {**self.mapper.objects.labels.names, **labels.names}
+        learned = self.mapper.semantics.labels.names if self.mapper.semantics is not None else {}
+        names = {**self.mapper.objects.labels.names, **labels.names, **learned}
         if names != self.mapper.objects.labels.names:
             self.mapper.objects.labels = LabelSet(names)
             self._objects_changed = True

@@ -76,6 +76,11 @@ class Weights:
             )
         return model.eval().requires_grad_(False).to(device)
 
+    def architecture(self) -> str:
+        """Name of the transformers class that the weights are of, as their config.json says; empty when it does not."""
+        names = self._config(transformers()).architectures or [""]
+        return str(names[0])
+
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         try:

@@ -16,7 +16,7 @@ from rig import StopEvent
 from std_srvs.srv import Trigger
 
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
-from gs_semantic.data.rooms import room_labels
+from gs_semantic.data.rooms import CLASSES, room_labels
 from gs_semantic.errors import ErrorCode
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.nodes.generalizer_node import GeneralizerNode
@@ -162,3 +162,17 @@ def test_the_service_does_what_the_parameters_say(client, rooms, tmp_path):
     assert answer.success and "labels" in answer.message
     client.until(lambda: client.served.state.endswith("has ended"))
     assert load_map(tmp_path / "map")[1].slots > 1
+
+
+def test_the_live_mapper_labels_frames_without_masks(make_rig, rooms):
+    """A checkpoint in the place of a segmenter: classes come from it, and so do their names."""
+    rig = make_rig(semantics=str(rooms / "gnesf.pt"))
+    for _ in range(3):
+        rig.answer(rig.send(masks=False))
+        rig.settled()
+    shown = rig.answer(rig.send(masks=False))
+    assert (shown > 0).mean() > 0.5 and shown.max() < len(CLASSES)
+    mapper = rig.mapper.mapper
+    assert {obj.name for obj in mapper.objects} <= set(CLASSES[1:]) and len(mapper.objects)
+    # the camera's label map says that 3 is a box; what was learned wins
+    assert mapper.objects.labels.name(3) == CLASSES[3] and mapper.objects.labels.name(7) == CLASSES[7]

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.cli import EXIT_ERROR, main
@@ -20,6 +21,7 @@ from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.config import make_config
 from gs_semantic.segmentation.generalization.apply import ApplyJob, apply
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, save_learner
+from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
 from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
@@ -31,6 +33,7 @@ from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfCo
 from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 from gs_semantic.segmentation.generalization.suite import GnesfSuite, nearest_classes
+from gs_semantic.segmenters.weights import Weights
 
 
 class Oracle:
@@ -140,7 +143,7 @@ def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer):
     method = learner(answer=answer).eval()
     method.use_classifier(Oracle(scenes))
     scene = scenes[0]
-    prepared = method.prepared(scene)
+    prepared = method.prepared(scene).subset(range(0, 30, 3))
     found = method.classes_of(scene.gaussians, prepared).probabilities
     with torch.no_grad():
         points = scene.gaussians["means"]
@@ -162,7 +165,7 @@ def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer):
             expected = mean * valid.any(0)[:, None]
         else:
             expected = method._direct_of(votes, valid).softmax(-1) * valid.any(0)[:, None]
-    assert valid.any(0).float().mean() > 0.9 and valid.sum(0).max() > 3
+    assert valid.any(0).float().mean() > 0.5 and valid.sum(0).max() > 3
     # places half-way between two pixels may be rounded either way, so that some views differ
     assert ((found - expected).abs().amax(dim=1) < 2e-3).float().mean() > 0.99
 
@@ -348,3 +351,41 @@ def test_points_get_the_class_of_the_nearest_gaussian(scenes):
     classes[:, 4] = 1.0
     found, truth = nearest_classes(scene.gaussians, GaussianClasses(classes), view)
     assert len(found) == 12 * 16 and (found == 5).all() and np.array_equal(truth, view.classes[::3, ::3].ravel())
+
+
+def test_votes_over_a_model_of_the_user(scenes, tmp_path):
+    """A transformers model whose classes have other names and another order."""
+    names = {0: "Carpet", 1: "couch", 2: "armchair", 3: "chair", 4: "dragon"}
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, decoder_hidden_size=8, id2label=names
+    )
+    torch.manual_seed(0)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "model")
+    classifier = TransformersClassifier(Weights(str(tmp_path / "model")), room_labels(), "cpu")
+    chance = classifier.scores([scenes[0].views[0].rgb])[0].exp()
+    known = {room_labels().id_of(name) - 1 for name in ("rug", "sofa", "chair")}
+    assert {int(i) for i in torch.nonzero(chance.amax(dim=(1, 2)) > 1e-3)[:, 0]} == known
+    save_learner(tmp_path / "gnesf.pt", learner())
+    found = apply(
+        ApplyJob(tmp_path / "gnesf.pt", scenes[0].folder, tmp_path / "out", views=3, segmenter=str(tmp_path / "model"))
+    )
+    assert found.labelled_share > 0
+    classes = set(torch.unique(load_map(tmp_path / "out")[0]["object"]).tolist()) - {0}
+    assert classes <= {key + 1 for key in known}
+    config.id2label = {0: "dragon"}
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        InvalidInputError, match=r"knows none of the classes wanted; it has dragon; wanted are wall, floor"
+    ):
+        TransformersClassifier(Weights(str(tmp_path / "other")), room_labels(), "cpu")
+    transformers.SegformerModel(config).save_pretrained(tmp_path / "model2")
+    with pytest.raises(InvalidRequestError, match=r"holds SegformerModel, expected a \.\.\.ForSemanticSegmentation"):
+        TransformersClassifier(Weights(str(tmp_path / "model2")), room_labels(), "cpu")
+
+
+def test_map_by_a_checkpoint_on_the_command_line(scenes, tmp_path):
+    save_learner(tmp_path / "gnesf.pt", learner())
+    views = str(scenes[1].folder / "views")
+    assert main(["map", views, str(tmp_path / "map"), "--semantics", str(tmp_path / "gnesf.pt")]) == 0
+    gaussians, objects = load_map(tmp_path / "map")
+    assert (gaussians["object"] > 0).any() and {obj.name for obj in objects} <= set(room_labels().names.values())

@@ -22,15 +22,18 @@ from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.segmentation.generalization.checkpoints import load_learner
+from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
 from gs_semantic.segmentation.generalization.method import GaussianClasses, GeneralizableSegmenter
 from gs_semantic.segmentation.generalization.scenes import LearningScene
+from gs_semantic.segmenters.weights import Weights
 
 
 @dataclass(frozen=True)
 class ApplyJob:
     """checkpoint: of a method that generalises. sequence: posed images of the scene. output: map folder to write.
     map: map folder of the scene; None: the sequence is mapped first. views: source views at most, spread evenly (0: all).
-    width: wider images are scaled down to it (0: no)."""
+    width: wider images are scaled down to it (0: no). segmenter: folder or name of a semantic segmentation model of
+    transformers to vote over, in the place of the checkpoint's own."""
 
     checkpoint: Path
     sequence: Path
@@ -38,6 +41,7 @@ class ApplyJob:
     map: Path | None = None
     views: int = 0
     width: int = 0
+    segmenter: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ def apply(
     """
     started = time.perf_counter()
     method, rasterizer = load_segmenter(job.checkpoint), rasterizer or create_rasterizer("auto")
+    if job.segmenter:
+        method.use_classifier(TransformersClassifier(Weights(job.segmenter), method.labels))
     scene = LearningScene(job.sequence, method.labels, max_width=job.width, map_folder=None)
     try:
         if cancelled():

@@ -8,12 +8,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from gs_semantic.errors import InvalidInputError
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.labels import VOID, LabelSet
 from gs_semantic.segmentation.generalization.classes import normal
 from gs_semantic.segmenters.images import fitted_size, normalised
 from gs_semantic.segmenters.weights import Weights, choose_device
 
+KIND = "ForSemanticSegmentation"  # ends the name of every model that will do
 LEAST = 1e-5  # probability that is added to each class: what is none of them becomes a uniform opinion
 SHORTEST_PX, LONGEST_PX = 512, 2048  # what SegFormer's models are used with unless they say otherwise
 
@@ -39,7 +40,12 @@ class TransformersClassifier:
     def __init__(self, weights: Weights, labels: LabelSet, device: str = "auto") -> None:
         self.labels = labels
         self.device = choose_device(device)
-        self.model = weights.load("AutoModelForSemanticSegmentation", self.device)
+        architecture = weights.architecture()
+        if not architecture.endswith(KIND):
+            raise InvalidRequestError(
+                f"{weights.location}: holds {architecture or 'no named model'}, expected a ...{KIND}"
+            )
+        self.model = weights.load(architecture, self.device)
         self._preprocessing = weights.preprocessing()
         names = {int(key): str(name) for key, name in self.model.config.id2label.items()}
         ours = {normal(name): key - 1 for key, name in labels.names.items() if key != VOID}

@@ -16,6 +16,7 @@ from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.rendering import Rasterizer
+from gs_semantic.segmentation.generalization.classifier import ImageClassifier
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 
@@ -109,6 +110,10 @@ class GeneralizableSegmenter(SceneLearner):
 
         ``progress`` is called once for every view. InvalidInputError: no view, or none that sees any Gaussian.
         """
+
+    def use_classifier(self, classifier: ImageClassifier) -> None:
+        """Let another 2D segmenter judge images; InvalidRequestError for a method that is not based on one."""
+        raise InvalidRequestError(f"method '{self.name}' does not take the opinions of another 2D segmenter")
 
     def live(self, rasterizer: Rasterizer) -> SemanticSource:
         """What labels a map keyframe by keyframe; InvalidRequestError for a method that needs all views at once."""

@@ -48,11 +48,12 @@ class RunningVotes:
         self, rows: torch.Tensor, described: torch.Tensor, weight: torch.Tensor, opinions: torch.Tensor
     ) -> None:
         """What a view says of the Gaussians ``rows`` (R,) that it sees: features (R,F), their weight (R,), opinions (R,K)."""
-        self.weight[rows] += weight
-        self.first[rows] += weight[:, None] * described
-        self.second[rows] += weight[:, None] * described**2
-        self.opinion[rows] += opinions
-        self.views[rows] += 1
+        weighted = weight[:, None] * described
+        self.weight.index_add_(0, rows, weight)
+        self.first.index_add_(0, rows, weighted)
+        self.second.index_add_(0, rows, weighted * described)
+        self.opinion.index_add_(0, rows, opinions)
+        self.views.index_add_(0, rows, torch.ones_like(weight))
 
     def pooled(self, rows: torch.Tensor) -> Pooled:
         """Weighted mean and variance of features (R,F) over the views so far."""
@@ -66,8 +67,8 @@ class RunningVotes:
 
     def add_votes(self, rows: torch.Tensor, logits: torch.Tensor, opinions: torch.Tensor) -> None:
         weight = torch.exp(logits)
-        self.numerator[rows] += weight[:, None] * opinions
-        self.denominator[rows] += weight
+        self.numerator.index_add_(0, rows, weight[:, None] * opinions)
+        self.denominator.index_add_(0, rows, weight)
 
     def result_of(self, rows: torch.Tensor) -> torch.Tensor:
         """(R,K) learned votes of some Gaussians."""
