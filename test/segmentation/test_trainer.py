@@ -69,8 +69,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(name, tmp_path):
     whole = small_method(name, **options)
     Trainer(whole).run()
     part = small_method(name, **options)
-    stop_after = iter([False] * 13)  # in the middle of a round of views, after the checkpoint of iteration 10
-    Trainer(part, tmp_path, cancelled=lambda: next(stop_after, True)).run()
+    # stopped in the middle of a round of views, after the checkpoint of iteration 10
+    stopped = Trainer(part, tmp_path, cancelled=lambda: stopped.loop.iteration >= 13)
+    stopped.run()
     resumed = Trainer.resume(tmp_path, small_scene(small_config(name, **options)))
     assert resumed.loop.iteration == 10
     assert resumed.run().iteration == 20
