@@ -170,7 +170,8 @@ def test_a_spatial_encoder_is_trained_from_the_command_line_and_used(room, tmp_p
     words = ["edit", "identify", str(out / "map"), str(labelled), "--field", str(out / "checkpoint.pt")]
     assert main([*words, "--sequence", str(room), "--json", str(tmp_path / "i.json")]) == 0
     results = json.loads((tmp_path / "i.json").read_text())["results"]
-    assert results["labelled"] == results["asked"] == results["gaussians"] == len(load_map(labelled)[0])
+    assert results["asked"] == results["gaussians"] == len(load_map(labelled)[0])
+    assert 0.5 * results["asked"] < results["labelled"] <= results["asked"]  # what no view shows keeps what it has
     assert main(["train", "spatial_encoder", str(room), str(encoder), "--set", "iteratons=4"]) == EXIT_ERROR
     assert "did you mean 'iterations'?" in capsys.readouterr().err
 
