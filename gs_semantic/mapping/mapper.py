@@ -346,7 +346,9 @@ class Mapper:
         rows: dict[str, np.ndarray] = {**seeds.rows, "keyframe": np.full(len(seeds), index, np.int32)}
         if votes is not None:
             parents, vote_object, vote_weight = votes
-            parent = parents[np.floor(seeds.pixel[:, 1]).astype(int), np.floor(seeds.pixel[:, 0]).astype(int)]
+            # the middle of a block at the border may lie beyond it, where the image is no whole number of blocks
+            place = np.minimum(np.floor(seeds.pixel).astype(int), [parents.shape[1] - 1, parents.shape[0] - 1])
+            parent = parents[place[:, 1], place[:, 0]]
             inherited = parent >= 0
             rows["vote_object"] = np.where(inherited[:, None], vote_object[parent], 0)
             # half: the parent mixed what the children tell apart
