@@ -6,6 +6,7 @@ from scene import camera, frame
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.gaussians.gaussian_map import rotation_matrices
 from gs_semantic.mapping.config import MapperConfig
+from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.seeding import make_seeds, quaternions, surface
 
 CONFIG = MapperConfig()
@@ -82,3 +83,14 @@ def test_seeds_fit_a_map():
     seeds = make_seeds(source.rgb, source.depth, source.depth > 0, source.camera, CONFIG, source.instances)
     gaussians.add(**seeds.rows)
     assert len(gaussians) == len(seeds) and all(torch.isfinite(gaussians[n]).all() for n in ("means", "quats", "log_scales"))
+
+
+def test_blocks_at_the_border_of_an_odd_image_inherit_votes():
+    """43 rows are no whole number of blocks: the middle of the last ones lies below the image."""
+    view, mapper = Camera(60, 43, 60, 60, 29.5, 21.0), Mapper()
+    rgb, depth = np.full((43, 60, 3), 100, np.uint8), np.full((43, 60), 2.0, np.float32)
+    seeds = make_seeds(rgb, depth, depth > 0, view, CONFIG)
+    assert seeds.pixel[:, 1].max() >= 43
+    votes = (np.zeros((43, 60), np.int64), np.array([[5, 0, 0, 0]], np.int32), np.array([[2.0, 0, 0, 0]], np.float32))
+    mapper._add(0, seeds, votes)
+    assert (mapper.gaussians["object"] == 5).all()
