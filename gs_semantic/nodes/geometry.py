@@ -56,9 +56,11 @@ class Geometry:
 
     def _look(self, view: MapView, same: bool) -> Visibility:
         """What the keyframes have seen; fused anew when the map was replaced or outgrew the grid, or keyframes moved."""
-        means = view.gaussians.means.numpy()
-        low, high = means.min(axis=0), means.max(axis=0)
         keyframes = list(self._node.mapper.keyframes.frames)
+        means = view.gaussians.means.numpy()
+        eyes = [keyframe.camera.T_world_camera[:3, 3] for keyframe in keyframes]
+        # what is free lies between the cameras and what they see
+        low, high = (np.min([means.min(0), *eyes], axis=0), np.max([means.max(0), *eyes], axis=0))
         known = self._visibility
         if known is None or not same or not known.holds(low, high) or not known.update(keyframes):
             known = Visibility(low, high)
