@@ -76,13 +76,13 @@ class Visibility:
             with np.errstate(divide="ignore", invalid="ignore"):
                 u = np.rint((local[..., 0] / z * camera.fx + camera.cx) / step)
                 v = np.rint((local[..., 1] / z * camera.fy + camera.cy) / step)
-            seen = (z > 0.05) & (u >= 0) & (v >= 0) & (u < depth.shape[1]) & (v < depth.shape[0])
+            seen: np.ndarray = (z > 0.05) & (u >= 0) & (v >= 0) & (u < depth.shape[1]) & (v < depth.shape[0])
             if not seen.any():
                 continue
             y_index, z_index = np.nonzero(seen)
-            measured = depth[v[seen].astype(np.int32), u[seen].astype(np.int32)]
-            sdf = measured - z[seen]
-            good = (measured > 0) & (sdf > -self.truncation)
+            measured: np.ndarray = depth[v[seen].astype(np.int32), u[seen].astype(np.int32)]
+            sdf: np.ndarray = measured - z[seen]
+            good = np.logical_and(measured > 0, sdf > -self.truncation)
             cell = (first[0] + i, first[1] + y_index[good], first[2] + z_index[good])
             weight = self.weight[cell]
             sdf = np.minimum(sdf[good], self.truncation)
@@ -92,7 +92,7 @@ class Visibility:
     def at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Truncated distance (N,) m at points (N, 3), and whether they are known (N,) bool."""
         index = np.floor((points - self.low) / self.voxel).astype(np.int64)
-        inside = ((index >= 0) & (index < self.shape)).all(axis=1)
+        inside: np.ndarray = ((index >= 0) & (index < self.shape)).all(axis=1)
         cell = tuple(np.where(inside[:, None], index, 0).T)
         known = inside & (self.weight[cell] > 0)
         return np.where(known, self.distance[cell], 0.0), known
