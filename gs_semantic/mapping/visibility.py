@@ -92,7 +92,7 @@ class Visibility:
     def at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Truncated distance (N,) m at points (N, 3), and whether they are known (N,) bool."""
         index = np.floor((points - self.low) / self.voxel).astype(np.int64)
-        inside: np.ndarray = ((index >= 0) & (index < self.shape)).all(axis=1)
+        inside = np.asarray(np.logical_and(index >= 0, index < np.array(self.shape)).all(axis=1))
         cell = tuple(np.where(inside[:, None], index, 0).T)
         known = inside & (self.weight[cell] > 0)
         return np.where(known, self.distance[cell], 0.0), known
