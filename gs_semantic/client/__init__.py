@@ -2,10 +2,12 @@
 
 from gs_semantic.client.aio import AsyncSemanticMap
 from gs_semantic.client.semantic_map import (
+    DistanceAnswer,
     Gaussians,
     NearestAnswer,
     ObjectAnswer,
     Objects,
+    PathAnswer,
     PixelAnswer,
     RayAnswer,
     RegionAnswer,
@@ -17,10 +19,12 @@ from gs_semantic.client.splat_stream import SplatStream
 
 __all__ = [
     "AsyncSemanticMap",
+    "DistanceAnswer",
     "Gaussians",
     "NearestAnswer",
     "ObjectAnswer",
     "Objects",
+    "PathAnswer",
     "PixelAnswer",
     "RayAnswer",
     "RegionAnswer",

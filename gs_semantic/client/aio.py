@@ -61,6 +61,8 @@ class AsyncSemanticMap:
     query_sphere = _awaited(SemanticMap.query_sphere)
     render_view = _awaited(SemanticMap.render_view)
     query_text = _awaited(SemanticMap.query_text)
+    query_distance = _awaited(SemanticMap.query_distance)
+    check_path = _awaited(SemanticMap.check_path)
     correct_poses = _awaited(SemanticMap.correct_poses)
     rename = _awaited(SemanticMap.rename)
     merge = _awaited(SemanticMap.merge)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import array
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ from gs_semantic.objects.packing import (
 from gs_semantic.objects.regions import BoxShape, Region, SphereShape
 from gs_semantic.objects.registry import ObjectState
 from gs_semantic.srv import (
+    CheckPath,
     Control,
     CorrectPoses,
     EditObject,
@@ -46,6 +48,7 @@ from gs_semantic.srv import (
     GetObject,
     ListObjects,
     LoadMap,
+    QueryDistance,
     QueryNearest,
     QueryPixel,
     QueryRay,
@@ -161,6 +164,30 @@ class TextAnswer:
     scores: tuple[float, ...]
     matcher: str
     heat: np.ndarray | None
+    revision: int
+
+
+@dataclass(frozen=True)
+class DistanceAnswer:
+    """distances (N,) m; unknown (N,) bool: something that nobody has seen may be nearer; gradients (N, 3) in the map, of
+    length 1, away from what is nearest, None unless asked for."""
+
+    distances: np.ndarray
+    unknown: np.ndarray
+    gradients: np.ndarray | None
+    revision: int
+
+
+@dataclass(frozen=True)
+class PathAnswer:
+    """result: "free", "blocked" or "unseen"; least clearance, m; ``point`` (3,), ``travelled`` m along the path: the first that
+    is not free, or the one with the least clearance; the object that is nearest there, 0: none."""
+
+    result: str
+    clearance: float
+    travelled: float
+    point: np.ndarray
+    object_id: int
     revision: int
 
 
@@ -447,6 +474,53 @@ class SemanticMap:
         reply = self._call("query_text", QueryText, request)
         objects = tuple(unpack_objects(reply.objects))
         return TextAnswer(objects, tuple(reply.scores), reply.matcher, _image(reply.heat), reply.map_revision)
+
+    # --- geometry ---------------------------------------------------------------------------------------------------
+
+    def query_distance(
+        self,
+        points: np.ndarray,
+        radii: np.ndarray | float = 0.0,
+        only: Iterable[int] = (),
+        without: Iterable[int] = (),
+        gradients: bool = False,
+        frame_id: str = "",
+    ) -> DistanceAnswer:
+        """Distances of points (N, 3) m, or of spheres, to what the map knows, negative inside; all in ``frame_id`` or the map.
+
+        radii: one for all or one each. only: distances to these objects alone; without: as if these were not there, for
+        what is to be grasped. Space that nobody has seen is said to be unknown, never free.
+        """
+        points = np.ascontiguousarray(points, "<f4").reshape(-1, 3)
+        radii = np.atleast_1d(np.asarray(radii, "<f4"))
+        request = QueryDistance.Request(frame_id=frame_id, include_gradients=gradients)
+        request.points = array.array("f", points.tobytes())
+        request.radii = array.array("f", radii.tobytes())
+        request.only_ids, request.without_ids = list(only), list(without)
+        reply = self._call("query_distance", QueryDistance, request)
+        return DistanceAnswer(
+            np.array(reply.distances, np.float32),
+            np.array(reply.unknown, bool),
+            np.array(reply.gradients, np.float32).reshape(-1, 3) if gradients else None,
+            reply.map_revision,
+        )
+
+    def check_path(
+        self,
+        path: np.ndarray,
+        radius: float,
+        without: Iterable[int] = (),
+        frame_id: str = "",
+    ) -> PathAnswer:
+        """May a sphere move along a path of corners (K, 3)? "free", "blocked", or "unseen": nothing is known to be in the way,
+        but part of it has not been seen."""
+        corners = np.asarray(path, float).reshape(-1, 3)
+        request = CheckPath.Request(frame_id=frame_id, radius=float(radius), without_ids=list(without))
+        request.path = [to_vector(Point, corner) for corner in corners]
+        reply = self._call("check_path", CheckPath, request)
+        point = np.array([reply.point.x, reply.point.y, reply.point.z])
+        result = ("free", "blocked", "unseen")[reply.result]
+        return PathAnswer(result, reply.clearance, reply.travelled, point, reply.object_id, reply.map_revision)
 
     # --- edits ------------------------------------------------------------------------------------------------------
 

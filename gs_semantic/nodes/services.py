@@ -17,9 +17,11 @@ from gs_semantic.errors import ErrorCode, GsSemanticError, InvalidInputError, In
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions
 from gs_semantic.nodes.edits import Edits
+from gs_semantic.nodes.geometry import Geometry
 from gs_semantic.nodes.outputs import instance_info, instance_values
 from gs_semantic.nodes.queries import Queries
 from gs_semantic.srv import (
+    CheckPath,
     Control,
     CorrectPoses,
     EditObject,
@@ -27,6 +29,7 @@ from gs_semantic.srv import (
     GetObject,
     ListObjects,
     LoadMap,
+    QueryDistance,
     QueryNearest,
     QueryPixel,
     QueryRay,
@@ -70,6 +73,7 @@ class Services:
         self._node = node
         self.queries = queries = Queries(node)
         edits = Edits(node)
+        self.geometry = geometry = Geometry(node)
         self._made: list[DeferredService] = []
         at_once, aside, on_disk = self._now, node.ask, node.disk
         by_answerer, by_mapper = node.answering.call, node.mapping.call
@@ -81,6 +85,8 @@ class Services:
             ("query_nearest", QueryNearest, queries.query_nearest, at_once),
             ("query_text", QueryText, queries.query_text, by_answerer),
             ("query_ray", QueryRay, queries.query_ray, by_answerer),
+            ("query_distance", QueryDistance, geometry.query_distance, geometry.run),
+            ("check_path", CheckPath, geometry.check_path, geometry.run),
             ("render_view", RenderView, self._render_view, by_answerer),
             ("edit_object", EditObject, edits.edit, by_mapper),
             ("correct_poses", CorrectPoses, edits.correct_poses, by_mapper),
@@ -112,6 +118,7 @@ class Services:
 
     def close(self, node: Node) -> None:
         """Remove all services; nothing may be waiting for an answer."""
+        self.geometry.close()
         for made in self._made:
             node.destroy_service(made.service)
         self._made.clear()

@@ -227,3 +227,30 @@ def test_asyncio_and_a_client_in_the_users_own_context(planner: SemanticMap, rig
     assert lamp.label == "lamp" and len(objects) == 2 and len(nearest.objects) == 2
     assert rig.context.ok(), "closing the client leaves the user's context alone"
     own.destroy_node()
+
+
+def test_distances(planner: SemanticMap) -> None:
+    box = planner.find("box")
+    before = np.array([centre(BOX_PIXEL) - [0, 0, 0.5], [0, 0, -5.0]])
+    found = planner.query_distance(before, gradients=True)
+    assert found.distances[0] == pytest.approx(0.5, abs=0.03) and found.unknown.tolist() == [False, True]
+    np.testing.assert_allclose(found.gradients[0], [0, 0, -1], atol=0.15)
+    assert planner.query_distance(before, 0.2).distances[0] == pytest.approx(0.3, abs=0.03)
+    assert planner.query_distance(before, without=[box.id]).distances[0] > 0.55
+    assert planner.query_distance(before, only=[planner.find("lamp").id]).distances[0] > 0.6
+    with pytest.raises(UnknownObjectError):
+        planner.query_distance(before, without=[4711])
+    with pytest.raises(InvalidRequestError, match="NaN"):
+        planner.query_distance(np.full((1, 3), np.nan))
+    with pytest.raises(InvalidRequestError, match="radii"):
+        planner.query_distance(before, np.zeros(3))
+
+
+def test_paths(planner: SemanticMap) -> None:
+    towards = centre(BOX_PIXEL)
+    assert planner.check_path([towards * 0.5, towards * 0.7], 0.1).result == "free"
+    blocked = planner.check_path([towards * 0.5, towards * 1.05], 0.1)
+    assert blocked.result == "blocked" and blocked.object_id == planner.find("box").id
+    assert planner.check_path([[5.0, 0, 0], [6.0, 0, 0]], 0.1).result == "unseen"
+    with pytest.raises(InvalidRequestError, match="radius"):
+        planner.check_path([towards], 0.0)
