@@ -21,6 +21,7 @@ def test_codes_never_change():
         "OUTSIDE_IMAGE": 12,
         "EMPTY_MAP": 13,
         "NOTHING_THERE": 14,
+        "CONFLICT": 15,
         "INVALID_INPUT": 20,
         "MAP_FORMAT": 30,
         "MAP_FRAME_MISMATCH": 31,
