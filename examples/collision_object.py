@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
+import numpy as np
 import rclpy
-from geometry_msgs.msg import Vector3
+from geometry_msgs.msg import Pose, Vector3
 from rclpy.node import Node
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker
@@ -68,9 +69,7 @@ class CollisionObjectPublisher(Node):
         self.destroy_node()
 
 
-def pose_of(box: Box):
-    import numpy as np
-
+def pose_of(box: Box) -> Pose:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = box.rotation, box.centre
     return conversions.write_pose(pose)

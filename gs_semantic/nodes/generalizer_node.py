@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from gs_semantic.errors import ErrorCode, GsSemanticError, InvalidRequestError
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.parameters import declare, parameter
 from gs_semantic.nodes.process import SpinThread, StopSignal
+from gs_semantic.nodes.turns import Cancel, Turns
 from gs_semantic.segmentation.config import PRESETS, parse_overrides
 from gs_semantic.segmentation.generalization.apply import ApplyJob, apply
 from gs_semantic.segmentation.generalization.trainer import LearningJob, learn
@@ -67,19 +67,6 @@ class Run:
     work: Callable[[Tell, Asked], Generalize.Result]
 
 
-class _Cancel:
-    """Why a run should end, if it should."""
-
-    def __init__(self, asked: Asked = lambda: False) -> None:
-        self._event, self._asked = threading.Event(), asked
-
-    def set(self) -> None:
-        self._event.set()
-
-    def __call__(self) -> bool:
-        return self._event.is_set() or self._asked()
-
-
 class GeneralizerNode(Node):
     """See the module; ``run`` works until it is told to stop."""
 
@@ -88,9 +75,7 @@ class GeneralizerNode(Node):
         self.parameters = declare(self, GeneralizerParameters)
         self.feedback: Generalize.Feedback | None = None  # of the run under way, or the last one
         self.state, self.error = "waits for a goal", ""
-        self._turn = threading.Lock()  # held by the run under way
-        self._guard = threading.Lock()
-        self._current: _Cancel | None = None
+        self._turns = Turns()
         self._closing = threading.Event()
         group = ReentrantCallbackGroup()
         self._action = ActionServer(
@@ -119,15 +104,14 @@ class GeneralizerNode(Node):
         with SpinThread(executor):
             try:
                 if p.sequence if p.task == "apply" else p.rooms:
-                    self._do(prepare(self._goal_of_parameters()), _Cancel(lambda: bool(stop)), self._tell)
+                    self._do(prepare(self._goal_of_parameters()), Cancel(lambda: bool(stop)), self._tell)
                     if not p.stay:
                         return
                 while not stop:
                     stop.event.wait(POLL_S)
             finally:
                 self._closing.set()
-                with self._turn:  # a run that is under way ends first
-                    pass
+                self._turns.wait()
 
     def destroy_node(self) -> None:
         self._action.destroy()
@@ -144,29 +128,14 @@ class GeneralizerNode(Node):
         goal.resume = bool(self.get_parameter("resume").value)
         return goal
 
-    @contextmanager
-    def _own_turn(self, cancel: _Cancel) -> Iterator[None]:
-        """End the run under way, wait for it, and be the run under way meanwhile."""
-        with self._guard:
-            if self._current is not None:
-                self._current.set()
-            self._current = cancel
-        with self._turn:
-            try:
-                yield
-            finally:
-                with self._guard:
-                    if self._current is cancel:
-                        self._current = None
-
-    def _do(self, run: Run, cancel: _Cancel, tell: Tell) -> Generalize.Result:
+    def _do(self, run: Run, cancel: Cancel, tell: Tell) -> Generalize.Result:
         """One run in this thread. Raises GsSemanticError."""
 
         def keep(feedback: Generalize.Feedback) -> None:
             self.feedback = feedback
             tell(feedback)
 
-        with self._own_turn(cancel):
+        with self._turns.own(cancel):
             self.state, self.error, self.feedback = run.text, "", None
             self.get_logger().info(run.text)
             try:
@@ -188,7 +157,7 @@ class GeneralizerNode(Node):
 
     def _execute(self, handle: Any) -> Generalize.Result:
         try:
-            cancel = _Cancel(lambda: handle.is_cancel_requested)
+            cancel = Cancel(lambda: handle.is_cancel_requested)
             result = self._do(prepare(handle.request), cancel, handle.publish_feedback)
         except GsSemanticError as error:
             handle.abort()
@@ -216,17 +185,13 @@ class GeneralizerNode(Node):
 
     def _run_alone(self, run: Run) -> None:
         try:
-            self._do(run, _Cancel(), self._tell)
+            self._do(run, Cancel(), self._tell)
         except Exception as error:  # noqa: BLE001 - told here, and in /diagnostics
             self.get_logger().error(str(error) if isinstance(error, GsSemanticError) else repr(error))
 
     def _cancel(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        with self._guard:
-            running = self._current
-        if running is not None:
-            running.set()
-        response.success = running is not None
-        response.message = "the run ends in a moment" if running is not None else "nothing is under way"
+        response.success = self._turns.cancel()
+        response.message = "the run ends in a moment" if response.success else "nothing is under way"
         return response
 
     def publish_diagnostics(self) -> None:

@@ -16,7 +16,8 @@ from gs_semantic.errors import InvalidRequestError
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.parameters import declare, parameter
 from gs_semantic.nodes.process import SpinThread, StopSignal
-from gs_semantic.nodes.training import Cancel, Run, TrainingServer
+from gs_semantic.nodes.training import Run, TrainingServer
+from gs_semantic.nodes.turns import Cancel
 from gs_semantic.segmentation.config import PRESETS, parse_overrides
 from gs_semantic.segmentation.trainer import TrainingJob, train
 

@@ -11,8 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +21,11 @@ from std_srvs.srv import Trigger
 
 from gs_semantic.action import Train
 from gs_semantic.errors import ErrorCode, GsSemanticError
+from gs_semantic.nodes.turns import Cancel, Turns
 from gs_semantic.segmentation.progress import Listener, Progress
 from gs_semantic.segmentation.trainer import TrainingResult
 
 TELL_EVERY_S = 10.0  # progress of a run that nobody gets feedback of
-
-
-class Cancel:
-    """Why a run should end, if it should."""
-
-    def __init__(self, asked: Callable[[], bool] = lambda: False) -> None:
-        self._event, self._asked = threading.Event(), asked
-
-    def set(self) -> None:
-        self._event.set()
-
-    def __call__(self) -> bool:
-        return self._event.is_set() or self._asked()
 
 
 @dataclass(frozen=True)
@@ -70,9 +57,7 @@ class TrainingServer:
         self.state = "waits for a goal"
         self.error = ""
         self._told = 0.0
-        self._turn = threading.Lock()  # held by the run under way
-        self._guard = threading.Lock()
-        self._current: Cancel | None = None
+        self._turns = Turns()
         self._threads: set[threading.Thread] = set()
         self._closing = threading.Event()
         self._action = ActionServer(
@@ -95,7 +80,7 @@ class TrainingServer:
         """One run in this thread. Raises GsSemanticError. ``listener``: gets its progress; without, the log does."""
         prepared = self._prepare(goal)
         logger = self._node.get_logger()
-        with self._own_turn(cancel):
+        with self._turns.own(cancel):
             self.state, self.error, self.progress = f"trains {prepared.method} on {prepared.subject}", "", None
             logger.info(f"{self.state} into {prepared.output}")
             try:
@@ -120,8 +105,7 @@ class TrainingServer:
         self._closing.set()
         for thread in list(self._threads):
             thread.join()
-        with self._turn:
-            pass
+        self._turns.wait()
 
     def close(self) -> None:
         """Stop, and leave the node."""
@@ -129,21 +113,6 @@ class TrainingServer:
         self._action.destroy()
         for service in self._services:
             self._node.destroy_service(service)
-
-    @contextmanager
-    def _own_turn(self, cancel: Cancel) -> Iterator[None]:
-        """End the run under way, wait for it, and be the run under way meanwhile."""
-        with self._guard:
-            if self._current is not None:
-                self._current.set()
-            self._current = cancel
-        with self._turn:
-            try:
-                yield
-            finally:
-                with self._guard:
-                    if self._current is cancel:
-                        self._current = None
 
     def _in_thread(self, task: Callable[[], None]) -> None:
         def work() -> None:
@@ -219,12 +188,8 @@ class TrainingServer:
             self._node.get_logger().error(str(error) if isinstance(error, GsSemanticError) else repr(error))
 
     def _cancel(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        with self._guard:
-            running = self._current
-        if running is not None:
-            running.set()
-        response.success = running is not None
-        response.message = "the run ends within a second" if running is not None else "nothing is being trained"
+        response.success = self._turns.cancel()
+        response.message = "the run ends within a second" if response.success else "nothing is being trained"
         return response
 
 
