@@ -46,7 +46,7 @@ def test_a_jump_that_stays_is_believed(rig: Rig) -> None:
     before = rig.mapper.statistics.frames_mapped
     for _ in range(4):
         rig.answer(send_at(rig, 10.0))
-    rig.until(lambda: rig.mapper.statistics.frames_mapped == before + 2, "frames after three in a row")
+    rig.until(lambda: rig.mapper.statistics.frames_mapped >= before + 2, "frames after three in a row")
     rig.settled()
     means = rig.mapper.view.gaussians.means.numpy()
     assert (means[:, 0] > 5).any() and (means[:, 0] < 5).any()

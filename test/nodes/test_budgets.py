@@ -167,10 +167,11 @@ def test_answers_are_not_more_than_the_budget(make_rig: Callable[..., Rig]) -> N
     rig.settled()
     rig.mapper.set_parameters([Parameter("budget.hz", value=0.001)])
     rig.answer(rig.send())
+    rig.settled()  # an answer may come before its frame is counted as mapped
     before = rig.mapper.statistics.frames_mapped
     for count in (1, 2, 3):  # within a quarter of an hour
         rig.send()
-        rig.until(lambda count=count: rig.mapper.statistics.frames_mapped == before + count, "a mapped frame")
+        rig.until(lambda count=count: rig.mapper.statistics.frames_mapped >= before + count, "a mapped frame")
     assert not rig.answered(rig.next_stamp() - 100_000_000)
     rig.told("budget.hz = 0.001 Hz is reached", "mapped without an answer")
     rig.mapper.set_parameters([Parameter("budget.hz", value=0.0)])
