@@ -37,7 +37,7 @@ class ChangeRecord:
         elif isinstance(rows, slice):
             where = np.s_[rows.start // CHUNK : -(-rows.stop // CHUNK)]
         else:
-            where = rows.numpy() // CHUNK
+            where = rows.cpu().numpy() // CHUNK
         self._any[where] = revision
         if core:
             self._core[where] = revision

@@ -47,10 +47,17 @@ class GaussianMap:
 
     Rows live in buffers that grow by half, so that adding is cheap; a tensor returned by ``map["name"]`` is a
     contiguous view that is valid until the next change of the number of rows. ``revision`` rises at every change. Who
-    writes into such a tensor calls ``touch`` afterwards, before anybody else changes the map.
+    writes into such a tensor calls ``touch`` afterwards, before anybody else changes the map. All tensors are on one ``device``.
     """
 
-    def __init__(self, sh_degree: int = 0, map_id: str | None = None, frame_id: str = "map") -> None:
+    def __init__(
+        self,
+        sh_degree: int = 0,
+        map_id: str | None = None,
+        frame_id: str = "map",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
         self.map_id = map_id or uuid.uuid4().hex
         self.frame_id = frame_id
         self.anchor: Anchor | None = None
@@ -83,7 +90,7 @@ class GaussianMap:
                 raise ValueError(f"attribute '{name}' exists with shape {known.shape} {known.dtype}")
             return
         self._specs[name] = spec
-        self._buffers[name] = torch.full((self._capacity, *spec.shape), fill, dtype=dtype)
+        self._buffers[name] = torch.full((self._capacity, *spec.shape), fill, dtype=dtype, device=self.device)
 
     def register_state(self, name: str, key: str, shape: tuple[int, ...] | None = None, fill: float = 0.0) -> None:
         """Optimiser state ``key`` of attribute ``name`` (shape of a row: that of the attribute unless given)."""
@@ -91,7 +98,7 @@ class GaussianMap:
             return
         spec = AttributeSpec(self._specs[name].shape if shape is None else tuple(shape), torch.float32, fill)
         self._state_specs[(name, key)] = spec
-        self._state[(name, key)] = torch.full((self._capacity, *spec.shape), fill)
+        self._state[(name, key)] = torch.full((self._capacity, *spec.shape), fill, device=self.device)
 
     @property
     def _capacity(self) -> int:
@@ -238,7 +245,8 @@ class GaussianMap:
         capacity = -(-capacity // CHUNK) * CHUNK
         for store, specs in ((self._buffers, self._specs), (self._state, self._state_specs)):
             for name, spec in specs.items():
-                grown = torch.empty((capacity, *spec.shape), dtype=spec.dtype)  # rows are written when they are added
+                # rows are written when they are added
+                grown = torch.empty((capacity, *spec.shape), dtype=spec.dtype, device=self.device)
                 grown[: self._count] = store[name][: self._count]  # type: ignore[index]
                 store[name] = grown  # type: ignore[index]
 
@@ -257,17 +265,18 @@ class GaussianMap:
         noted = self._noted
         self._reserve(stop)
         for name, spec in self._specs.items():
-            self._buffers[name].numpy()[start:stop] = np.asarray(values[name]) if name in values else spec.fill
+            _write(self._buffers[name], start, stop, values.get(name, spec.fill))
         if "uid" not in values:
-            self._buffers["uid"][start:stop] = torch.arange(self._next_uid, self._next_uid + rows)
+            keys = torch.arange(self._next_uid, self._next_uid + rows, device=self.device)
+            self._buffers["uid"][start:stop] = keys
             self._next_uid += rows
         elif rows:
             self._next_uid = max(self._next_uid, int(self._buffers["uid"][start:stop].max()) + 1)
         for key, spec in self._state_specs.items():
-            self._state[key].numpy()[start:stop] = spec.fill
+            _write(self._state[key], start, stop, spec.fill)
         self._count = stop
         self._rows_changed(slice(start, stop), noted)
-        return torch.arange(start, stop)
+        return torch.arange(start, stop, device=self.device)
 
     def keep(self, mask: torch.Tensor) -> None:
         """Prune: keep the rows where ``mask`` (N,) is true, in their order."""
@@ -290,7 +299,7 @@ class GaussianMap:
         index = torch.unique(index)
         left = self._count - len(index)
         holes = index[index < left]
-        tail = torch.ones(self._count - left, dtype=torch.bool)
+        tail = torch.ones(self._count - left, dtype=torch.bool, device=self.device)
         tail[index[index >= left] - left] = False
         movers = torch.nonzero(tail)[:, 0] + left
         for store in (self._buffers, self._state):
@@ -298,7 +307,7 @@ class GaussianMap:
                 store[name][holes] = store[name][movers]  # type: ignore[index]
         self._count = left
         # the chunk of the first row that is gone changed, too
-        self._rows_changed(torch.cat([holes, torch.tensor([left])]), noted)
+        self._rows_changed(torch.cat([holes, holes.new_tensor([left])]), noted)
 
     def shrink_to_fit(self) -> None:
         """Give back the memory of rows that were removed; values and revision stay."""
@@ -322,10 +331,11 @@ class GaussianMap:
         generator = torch.Generator().manual_seed(seed)
         parent = index.repeat_interleave(children)
         rows = {name: self[name][parent].clone() for name in self._specs if name != "uid"}
-        noise = torch.randn(len(parent), 3, generator=generator) * rows["log_scales"].exp()
+        drawn = torch.randn(len(parent), 3, generator=generator)  # the same on every device
+        noise = drawn.to(self.device) * rows["log_scales"].exp()
         rows["means"] += torch.einsum("nij,nj->ni", rotation_matrices(rows["quats"]), noise)
         rows["log_scales"] -= float(np.log(shrink))
-        mask = torch.ones(self._count, dtype=torch.bool)
+        mask = torch.ones(self._count, dtype=torch.bool, device=self.device)
         mask[index] = False
         self.keep(mask)
         return self.add(**rows)
@@ -336,15 +346,15 @@ class GaussianMap:
             self.register(name, spec.shape, spec.dtype, spec.fill)
         return self.add(**{name: other[name] for name in other if name != "uid"})
 
-    def snapshot(self) -> GaussianMap:
-        """An independent copy of the rows, with attributes and optimiser state."""
-        copy = GaussianMap(self.sh_degree, self.map_id, self.frame_id)
+    def snapshot(self, device: torch.device | str | None = None) -> GaussianMap:
+        """An independent copy of the rows, with attributes and optimiser state; on another ``device``, if one is given."""
+        copy = GaussianMap(self.sh_degree, self.map_id, self.frame_id, self.device if device is None else device)
         for name, spec in self._specs.items():
             copy.register(name, spec.shape, spec.dtype, spec.fill)
-            copy._buffers[name] = self[name].clone()
+            copy._buffers[name] = self[name].to(copy.device, copy=True)
         for (name, key), spec in self._state_specs.items():
             copy.register_state(name, key, spec.shape, spec.fill)
-            copy._state[(name, key)] = self.state(name, key).clone()
+            copy._state[(name, key)] = self.state(name, key).to(copy.device, copy=True)
         copy.anchor = self.anchor
         copy._count, copy._next_uid, copy.revision = self._count, self._next_uid, self.revision
         copy._note(None)
@@ -353,9 +363,20 @@ class GaussianMap:
 
 def _copied(buffer: torch.Tensor, count: int, capacity: int) -> torch.Tensor:
     """A buffer of ``capacity`` rows with the first ``count`` of another."""
-    out = torch.empty((capacity, *buffer.shape[1:]), dtype=buffer.dtype)
+    out = torch.empty((capacity, *buffer.shape[1:]), dtype=buffer.dtype, device=buffer.device)
     out[:count] = buffer[:count]
     return out
+
+
+def _write(buffer: torch.Tensor, start: int, stop: int, values: torch.Tensor | np.ndarray | float) -> None:
+    """Write rows ``start`` to ``stop``; through numpy where the buffer is on the CPU, which also inference mode allows."""
+    if buffer.device.type == "cpu":
+        given = values.detach().cpu() if isinstance(values, torch.Tensor) else values
+        buffer.numpy()[start:stop] = np.asarray(given)
+    elif isinstance(values, torch.Tensor | np.ndarray):
+        buffer[start:stop] = torch.as_tensor(values).to(buffer.device)
+    else:
+        buffer[start:stop].fill_(values)
 
 
 def rotation_matrices(quats: torch.Tensor) -> torch.Tensor:

@@ -93,10 +93,12 @@ class Rasterizer(Protocol):
     """Same numbers from every back end, within the tolerance stated in docs/architecture.md.
 
     ``skipped``: Gaussians of the last map drawn that cannot be, as parameters are not finite or a quaternion is 0.
+    ``device``: where it draws; maps elsewhere are copied there, and results back.
     """
 
     name: str
     settings: RasterSettings
+    device: torch.device
 
     @property
     def skipped(self) -> int: ...
@@ -123,8 +125,10 @@ class Rasterizer(Protocol):
         """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
         ...
 
-    def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
-        """Transpose pass of an image (H,W,D)."""
+    def accumulate(
+        self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor, count: bool = True
+    ) -> Accumulation:
+        """Transpose pass of an image (H,W,D). Without ``count``, pixel_count may stay 0, where counting takes time."""
         ...
 
     def accumulate_labels(self, gaussians: GaussianMap, camera: Camera, labels: torch.Tensor) -> LabelAccumulation:

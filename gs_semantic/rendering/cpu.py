@@ -339,6 +339,7 @@ class CpuRasterizer:
     """
 
     name = "cpu"
+    device = torch.device("cpu")
 
     def __init__(self, settings: RasterSettings | None = None, threads: int | None = None) -> None:
         native.library()
@@ -388,7 +389,9 @@ class CpuRasterizer:
         """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""
         return self.open(gaussians, camera, tile_size=32).render_ids(ids)
 
-    def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
+    def accumulate(
+        self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor, count: bool = True
+    ) -> Accumulation:
         """Transpose pass of an image float32 (H,W,D)."""
         return self.open(gaussians, camera, tile_size=32).accumulate(image)
 

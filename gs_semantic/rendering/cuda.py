@@ -71,7 +71,8 @@ class CudaRasterizer:
                 )
         if not torch.cuda.is_available():
             raise InvalidRequestError("rasterizer 'cuda': torch finds no CUDA device here; use 'cpu' or 'auto'")
-        self.device = torch.device(device)
+        named = torch.device(device)
+        self.device = torch.device("cuda", torch.cuda.current_device()) if named.index is None else named
         self._last: _Ready | None = None  # of the map drawn last
         self._kept: tuple[Any, tuple, _Ready] | None = None  # a map, its version, and that made ready
         self._seen: tuple[_Ready, tuple, _Projected] | None = None  # what the kept map is in the last camera
@@ -142,8 +143,10 @@ class CudaRasterizer:
             )
         return IdRendering(winner.to(home), confidence.to(home), depth.to(home))
 
-    def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
-        """Transpose pass of an image float32 (H,W,D)."""
+    def accumulate(
+        self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor, count: bool = True
+    ) -> Accumulation:
+        """Transpose pass of an image float32 (H,W,D). Counting lists all pairs of pixel and Gaussian: slow."""
         home, n = gaussians.means.device, len(gaussians)
         self._check_image("image", image, camera)
         with torch.no_grad():
@@ -151,14 +154,18 @@ class CudaRasterizer:
         image = image.to(self.device, torch.float32)
         ones = torch.ones_like(image[..., :1])
         sums = self._transpose(projected, torch.cat([ones, image], dim=2), camera)
+        pixels = self._pixel_count(projected, camera) if count else torch.zeros(n, dtype=torch.int32)
+        return Accumulation(sums[:, 1:].to(home), sums[:, 0].to(home), pixels.to(home))
+
+    def _pixel_count(self, projected: _Projected, camera: Camera) -> torch.Tensor:
+        """int32 (N,): pixels that each Gaussian is blended into."""
         with torch.no_grad():
             rows, _, _ = self.gsplat.rasterize_to_indices_in_range(
                 *(0, ALL_BATCHES, torch.ones(1, camera.height, camera.width, device=self.device)),
                 *(projected.means2d, projected.conics, projected.opacities, camera.width, camera.height, TILE),
                 *(projected.offsets, projected.flatten_ids),
             )
-        count = torch.bincount(rows.long(), minlength=n).to(torch.int32)
-        return Accumulation(sums[:, 1:].to(home), sums[:, 0].to(home), count.to(home))
+        return torch.bincount(rows.long(), minlength=projected.depths.shape[1]).to(torch.int32)
 
     def accumulate_labels(self, gaussians: GaussianMap, camera: Camera, labels: torch.Tensor) -> LabelAccumulation:
         """Transpose pass of a label image int32 (H,W), with exact sums of every label instead of two slots."""

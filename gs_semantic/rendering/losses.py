@@ -1,4 +1,4 @@
-"""Losses on images, in native code."""
+"""Losses on images: in native code, on other devices with torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import ctypes
 import threading
 
 import torch
+import torch.nn.functional as F
 
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.rendering import native
 
 _kept = threading.local()  # workspace of the last call: the next one usually has the same size
+WINDOW, SIGMA_PX = 11, 1.5
+C1, C2 = 0.01**2, 0.03**2  # of SSIM, for values 0..1
 
 
 def ssim_l1(
@@ -18,7 +21,7 @@ def ssim_l1(
 ) -> torch.Tensor:
     """(1 - ssim_weight) mean |image - target| + ssim_weight (1 - SSIM), as in 3D Gaussian Splatting; a scalar.
 
-    image, target float32 (H,W,C) on the CPU, values about 0..1. SSIM has an 11x11 Gaussian window of sigma 1.5 and zeros
+    image, target float32 (H,W,C), values about 0..1. SSIM has an 11x11 Gaussian window of sigma 1.5 and zeros
     outside the image. Differentiable with respect to ``image``; the target counts as constant.
     """
     return _SsimL1.apply(image, target, ssim_weight, threads)
@@ -28,6 +31,9 @@ def ssim_l1_gradient(
     image: torch.Tensor, target: torch.Tensor, ssim_weight: float = 0.2, threads: int | None = None
 ) -> tuple[float, torch.Tensor]:
     """The loss of ``ssim_l1`` and its gradient (H,W,C) with respect to the image."""
+    if image.device.type != "cpu":
+        value, grad = _by_autograd(image, target, ssim_weight)
+        return float(value), grad
     image = native.checked("image", image, (None, None, None))
     target = native.checked("target", target, tuple(image.shape))
     if image.numel() == 0:
@@ -55,12 +61,43 @@ def ssim_l1_gradient(
     return loss.value, grad
 
 
+def _by_autograd(image: torch.Tensor, target: torch.Tensor, ssim_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, a scalar, and its gradient, on any device."""
+    with torch.enable_grad():
+        leaf = image.detach().requires_grad_()
+        loss = (1 - ssim_weight) * (leaf - target).abs().mean()
+        if ssim_weight:
+            loss = loss + ssim_weight * (1 - _ssim(leaf, target))
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+def _ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean structural similarity of (H,W,C) images."""
+    a, b = a.permute(2, 0, 1), b.permute(2, 0, 1)
+    mean_a, mean_b, aa, bb, ab = _blurred(torch.cat([a, b, a * a, b * b, a * b])).chunk(5)
+    both = mean_a * mean_b
+    squares = mean_a.square() + mean_b.square()
+    over = (2 * both + C1) * (2 * (ab - both) + C2)
+    under = (squares + C1) * (aa + bb - squares + C2)
+    return (over / under).mean()
+
+
+def _blurred(planes: torch.Tensor) -> torch.Tensor:
+    """Planes (C,H,W) under the window, zeros outside."""
+    count = len(planes)
+    offsets = torch.arange(WINDOW, device=planes.device, dtype=planes.dtype) - WINDOW // 2
+    weights = (-offsets.square() / (2 * SIGMA_PX**2)).exp()
+    weights = (weights / weights.sum()).expand(count, 1, WINDOW)
+    rows = F.conv2d(planes[None], weights[:, :, None, :], padding=(0, WINDOW // 2), groups=count)
+    return F.conv2d(rows, weights[..., None], padding=(WINDOW // 2, 0), groups=count)[0]
+
+
 class _SsimL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, target, ssim_weight, threads):
         loss, grad = ssim_l1_gradient(image, target, ssim_weight, threads)
         ctx.save_for_backward(grad)
-        return torch.tensor(loss, dtype=image.dtype)
+        return torch.tensor(loss, dtype=image.dtype, device=image.device)
 
     @staticmethod
     def backward(ctx, scale):

@@ -42,6 +42,7 @@ class ReferenceRasterizer:
     """Dense compositing per tile in the dtype of the map (or of ``dtype``); for small scenes."""
 
     name = "reference"
+    device = torch.device("cpu")
 
     def __init__(self, settings: RasterSettings | None = None, dtype: torch.dtype | None = None) -> None:
         self.settings = settings or RasterSettings()
@@ -103,7 +104,9 @@ class ReferenceRasterizer:
                 depth[tile.rows, tile.columns] = mean.reshape(shape)
             return IdRendering(winner, confidence, depth)
 
-    def accumulate(self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor) -> Accumulation:
+    def accumulate(
+        self, gaussians: GaussianMap, camera: Camera, image: torch.Tensor, count: bool = True
+    ) -> Accumulation:
         """Transpose pass of an image (H,W,D)."""
         with torch.no_grad():
             splats = self._project(gaussians, camera)

@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, method: LiftingMethod, loop: dict[str, Any]) -> 
         "loop": loop,
     }
     with atomic_write(path) as file:
-        torch.save(content, file)
+        torch.save(_on_cpu(content), file)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -75,6 +75,15 @@ def link_checkpoint(path: Path, other: Path) -> None:
     temporary.unlink(missing_ok=True)
     os.link(path, temporary)
     os.replace(temporary, other)
+
+
+def _on_cpu(content: Any) -> Any:
+    """The same with all tensors on the CPU, so that any machine reads it."""
+    if isinstance(content, dict):
+        return {key: _on_cpu(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_on_cpu(value) for value in content)
+    return content.cpu() if isinstance(content, torch.Tensor) else content
 
 
 def _map_state(gaussians: GaussianMap) -> dict[str, Any]:

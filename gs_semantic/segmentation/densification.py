@@ -34,8 +34,9 @@ class Densifier:
 
     def forget(self) -> None:
         """Start watching anew; to be called whenever rows came or went."""
-        count = len(self.gaussians)
-        self.gradient, self.seen, self.radius = torch.zeros(count), torch.zeros(count), torch.zeros(count)
+        self.gradient, self.seen, self.radius = torch.zeros(
+            3, len(self.gaussians), device=self.gaussians.device
+        ).unbind()
 
     def observe(self, statistics: StepStatistics, width: int, height: int) -> None:
         """Take one step's gradients of the projected centres, for images of this size."""
@@ -56,18 +57,18 @@ class Densifier:
         chosen = score >= config.densify_gradient
         room = self.room
         if room is not None and int(chosen.sum()) > room:  # those with the largest gradients
-            best = torch.topk(score, room).indices if room else torch.zeros(0, dtype=torch.long)
+            best = torch.topk(score, room).indices
             chosen = torch.zeros_like(chosen)
             chosen[best] = True
         large = self.largest_scale() > config.densify_scale * self.extent
         clones, splits = torch.nonzero(chosen & ~large)[:, 0], torch.nonzero(chosen & large)[:, 0]
-        radius = torch.cat([self.radius, torch.zeros(len(clones))])  # what is new was not seen yet
+        radius = torch.cat([self.radius, self.radius.new_zeros(len(clones))])  # what is new was not seen yet
         self.gaussians.clone(clones)
         if len(splits):
             self.gaussians.split(splits, CHILDREN, SHRINK, seed=int(self.random.integers(2**31)))
-            kept = torch.ones(len(radius), dtype=torch.bool)
+            kept = torch.ones_like(radius, dtype=torch.bool)
             kept[splits] = False
-            radius = torch.cat([radius[kept], torch.zeros(CHILDREN * len(splits))])
+            radius = torch.cat([radius[kept], radius.new_zeros(CHILDREN * len(splits))])
         self.prune(radius, iteration >= config.prune_size_from)
 
     @property
@@ -104,4 +105,6 @@ class Densifier:
         return {"gradient": self.gradient, "seen": self.seen, "radius": self.radius}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.gradient, self.seen, self.radius = state["gradient"], state["seen"], state["radius"]
+        self.gradient, self.seen, self.radius = (
+            state[name].to(self.gaussians.device) for name in ("gradient", "seen", "radius")
+        )

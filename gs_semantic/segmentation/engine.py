@@ -217,7 +217,8 @@ class AutogradEngine:
             gaussians.register_state(name, "steps", ())
 
     def forward(self, camera: Camera, with_features: bool = True) -> Pass:
-        leaves = {name: self.gaussians[name].detach().clone().requires_grad_() for name in self._names}
+        # not copied: the map changes only after the backward pass
+        leaves = {name: self.gaussians[name].detach().requires_grad_() for name in self._names}
         shown = SplatTensors(**{name: leaves[name] for name in CORE})
         rendering = self.rasterizer.render(
             shown,  # type: ignore[arg-type]
@@ -236,6 +237,10 @@ class AutogradEngine:
             images.append(forward.rendering.features)
             grads.append(gradients.features)
         torch.autograd.backward(images, [g.to(i) for i, g in zip(images, grads, strict=True)])
+        with torch.no_grad():
+            return self._step(forward, gradients, rates, want_features)
+
+    def _step(self, forward: Pass, gradients: ImageGradients, rates: StepRates, want_features: bool) -> StepStatistics:
         found = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in forward.leaves.items()}
         means, camera = self.gaussians.means, forward.camera
         pose = torch.from_numpy(camera.T_camera_world).to(means)
@@ -251,27 +256,30 @@ class AutogradEngine:
         through_image = found[feature][rows].clone() if feature and want_features else None
         if gradients.rows is not None and gradients.values is not None and feature:
             found[feature].index_add_(0, gradients.rows, gradients.values.to(found[feature]))
-        stepping = torch.ones_like(seen) if self.settings.dense else seen
+        turn: torch.Tensor | slice = slice(None) if self.settings.dense else rows
         for name in self._names if gradients.features is not None else ATTRIBUTES:
-            turn = stepping
+            own = turn
             if name == feature and gradients.rows is not None and not self.settings.dense:
-                turn = stepping.clone()
-                turn[gradients.rows] = True
-            self._adam(name, found[name], turn, getattr(rates, name, rates.features), rates)
+                stepping = seen.clone()
+                stepping[gradients.rows] = True
+                own = torch.nonzero(stepping)[:, 0]
+            self._adam(name, found[name], own, getattr(rates, name, rates.features), rates)
         self.gaussians.touch()
         return StepStatistics(rows, norm, radii, through_image)
 
-    def _adam(self, name: str, gradient: torch.Tensor, turn: torch.Tensor, rate: float, rates: StepRates) -> None:
+    def _adam(
+        self, name: str, gradient: torch.Tensor, rows: torch.Tensor | slice, rate: float, rates: StepRates
+    ) -> None:
         first, second = self.gaussians.state(name, "first"), self.gaussians.state(name, "second")
         steps = self.gaussians.state(name, "steps")
-        rows = torch.nonzero(turn)[:, 0]
         g = gradient[rows]
-        first[rows] = rates.beta1 * first[rows] + (1 - rates.beta1) * g
-        second[rows] = rates.beta2 * second[rows] + (1 - rates.beta2) * g.square()
-        steps[rows] += 1
-        t = steps[rows].reshape(-1, *(1,) * (g.dim() - 1))
-        scaled = (second[rows] / (1 - rates.beta2**t)).sqrt() + rates.eps
-        step = rate * first[rows] / (1 - rates.beta1**t) / scaled
+        m = rates.beta1 * first[rows] + (1 - rates.beta1) * g
+        v = rates.beta2 * second[rows] + (1 - rates.beta2) * g.square()
+        n = steps[rows] + 1
+        first[rows], second[rows], steps[rows] = m, v, n
+        t = n.reshape(-1, *(1,) * (g.dim() - 1))
+        scaled = (v / (1 - rates.beta2**t)).sqrt() + rates.eps
+        step = rate * m / (1 - rates.beta1**t) / scaled
         if name == "sh" and rates.sh_rest is not None:
             step[:, 1:] *= rates.sh_rest / rates.sh if rates.sh else 0
         self.gaussians[name][rows] -= step

@@ -11,11 +11,18 @@ import torch
 class LinearClassifier:
     """A 1x1 convolution: logits (P,classes) = features (P,channels) W^T + b, with Adam of its own."""
 
-    def __init__(self, channels: int, classes: int, rate: float, random: np.random.Generator) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        rate: float,
+        random: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
         bound = channels**-0.5  # as torch starts a convolution
         weight, bias = random.uniform(-bound, bound, (classes, channels)), random.uniform(-bound, bound, classes)
-        self.weight = torch.from_numpy(weight.astype(np.float32)).requires_grad_()
-        self.bias = torch.from_numpy(bias.astype(np.float32)).requires_grad_()
+        self.weight = torch.from_numpy(weight.astype(np.float32)).to(device).requires_grad_()
+        self.bias = torch.from_numpy(bias.astype(np.float32)).to(device).requires_grad_()
         self._adam = torch.optim.Adam([self.weight, self.bias], lr=rate)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
@@ -42,8 +49,15 @@ class Codebook:
     ``used`` (L,) counts in which views of late a code was matched, decaying.
     """
 
-    def __init__(self, codes: int, channels: int, rate: float, random: np.random.Generator) -> None:
-        self.channels, self._rate, self._random = channels, rate, random
+    def __init__(
+        self,
+        codes: int,
+        channels: int,
+        rate: float,
+        random: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.channels, self._rate, self._random, self._device = channels, rate, random, device
         self._start(self._fresh(codes), torch.zeros(codes))
 
     def __len__(self) -> int:
@@ -51,10 +65,12 @@ class Codebook:
 
     def _fresh(self, codes: int) -> torch.Tensor:
         bound = self.channels**-0.5
-        return torch.from_numpy(self._random.uniform(-bound, bound, (codes, self.channels)).astype(np.float32))
+        drawn = self._random.uniform(-bound, bound, (codes, self.channels)).astype(np.float32)
+        return torch.from_numpy(drawn).to(self._device)
 
     def _start(self, weight: torch.Tensor, used: torch.Tensor) -> None:
-        self.weight, self.used = weight.clone().requires_grad_(), used.clone()
+        self.weight = weight.to(self._device, copy=True).requires_grad_()
+        self.used = used.to(self._device, copy=True)
         self._adam = torch.optim.Adam([self.weight], lr=self._rate)
 
     def grow(self, codes: int) -> None:
@@ -63,16 +79,18 @@ class Codebook:
         if more <= 0:
             return
         moments = self._adam.state_dict()
-        self._start(torch.cat([self.weight.detach(), self._fresh(more)]), torch.cat([self.used, torch.zeros(more)]))
+        self._start(
+            torch.cat([self.weight.detach(), self._fresh(more)]), torch.cat([self.used, self.used.new_zeros(more)])
+        )
         for values in moments["state"].values():
             for key in ("exp_avg", "exp_avg_sq"):
-                values[key] = torch.cat([values[key], torch.zeros(more, self.channels)])
+                values[key] = torch.cat([values[key], values[key].new_zeros(more, self.channels)])
         self._adam.load_state_dict(moments)
 
     def count(self, codes: np.ndarray, views: int) -> None:
         """A view was matched with ``codes``; a share of 1 / views of the older counts is forgotten."""
         self.used *= 1 - 1 / max(2, views)
-        self.used[torch.from_numpy(codes)] += 1
+        self.used[torch.from_numpy(codes).to(self._device)] += 1
 
     def step(self) -> None:
         """Move down the gradients that were gathered, and forget them."""

@@ -160,7 +160,7 @@ def merge(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod) -> Merg
     live, trained = mapper.gaussians, method.gaussians
     if live.map_id != snapshot.gaussians.map_id:
         raise TrainingError("the map was replaced while it was trained: nothing was merged")
-    rows = trained.snapshot()
+    rows = trained.snapshot("cpu")
     move_with_keyframes(rows, _motions(mapper, snapshot))
     objects = _objects(mapper, snapshot, method)
     nothing_taught = getattr(method.config, "unlabelled", "ignore") != "ignore"
@@ -231,7 +231,7 @@ def _objects(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod) -> n
 def _slots_of_codes(snapshot: LiveSnapshot, method: LiftingMethod, classes: np.ndarray) -> np.ndarray:
     """For ids of the method's own: the object, one for each id, that most of its Gaussians had before."""
     before = snapshot.gaussians
-    place = _places(before["uid"].numpy(), method.gaussians[ORIGIN].numpy())
+    place = _places(before["uid"].numpy(), method.gaussians[ORIGIN].cpu().numpy())
     known = place >= 0
     owner = before["object"].numpy()[place[known]]
     table = Contingency.of(classes[known], owner, ignore=(0,)).without_prediction(0)

@@ -6,7 +6,7 @@ A method overrides the hooks that it differs in, or ``step`` as a whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -85,10 +85,13 @@ class LiftingMethod:
             )
         self.config, self.scene = config, scene
         self.rasterizer = rasterizer or create_rasterizer(config.rasterizer)
+        self.device = self.rasterizer.device  # of the map and of all that is trained
         self.random = np.random.default_rng(config.seed)
         self.cancelled: Callable[[], bool] = lambda: False  # the trainer's
         fresh = gaussians is None
         self.gaussians = first_gaussians(scene, config) if gaussians is None else gaussians
+        if self.gaussians.device != self.device:
+            self.gaussians = self.gaussians.snapshot(self.device)
         self.prepare()
         if fresh:
             self.initialise()
@@ -185,9 +188,10 @@ class LiftingMethod:
             self.engine.raise_sh_degree(degree)
         labelled = self.feature is not None and view.ids is not None
         forward = self.engine.forward(view.camera, labelled)
-        colour, grad_rgb = ssim_l1_gradient(forward.rendering.rgb.detach(), view.colour(), config.ssim_weight)
+        target = self.scene.colour(index, self.device)
+        colour, grad_rgb = ssim_l1_gradient(forward.rendering.rgb.detach(), target, config.ssim_weight)
         if view.ignored is not None:
-            grad_rgb[torch.from_numpy(view.ignored)] = 0
+            grad_rgb[torch.from_numpy(view.ignored).to(self.device)] = 0
         losses, gradients = {"colour": colour}, ImageGradients(grad_rgb)
         if labelled:
             assert forward.rendering.features is not None
@@ -196,7 +200,7 @@ class LiftingMethod:
             own = self.gaussian_losses(iteration)
             if own is not None:
                 terms = terms | own.terms
-            losses |= {name: float(term.detach()) for name, term in terms.items()}
+            losses |= as_numbers(terms)
             self._check(losses, iteration, view.name)
             if terms:
                 sum(terms.values()).backward()  # type: ignore[union-attr]
@@ -248,7 +252,7 @@ class LiftingMethod:
         name = self.answer_feature
         features = None if name is None else self.gaussians[name]
         rendering = self.rasterizer.render(self.gaussians, camera, features)
-        rgb = (rendering.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        rgb = (rendering.rgb.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         if rendering.features is None:
             return Prediction(rgb, None)
         shape = camera.height, camera.width
@@ -286,4 +290,15 @@ class LiftingMethod:
             best, winner = logits.max(dim=1)
             classes.append(winner)
             probabilities.append((best - logits.logsumexp(dim=1)).exp())
-        return torch.cat(classes).numpy(), torch.cat(probabilities).numpy()
+        return torch.cat(classes).cpu().numpy(), torch.cat(probabilities).cpu().numpy()
+
+    def drawn(self, count: int, below: int) -> torch.Tensor:
+        """int64 (count,): random numbers from 0 to ``below`` - 1, with replacement."""
+        return torch.from_numpy(self.random.integers(0, below, count)).to(self.device)
+
+
+def as_numbers(terms: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The values of scalars, all fetched at once."""
+    return (
+        dict(zip(terms, torch.stack([t.detach() for t in terms.values()]).cpu().tolist(), strict=True)) if terms else {}
+    )

@@ -23,7 +23,7 @@ def labelled_map(method: LiftingMethod) -> tuple[GaussianMap, ObjectRegistry]:
     one vote there is.
     """
     classes, probability = method.gaussian_classes()
-    gaussians, ids = method.gaussians.snapshot(), method.ids
+    gaussians, ids = method.gaussians.snapshot("cpu"), method.ids
     register_votes(gaussians)
     gaussians.register(PROBABILITY, ())
     gaussians["object"] = torch.from_numpy(classes.astype(np.int32))

@@ -23,6 +23,7 @@ from gs_semantic.segmentation.tracking import track_ids
 CANDIDATE_POINTS = 2_000_000  # points of all depth images together from which the first Gaussians are chosen
 EXTENT_FACTOR = 1.1  # of the largest distance of a camera from their centre (3D Gaussian Splatting)
 NEAR_M = 0.05
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,6 @@ class View:
     truth: np.ndarray | None = None
     masks: dict[int, MaskInfo] = field(default_factory=dict)
     ignored: np.ndarray | None = None
-
-    def colour(self) -> torch.Tensor:
-        """float32 (H,W,3), 0..1."""
-        return torch.from_numpy(self.rgb.astype(np.float32)) / 255
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,8 @@ class Scene:
         centres = np.array([view.camera.T_world_camera[:3, 3] for view in self.train])
         radius = float(np.linalg.norm(centres - centres.mean(0), axis=1).max())
         self.extent = EXTENT_FACTOR * radius if radius > 0 else 1.0
-        self._classes: dict[int, torch.Tensor] = {}
+        self._classes: dict[tuple[int, torch.device], torch.Tensor] = {}
+        self._colours: dict[tuple[int, torch.device], torch.Tensor] = {}
 
     @property
     def class_count(self) -> int:
@@ -102,16 +100,24 @@ class Scene:
         """Has any training view ids?"""
         return self.class_count > 1
 
-    def classes(self, index: int) -> torch.Tensor | None:
+    def colour(self, index: int, device: torch.device = CPU) -> torch.Tensor:
+        """float32 (H,W,3), 0..1, of a training view; the bytes are brought to the device once."""
+        key = index, device
+        if key not in self._colours:
+            self._colours[key] = torch.from_numpy(self.train[index].rgb).to(device)
+        return self._colours[key].to(torch.float32) / 255
+
+    def classes(self, index: int, device: torch.device = CPU) -> torch.Tensor | None:
         """int64 (H*W,): class of each pixel of a training view; None without labels."""
-        if index not in self._classes:
+        key = index, device
+        if key not in self._classes:
             ids = self.train[index].ids
             if ids is None:
                 return None
             smallest = np.min_scalar_type(self.class_count)
             table = np.searchsorted(self.ids, ids.ravel()).astype(np.int32 if smallest.itemsize > 2 else np.int16)
-            self._classes[index] = torch.from_numpy(table)
-        return self._classes[index].long()
+            self._classes[key] = torch.from_numpy(table).to(device)
+        return self._classes[key].long()
 
 
 def make_scene(
@@ -292,7 +298,7 @@ def first_gaussians(scene: Scene, config: TrainingConfig) -> GaussianMap:
         known = scene.start
         gaussians = GaussianMap(known.sh_degree, known.map_id, known.frame_id)
         names: Iterable[str] = ("means", "quats", "log_scales", "opacity_logits", "sh", "uid", "keyframe")
-        gaussians.add(**{name: known[name].clone() for name in names})
+        gaussians.add(**{name: known[name] for name in names})
         gaussians.continue_from(known.next_uid, known.revision)
         return gaussians
     assert scene.points is not None

@@ -98,7 +98,7 @@ def semantic_extras(method: LiftingMethod, views: Sequence[View], reach_m: float
         method.predict(view.camera)
     results = {"rgb_and_ids_fps": len(views) / (time.perf_counter() - begun)} if views else {}
     classes = method.gaussian_classes()[0]
-    pieces = components_by_object(method.gaussians.means.numpy(), classes, reach_m)
+    pieces = components_by_object(method.gaussians.means.cpu().numpy(), classes, reach_m)
     if pieces:
         results["components_per_class"] = float(np.mean(list(pieces.values())))
     parts = method.parameters()
@@ -111,7 +111,7 @@ def semantic_extras(method: LiftingMethod, views: Sequence[View], reach_m: float
             if view.ids is not None:
                 shown = method.rasterizer.render(method.gaussians, view.camera, features.float()).features
                 assert shown is not None
-                score.update(shown.numpy(), view.ids)
+                score.update(shown.cpu().numpy(), view.ids)
         found = score.result()
         results["feature_calinski_harabasz"] = found.calinski_harabasz
         results["feature_davies_bouldin"] = found.davies_bouldin

@@ -44,12 +44,12 @@ def split_across(
     along = axes.abs().amax(dim=1) > 1 - 1e-6  # an axis of the parent: its rotation stays
     own = torch.nonzero(along)[:, 0]
     narrow = torch.full_like(log_scales[own], -math.log(other_shrink))
-    narrow[torch.arange(len(own)), axes[own].abs().argmax(dim=1)] = -math.log(shrink)
+    narrow[torch.arange(len(own), device=axes.device), axes[own].abs().argmax(dim=1)] = -math.log(shrink)
     log_scales[own] += narrow
     turned = torch.nonzero(~along)[:, 0]
     if len(turned):
         v = axes[turned].double()
-        kept = torch.eye(3, dtype=torch.float64) / other_shrink**2
+        kept = torch.eye(3, dtype=torch.float64, device=v.device) / other_shrink**2
         kept = kept - (1 / other_shrink**2 - 1 / shrink**2) * v[:, :, None] * v[:, None, :]
         spread = rotation[turned].double() * scales[turned].double()[:, None, :]
         variances, vectors = torch.linalg.eigh(spread @ kept @ spread.transpose(1, 2))
@@ -60,12 +60,12 @@ def split_across(
     if thin_opacity:
         opacity = torch.logit(1 - (1 - torch.sigmoid(opacity)).clamp(min=1e-6).sqrt())
     children = {name: values.repeat_interleave(2, dim=0) for name, values in parent.items()}
-    signs = torch.tensor([1.0, -1.0]).repeat(len(rows))[:, None]
+    signs = offset.new_tensor([1.0, -1.0]).repeat(len(rows))[:, None]
     children["means"] = children["means"] + signs * offset.repeat_interleave(2, dim=0)
     children["log_scales"] = log_scales.repeat_interleave(2, dim=0)
     children["quats"] = quats.repeat_interleave(2, dim=0)
     children["opacity_logits"] = opacity.repeat_interleave(2, dim=0)
-    kept_rows = torch.ones(len(gaussians), dtype=torch.bool)
+    kept_rows = torch.ones(len(gaussians), dtype=torch.bool, device=gaussians.device)
     kept_rows[rows] = False
     gaussians.keep(kept_rows)
     return gaussians.add(**children)
@@ -75,5 +75,5 @@ def quaternions(rotations: torch.Tensor) -> torch.Tensor:
     """Unit wxyz quaternions (N,4) of rotation matrices (N,3,3)."""
     from scipy.spatial.transform import Rotation
 
-    xyzw = torch.from_numpy(Rotation.from_matrix(rotations.numpy()).as_quat())
-    return xyzw[:, [3, 0, 1, 2]]
+    xyzw = torch.from_numpy(Rotation.from_matrix(rotations.cpu().numpy()).as_quat())
+    return xyzw[:, [3, 0, 1, 2]].to(rotations.device)

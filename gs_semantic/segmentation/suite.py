@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gs_semantic.data.folder_writer import write_folder
 from gs_semantic.data.formats import open_sequence
 from gs_semantic.data.procedural import ObjectScene, ProceduralSequence
 from gs_semantic.data.sequence import FrameSequence
@@ -179,7 +180,6 @@ class Suite:
                 if name not in known:
                     raise InvalidRequestError(f"'{name}': expected one of {', '.join(known)}")
         self._scenes: dict[str, Scene] = {}
-        self._made: dict[tuple[int, int], tuple[FrameSequence, FrameSequence]] = {}
 
     def cells(self) -> list[Cell]:
         """In the order in which they are run: all variants of one seed before the next."""
@@ -294,17 +294,19 @@ class Suite:
 
     def _sequences(self, objects: int, width: int) -> tuple[FrameSequence, FrameSequence]:
         """What is trained on, and what is scored at."""
-        if not objects:
-            return open_sequence(self.sequence, max_width=width), open_sequence(self.evaluation)
-        if (objects, width) not in self._made:  # casting their rays takes a minute
-            self._made.clear()
-            scene = ObjectScene.make(objects)
-            train, held_out = (scene.cameras(n, VIEW_SIZE, phase) for n, phase in zip(VIEWS, (0, 0.5), strict=True))
-            self._made[objects, width] = (
-                ProceduralSequence(scene, train, max_width=width, cache=len(train)),
-                ProceduralSequence(scene, held_out, cache=len(held_out)),
-            )
-        return self._made[objects, width]
+        train, held_out = self._recorded(objects) if objects else (self.sequence, self.evaluation)
+        return open_sequence(train, max_width=width), open_sequence(held_out)
+
+    def _recorded(self, objects: int) -> tuple[Path, Path]:
+        """Recordings of a scene made in code, to train on and held out; casting their rays takes a minute, once."""
+        scene, folder = ObjectScene.make(objects), self.folder / f"scene-{objects}_objects"
+        found = []
+        for name, count, phase in zip(("train", "held_out"), VIEWS, (0, 0.5), strict=True):
+            found.append(folder / name)
+            if not found[-1].is_dir():
+                make_folder(folder)
+                write_folder(ProceduralSequence(scene, scene.cameras(count, VIEW_SIZE, phase)), found[-1])
+        return found[0], found[1]
 
     def _keep_pictures(self, cell: Cell, method: LiftingMethod, views: Sequence[View]) -> None:
         if not views:

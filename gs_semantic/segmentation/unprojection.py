@@ -59,9 +59,10 @@ class Unprojection:
             raise InvalidRequestError(f"norm: '{norm}' is not one of {', '.join(get_args(Norm))}")
         self.gaussians, self.rasterizer, self.norm = gaussians, rasterizer, norm
         count = len(gaussians)
-        self._features = torch.zeros(count, channels)
-        self._weight_sum = torch.zeros(count)
-        self._pixel_count = torch.zeros(count, dtype=torch.int64)
+        device = gaussians.device
+        self._features = torch.zeros(count, channels, device=device)
+        self._weight_sum = torch.zeros(count, device=device)
+        self._pixel_count = torch.zeros(count, dtype=torch.int64, device=device)
         self._pixels = 0
 
     def add(self, camera: Camera, features: torch.Tensor | np.ndarray, size: tuple[int, int] | None = None) -> None:
@@ -70,7 +71,7 @@ class Unprojection:
         size: (width, height) that the map is resized to (bilinear) and weights are rendered at; without, its own.
         InvalidInputError: another number of channels, another aspect ratio than the camera's, values not finite.
         """
-        image = torch.as_tensor(features, dtype=torch.float32)
+        image = torch.as_tensor(features, dtype=torch.float32).to(self.gaussians.device)
         self._check(camera, image)
         if size is not None and size != (image.shape[1], image.shape[0]):
             planes = image.permute(2, 0, 1)[None]
@@ -147,6 +148,10 @@ class Projection:
         basis = torch.linalg.eigh(centred.T @ centred)[1].flip(1)[:, :dims]
         largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
         return cls(mean.float(), (basis * largest.sign()).float())
+
+    def to(self, device: torch.device) -> Projection:
+        """The same on another device."""
+        return Projection(self.mean.to(device), self.basis.to(device))
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """(...,K) of features (...,D), with L2 norm 1."""

@@ -100,7 +100,7 @@ def assign(scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
     With more masks than codes, those left over are not among them.
     """
-    return linear_sum_assignment(scores.double().numpy(), maximize=True)
+    return linear_sum_assignment(scores.double().cpu().numpy(), maximize=True)
 
 
 def class_loss(

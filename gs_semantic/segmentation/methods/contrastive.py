@@ -110,13 +110,14 @@ class ContrastiveLifting(LiftingMethod):
 
     def draw(self, index: int, wanted: int) -> Draw | None:
         """``wanted`` pixels of a training view, with replacement (0: all, once), among those that count."""
-        classes = self.scene.classes(index)
+        classes = self.scene.classes(index, self.device)
         assert classes is not None
-        counted = torch.nonzero(classes)[:, 0] if self.config.unlabelled == "ignore" else torch.arange(len(classes))
+        every = torch.arange(len(classes), device=self.device)
+        counted = every[classes > 0] if self.config.unlabelled == "ignore" else every
         if not len(counted):
             return None
         if wanted:
-            counted = counted[torch.from_numpy(self.random.integers(0, len(counted), wanted))]
+            counted = counted[self.drawn(wanted, len(counted))]
         classes = classes[counted]
         present = torch.bincount(classes, minlength=self.scene.class_count) > 0
         return Draw(counted, (present.cumsum(0) - 1)[classes], torch.nonzero(present)[:, 0])
@@ -154,7 +155,7 @@ class ContrastiveLifting(LiftingMethod):
             probability = shares.gather(1, winner[:, None])[:, 0] * (part.norm(dim=1) > COVERED)
             classes.append(torch.where(probability < self.config.unassigned_below, 0, known[winner]))
             probabilities.append(probability)
-        return torch.cat(classes).numpy(), torch.cat(probabilities).numpy()
+        return torch.cat(classes).cpu().numpy(), torch.cat(probabilities).cpu().numpy()
 
     def seen_objects(self) -> dict[int, SeenObject]:
         """By overlap with the masks of training views spread evenly: each mask's class votes with its pixels."""
@@ -214,7 +215,8 @@ class ClusteredContrast(ContrastiveLifting):
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._centres is None:
             self._centres = self._clustered()
-        return self._centres[self._first :], torch.arange(self._first, len(self._centres))
+        count = len(self._centres)
+        return self._centres[self._first :], torch.arange(self._first, count, device=self.device)
 
     @property
     def ids(self) -> np.ndarray:
@@ -233,7 +235,7 @@ class ClusteredContrast(ContrastiveLifting):
         groups = np.where(labelled, labels, labels.max() + 1)
         sums = np.zeros((labels.max() + 2, features.shape[1]), np.float32)
         np.add.at(sums, groups, features)
-        return unit(torch.from_numpy(np.concatenate([sums[-1:], sums[1:-1]])))
+        return unit(torch.from_numpy(np.concatenate([sums[-1:], sums[1:-1]])).to(self.device))
 
     def _sample(self) -> tuple[np.ndarray, np.ndarray]:
         """Unit features (P,D) of ``cluster_points`` pixels of all labelled training views, and which have a mask."""
@@ -248,8 +250,8 @@ class ClusteredContrast(ContrastiveLifting):
             assert shown is not None and classes is not None
             rows, unlabelled = torch.nonzero(classes)[:, 0].numpy(), torch.nonzero(classes == 0)[:, 0].numpy()
             chosen = [random.choice(some, min(share, len(some)), replace=False) for some in (rows, unlabelled)]
-            pixels = torch.from_numpy(np.concatenate(chosen))
-            features.append(unit(shown.reshape(-1, shown.shape[-1])[pixels]).numpy())
+            pixels = torch.from_numpy(np.concatenate(chosen)).to(self.device)
+            features.append(unit(shown.reshape(-1, shown.shape[-1])[pixels]).cpu().numpy())
             labelled.append(np.arange(len(pixels)) < len(chosen[0]))
         return np.concatenate(features), np.concatenate(labelled)
 

@@ -92,10 +92,10 @@ class GradiSeg(GaussianGrouping):
         self._watch_anew()
 
     def _watch_anew(self) -> None:
-        count, channels = len(self.gaussians), self.config.identity_dims
-        self.norms, self.views = torch.zeros(count), torch.zeros(count)
-        self.sums = torch.zeros(count, channels)
-        self.changes = torch.zeros(count, 3, 3)  # in the frame of the Gaussian with deviations of 1
+        count, channels, device = len(self.gaussians), self.config.identity_dims, self.device
+        self.norms, self.views = torch.zeros(2, count, device=device).unbind()
+        self.sums = torch.zeros(count, channels, device=device)
+        self.changes = torch.zeros(count, 3, 3, device=device)  # in the frame of the Gaussian with deviations of 1
 
     def watching(self, iteration: int) -> bool:
         """Is this an iteration of the window of IGD?"""
@@ -121,16 +121,17 @@ class GradiSeg(GaussianGrouping):
         camera, gaussians = forward.camera, self.gaussians
         height, width, channels = gradient.shape
         scaled = gradient * (height * width)
-        v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        sides = (torch.arange(side, device=self.device) for side in (height, width))
+        v, u = torch.meshgrid(*sides, indexing="ij")
         u, v = (u - width / 2).float()[..., None], (v - height / 2).float()[..., None]
         image = torch.cat([scaled, scaled * u, scaled * v], dim=2)
         if forward.view is not None:  # projected already
             found = forward.view.accumulate(image)
         else:
-            found = self.rasterizer.accumulate(gaussians, camera, image)
+            found = self.rasterizer.accumulate(gaussians, camera, image, count=False)
         rows = torch.nonzero(found.weight_sum > 0)[:, 0]
         total, by_u, by_v = found.weighted_sum[rows].split(channels, dim=1)
-        pose = torch.from_numpy(camera.T_camera_world).float()
+        pose = torch.from_numpy(camera.T_camera_world).float().to(self.device)
         local = gaussians.means[rows] @ pose[:3, :3].T + pose[:3, 3]
         z = local[:, 2].clamp(min=NEAR_M)
         centre_u = camera.fx * local[:, 0] / z + camera.cx - width / 2
@@ -181,10 +182,10 @@ class GradiSeg(GaussianGrouping):
         score = whole / self.views.clamp(min=1)
         seen = self.views > 0
         if not seen.any():
-            return torch.zeros(0, dtype=torch.long)
+            return torch.zeros(0, dtype=torch.long, device=self.device)
         limit = config.igd_threshold
         if config.igd_select == "quantile":
-            limit = float(np.quantile(score[seen].numpy(), config.igd_quantile))
+            limit = float(np.quantile(score[seen].cpu().numpy(), config.igd_quantile))
         chosen = seen & (score > limit) & (self.densifier.radius >= config.igd_radius_px)
         if config.igd_conflict > 0:
             chosen &= 1 - self.sums.norm(dim=1) / (self.norms + 1e-12) > config.igd_conflict
@@ -226,7 +227,8 @@ class GradiSeg(GaussianGrouping):
         if not config.la_knn or iteration < config.la_from:
             return super().find_neighbours(iteration, index, targets)
         # Adam's running mean of the gradient: the sharper of what the paper's single gradient could be
-        directions = -self.engine.mean_direction(torch.from_numpy(index.rows[targets])).numpy().astype(np.float64)
+        rows = torch.from_numpy(index.rows[targets]).to(self.device)
+        directions = -self.engine.mean_direction(rows).cpu().numpy().astype(np.float64)
         return index.adaptive(targets, directions, config.neighbours, config.la_candidates)
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,5 +237,6 @@ class GradiSeg(GaussianGrouping):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        for name in ("first_count", "norms", "views", "sums", "changes"):
-            setattr(self, name, state[name])
+        self.first_count = state["first_count"]
+        for name in ("norms", "views", "sums", "changes"):
+            setattr(self, name, state[name].to(self.device))

@@ -71,7 +71,7 @@ class GaussianGrouping(LiftingMethod):
         config = self.config
         self.gaussians.register("identity", (config.identity_dims,))
         self.classifier = LinearClassifier(
-            config.identity_dims, self.scene.class_count, config.lr_classifier, self.random
+            config.identity_dims, self.scene.class_count, config.lr_classifier, self.random, self.device
         )
         self.normaliser = config.normalise_by or self.scene.class_count
         self._index: NeighbourIndex | None = None
@@ -92,7 +92,7 @@ class GaussianGrouping(LiftingMethod):
 
     def pixel_losses(self, iteration: int, index: int, features: torch.Tensor) -> dict[str, torch.Tensor]:
         config = self.config
-        classes = self.scene.classes(index)
+        classes = self.scene.classes(index, self.device)
         assert classes is not None
         pixels = self._pixels(classes)
         if not len(pixels):
@@ -109,11 +109,11 @@ class GaussianGrouping(LiftingMethod):
         if self.config.unlabelled == "ignore":
             counted = torch.nonzero(classes)[:, 0]
         else:
-            counted = torch.arange(count)
+            counted = torch.arange(count, device=self.device)
         wanted = self.config.identity_pixels
         if not wanted or wanted >= len(counted):
             return counted
-        return counted[torch.from_numpy(self.random.integers(0, len(counted), wanted))]
+        return counted[self.drawn(wanted, len(counted))]
 
     def gaussian_losses(self, iteration: int) -> GaussianLoss | None:
         config = self.config
@@ -124,10 +124,10 @@ class GaussianGrouping(LiftingMethod):
         targets = index.sample(config.regularise_points, self.random)
         neighbours = self.find_neighbours(iteration, index, targets)
         used, places = np.unique(np.concatenate([targets[:, None], neighbours], axis=1), return_inverse=True)
-        rows = torch.from_numpy(index.rows[used])
+        rows = torch.from_numpy(index.rows[used]).to(self.device)
         values = self.gaussians["identity"][rows].clone().requires_grad_()
         probabilities = self.classifier(values).softmax(dim=1)
-        place = torch.from_numpy(places.reshape(len(targets), -1))
+        place = torch.from_numpy(places.reshape(len(targets), -1)).to(self.device)
         loss = neighbour_kl(probabilities[place[:, 0]], probabilities[place[:, 1:]], self.normaliser)
         return GaussianLoss({"neighbours": config.regularise_weight * loss}, rows, values)
 
@@ -138,7 +138,7 @@ class GaussianGrouping(LiftingMethod):
     def _neighbour_index(self, iteration: int) -> NeighbourIndex:
         old = self._index is None or iteration - self._index_made >= self.config.neighbours_every
         if old:
-            self._index = NeighbourIndex(self.gaussians.means.numpy(), self.config.regularise_among, self.random)
+            self._index = NeighbourIndex(self.gaussians.means.cpu().numpy(), self.config.regularise_among, self.random)
             self._index_made = iteration
         assert self._index is not None
         return self._index

@@ -56,7 +56,7 @@ class UnifiedLift(ContrastiveLifting):
     def prepare(self) -> None:
         super().prepare()
         config = self.config
-        self.codebook = Codebook(1 + config.codes, config.feature_dims, config.lr_codes, self.random)
+        self.codebook = Codebook(1 + config.codes, config.feature_dims, config.lr_codes, self.random, self.device)
 
     @property
     def ids(self) -> np.ndarray:
@@ -77,7 +77,7 @@ class UnifiedLift(ContrastiveLifting):
         codes = self.codebook.weight[self._first :]
         probabilities = (features.detach() @ codes.detach().T).softmax(dim=1)
         matched = self._matched(mask_scores(probabilities, draw.segments, count, config.area_aware), draw)
-        targets = torch.from_numpy(matched)[draw.segments]
+        targets = torch.from_numpy(matched).to(self.device)[draw.segments]
         kept = confidence(features.detach(), draw.segments, count) > 1 - config.filter_below
         if not kept.any():
             return {}
@@ -93,8 +93,8 @@ class UnifiedLift(ContrastiveLifting):
         """The position among the codes that take part, int64 (J,), of each mask; that of the background is fixed."""
         found = np.zeros(len(draw.classes), np.int64)
         fixed = 1 - self._first  # codes at the front that only the background has
-        masks = np.flatnonzero(draw.classes.numpy() > 0) if fixed else np.arange(len(found))
-        rows, columns = assign(scores[masks][:, fixed:])
+        masks = np.flatnonzero(draw.classes.cpu().numpy() > 0) if fixed else np.arange(len(found))
+        rows, columns = assign(scores.cpu()[masks][:, fixed:])
         found[masks[rows]] = columns + fixed
         self.codebook.count(found + self._first, len(self.scene.train))
         return found

@@ -66,11 +66,12 @@ class FeatureLifting:
         return [projection.basis.shape[1] for projection in self.projections]
 
     def reduced(self, camera: Camera, rgb: np.ndarray) -> torch.Tensor:
-        """The map (h,w,sum of channels) of an image: all scales side by side, at ``settings.scale`` of its size."""
+        """The map (h,w,sum of channels) of an image: all scales side by side, at ``settings.scale`` of its size; on the
+        device of the bases."""
         height, width = (max(1, round(side * self.settings.scale)) for side in (camera.height, camera.width))
         planes = []
         for projection, image in zip(self.projections, self.dense.maps(rgb), strict=True):
-            small = projection(torch.from_numpy(image)).permute(2, 0, 1)[None]
+            small = projection(torch.from_numpy(image).to(projection.mean.device)).permute(2, 0, 1)[None]
             planes.append(F.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)[0])
         return torch.cat(planes).permute(1, 2, 0).contiguous()
 
@@ -78,6 +79,7 @@ class FeatureLifting:
         self, gaussians: GaussianMap, rasterizer: Rasterizer, views: Iterable[tuple[Camera, np.ndarray]]
     ) -> tuple[tuple[torch.Tensor, ...], Lifted]:
         """Features float16 (N,D) by scale, of L2 norm 1, and the sums that they were made from."""
+        self.projections = tuple(projection.to(gaussians.device) for projection in self.projections)
         sums = Unprojection(gaussians, rasterizer, sum(self.channels), self.settings.norm)
         for camera, rgb in views:
             sums.add(camera, self.reduced(camera, rgb))
@@ -115,15 +117,15 @@ class SegmentationField:
         self, gaussians: GaussianMap, rasterizer: Rasterizer, camera: Camera, random: np.random.Generator
     ) -> ViewCloud | None:
         """The Gaussians that a view shows, their neighbours and spatial features; None where it shows nothing."""
-        blank = torch.zeros(camera.height, camera.width, 1)
-        drawn = rasterizer.accumulate(gaussians, camera, blank).weight_sum
+        blank = torch.zeros(camera.height, camera.width, 1, device=gaussians.device)
+        drawn = rasterizer.accumulate(gaussians, camera, blank, count=False).weight_sum
         rows = torch.nonzero(drawn >= LEAST_WEIGHT)[:, 0]
-        return self.cloud_of(gaussians.means[rows].numpy(), rows, random) if len(rows) else None
+        return self.cloud_of(gaussians.means[rows].cpu().numpy(), rows, random) if len(rows) else None
 
     @torch.no_grad()
     def cloud_of(self, points: np.ndarray, rows: torch.Tensor, random: np.random.Generator) -> ViewCloud:
         """The same of given Gaussians: centres (n,3) m in the world frame, z up, and their rows in the map."""
-        pyramid = Pyramid.of(points - points.mean(axis=0, keepdims=True), random)
+        pyramid = Pyramid.of(points - points.mean(axis=0, keepdims=True), random).to(rows.device)
         scales = range(self.scales)
         spatial = None
         if self.encoder is not None:
@@ -163,11 +165,15 @@ class SegmentationField:
         InvalidInputError when the clouds hold nothing.
         """
         count = len(gaussians)
-        total, times = torch.zeros(count, self.decoder.out.in_features), torch.zeros(count)
+        device = gaussians.device
+        total, times = (
+            torch.zeros(count, self.decoder.out.in_features, device=device),
+            torch.zeros(count, device=device),
+        )
         for cloud in clouds:
             if cloud is not None:
                 total.index_add_(0, cloud.rows, self.decode(cloud, features)[0])
-                times.index_add_(0, cloud.rows, torch.ones(len(cloud.rows)))
+                times.index_add_(0, cloud.rows, torch.ones(len(cloud.rows), device=device))
         known = times > 0
         if not known.any():
             raise InvalidInputError("no view shows any of the Gaussians; poses and map do not belong together")
@@ -188,5 +194,6 @@ def _fill_from_nearest(values: torch.Tensor, means: torch.Tensor, known: torch.T
     from scipy.spatial import cKDTree
 
     rows = torch.nonzero(known)[:, 0]
-    near = cKDTree(means[rows].numpy()).query(means[~known].numpy(), k=np.arange(1, min(NEAREST, len(rows)) + 1))[1]
-    values[~known] = values[rows[torch.from_numpy(near)]].mean(dim=1)
+    tree, unknown = cKDTree(means[rows].cpu().numpy()), means[~known].cpu().numpy()
+    near = tree.query(unknown, k=np.arange(1, min(NEAREST, len(rows)) + 1))[1]
+    values[~known] = values[rows[torch.from_numpy(near).to(means.device)]].mean(dim=1)

@@ -23,7 +23,7 @@ from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.rendering.step import StepRates
 from gs_semantic.segmentation.config import TrainingConfig, option
 from gs_semantic.segmentation.losses import feature_kl, jensen_shannon
-from gs_semantic.segmentation.method import LiftingMethod, Prediction
+from gs_semantic.segmentation.method import LiftingMethod, Prediction, as_numbers
 from gs_semantic.segmentation.methods.coseg.decoder import REGULARISED, Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import SpatialEncoder
 from gs_semantic.segmentation.methods.coseg.field import FeatureLifting, LiftingSettings, SegmentationField, ViewCloud
@@ -177,8 +177,11 @@ class CoSegGaussians(LiftingMethod):
             decoder = Decoder(
                 channels, encoder is not None, config.scales, config.identity_dims, self.scene.class_count
             )
+        decoder.to(self.device)
+        if encoder is not None:
+            encoder.to(self.device)
         self._adam = torch.optim.Adam(decoder.parameters(), lr=config.lr_decoder)
-        self._buffer = torch.zeros(len(self.gaussians), config.identity_dims)
+        self._buffer = torch.zeros(len(self.gaussians), config.identity_dims, device=self.device)
         self._views.clear()
         self._stale = True
         return SegmentationField(decoder, encoder, channels, config.scales)
@@ -189,7 +192,7 @@ class CoSegGaussians(LiftingMethod):
         """One step of the decoder on a view; views that show no Gaussian or no label take none."""
         config, field, shown = self.config, self.field, self.scene.train[index]
         assert field is not None
-        view, classes = self._view(index), self.scene.classes(index)
+        view, classes = self._view(index), self.scene.classes(index, self.device)
         if view is None or classes is None or not len(view.pixels):
             return {}
         pixels, rows = self._drawn(view.pixels), view.cloud.rows
@@ -202,7 +205,7 @@ class CoSegGaussians(LiftingMethod):
             "pixels": config.pixel_weight * self._pixel_loss(iteration, field.decoder.logits(values), classes[pixels])
         }
         terms |= self._smoothness(view.cloud, fused)
-        losses = {name: float(term.detach()) for name, term in terms.items()}
+        losses = as_numbers(terms)
         self._check(losses, iteration, shown.name)
         terms.pop("pixels").backward()
         assert values.grad is not None
@@ -232,7 +235,7 @@ class CoSegGaussians(LiftingMethod):
             if scale not in fused or len(fused[scale]) < 2:
                 continue
             near = cloud.neighbours[scale - 1]
-            chosen = torch.from_numpy(self.random.integers(0, len(near), config.regularise_points))
+            chosen = self.drawn(config.regularise_points, len(near))
             loss = feature_kl(fused[scale], chosen, near[chosen, 1 : config.neighbours + 1])
             if config.regularise_divisor == "gaussians":
                 loss = loss * config.neighbours / len(self.gaussians)
@@ -244,7 +247,7 @@ class CoSegGaussians(LiftingMethod):
         wanted = self.config.identity_pixels
         if not wanted or wanted >= len(pixels):
             return pixels
-        return pixels[torch.from_numpy(self.random.integers(0, len(pixels), wanted))]
+        return pixels[self.drawn(wanted, len(pixels))]
 
     def _view(self, index: int) -> _TrainingView | None:
         """Frozen parts of a training view, made at the first use; None where it shows no Gaussian."""
@@ -256,7 +259,7 @@ class CoSegGaussians(LiftingMethod):
             cloud = self.field.cloud(self.gaussians, self.rasterizer, camera, random)
             self._views[index] = None
             if cloud is not None:
-                classes = self.scene.classes(index)
+                classes = self.scene.classes(index, self.device)
                 counted = self.rasterizer.render(self.gaussians, camera).alpha.reshape(-1) >= COVERED_ALPHA
                 if classes is not None and self.config.unlabelled == "ignore":
                     counted &= classes > 0
@@ -324,7 +327,8 @@ class CoSegGaussians(LiftingMethod):
         self.pruned = state["pruned"]
         if state["begun"]:
             self.lifting.projections = tuple(Projection(**known) for known in state["projections"])
-            self.features = None if state["features"] is None else tuple(state["features"])
+            features = state["features"]
+            self.features = None if features is None else tuple(scale.to(self.device) for scale in features)
             self.field = self._make_field(0)
             self.field.decoder.load_state_dict(state["decoder"])
             self._adam.load_state_dict(state["adam"])
@@ -353,6 +357,8 @@ def splat(
         shown = view.render(features).features
         assert shown is not None
         return shown, lambda image: view.accumulate(image).weighted_sum
-    shown = rasterizer.render(gaussians, camera, features).features
+    with torch.enable_grad():
+        leaf = features.clone().requires_grad_()
+        shown = rasterizer.render(gaussians, camera, leaf, feature_grad_to_geometry=False).features
     assert shown is not None
-    return shown, lambda image: rasterizer.accumulate(gaussians, camera, image).weighted_sum
+    return shown.detach(), lambda image: torch.autograd.grad(shown, leaf, image)[0]

@@ -68,6 +68,11 @@ class Pyramid:
     clouds: tuple[Cloud, ...]
     up: tuple[Interpolation, ...]
 
+    def to(self, device: torch.device) -> Pyramid:
+        """The same on another device."""
+        clouds = (Cloud(*(t.to(device) for t in (c.points, c.rows, c.neighbours))) for c in self.clouds)
+        return Pyramid(tuple(clouds), tuple(Interpolation(u.indices.to(device), u.weights.to(device)) for u in self.up))
+
     @classmethod
     def of(cls, points: np.ndarray, random: np.random.Generator, neighbours: int = NEIGHBOURS) -> Pyramid:
         """Of points (N,3), N >= 1; ``random`` decides which are kept.
@@ -95,7 +100,7 @@ class Pyramid:
 def _nearest(tree: cKDTree, points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances and indices (n,count) of the nearest points; the last one again where there are not so many."""
     found = min(count, tree.n)
-    distance, index = tree.query(points, k=np.arange(1, found + 1))
+    distance, index = tree.query(points, k=np.arange(1, found + 1), workers=torch.get_num_threads())
     if found < count:
         distance, index = (np.pad(a, ((0, 0), (0, count - found)), mode="edge") for a in (distance, index))
     return distance, index
