@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -85,11 +86,16 @@ def _ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _blurred(planes: torch.Tensor) -> torch.Tensor:
     """Planes (C,H,W) under the window, zeros outside."""
     count = len(planes)
-    offsets = torch.arange(WINDOW, device=planes.device, dtype=planes.dtype) - WINDOW // 2
-    weights = (-offsets.square() / (2 * SIGMA_PX**2)).exp()
-    weights = (weights / weights.sum()).expand(count, 1, WINDOW)
+    weights = _window(planes.device, planes.dtype).expand(count, 1, WINDOW)
     rows = F.conv2d(planes[None], weights[:, :, None, :], padding=(0, WINDOW // 2), groups=count)
     return F.conv2d(rows, weights[..., None], padding=(WINDOW // 2, 0), groups=count)[0]
+
+
+@lru_cache(maxsize=4)
+def _window(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    offsets = torch.arange(WINDOW, device=device, dtype=dtype) - WINDOW // 2
+    weights = (-offsets.square() / (2 * SIGMA_PX**2)).exp()
+    return weights / weights.sum()
 
 
 class _SsimL1(torch.autograd.Function):
