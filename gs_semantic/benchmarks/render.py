@@ -24,7 +24,7 @@ import torch
 from gs_semantic.data.opaque_room import opaque_room, room_camera
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 from gs_semantic.gaussians import Camera, GaussianMap
-from gs_semantic.rendering import native
+from gs_semantic.rendering import Rasterizer, native
 from gs_semantic.rendering.cpu import CpuRasterizer, RasterView
 from gs_semantic.rendering.reference import ReferenceRasterizer
 
@@ -40,6 +40,7 @@ MODES = {
     "rgb": "colour, depth and alpha",
     "features": "colour, depth, alpha and 16 feature channels",
     "ids": "object ids, confidence and depth",
+    "frame": "colour, depth, alpha and 16 feature channels, then object ids and confidence, of one projection",
     "accumulate": "the transpose pass of an image with 16 channels",
     "labels": "the transpose pass of a label image",
     "backward": "colour, depth and 16 features, forward and backward",
@@ -140,10 +141,10 @@ def _measure(
         "isa": native.isa(),
         "cores": float(os.cpu_count() or 1),
         "gaussians": float(len(scene.gaussians)),
-        **_scene_facts(rasterizer, scene, width, height),
+        **scene_facts(rasterizer, scene, width, height),
         "evaluations": float(timing.frames[-1][2]),
         "peak_mb_beside_scene": peak_mb,
-        **_agreement(threads),
+        **_cpu_agreement(threads),
     }
 
 
@@ -240,6 +241,7 @@ def _drawer(mode: str, count: int, ids: torch.Tensor, width: int, height: int) -
         "rgb": lambda view: view.render(),
         "features": lambda view: view.render(features),
         "ids": lambda view: view.render_ids(ids),
+        "frame": lambda view: (view.render(features), view.render_ids(ids)),
         "accumulate": lambda view: view.accumulate(image),
         "labels": lambda view: view.accumulate_labels(labels),
         "backward": train,
@@ -247,7 +249,7 @@ def _drawer(mode: str, count: int, ids: torch.Tensor, width: int, height: int) -
     return drawers[mode]
 
 
-def _scene_facts(rasterizer: CpuRasterizer, scene: Scene, width: int, height: int) -> dict[str, float]:
+def scene_facts(rasterizer: CpuRasterizer, scene: Scene, width: int, height: int) -> dict[str, float]:
     """How hard the scene is; for the room, checked against what figures are compared on."""
     view = rasterizer.open(scene.gaussians, scene.camera(0), tile_size=32)
     alpha = view.render().alpha
@@ -285,18 +287,23 @@ def check_room(count: int, facts: dict[str, float]) -> None:
 
 
 @lru_cache(maxsize=4)
-def _agreement(threads: int | None) -> dict[str, float]:
+def _cpu_agreement(threads: int | None) -> dict[str, float]:
+    return agreement(CpuRasterizer(threads=threads))
+
+
+def agreement(rasterizer: Rasterizer) -> dict[str, float]:
+    """How well a back end agrees with the float64 reference on a small room, and how much sooner it is done."""
     room, camera = opaque_room(3000), room_camera(64, 48)
-    cpu, oracle = CpuRasterizer(threads=threads), ReferenceRasterizer(dtype=torch.float64)
+    oracle = ReferenceRasterizer(dtype=torch.float64)
     start = time.perf_counter()
     expected = oracle.render(room, camera).rgb
     reference_ms = 1e3 * (time.perf_counter() - start)
     own_ms = []
     for _ in range(10):
         start = time.perf_counter()
-        image = cpu.render(room, camera).rgb
+        image = rasterizer.render(room, camera).rgb
         own_ms.append(1e3 * (time.perf_counter() - start))
-    ids, wanted = (r.render_ids(room, camera, room["object"]).ids for r in (cpu, oracle))
+    ids, wanted = (r.render_ids(room, camera, room["object"]).ids for r in (rasterizer, oracle))
     mse = float(((image - expected) ** 2).mean())
     return {
         "psnr_vs_reference_db": -10 * float(np.log10(max(mse, 1e-20))),

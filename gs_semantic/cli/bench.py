@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   gs-semantic bench map --sequence sample/house --eval sample/house_eval --masks damaged --json result.json
   gs-semantic bench map --sequence sample/lounge --phase quality
   gs-semantic bench render --gaussians 200000 --mode ids --json ids.json
+  gs-semantic bench render --device cuda --mode frame --gaussians 1000000 --frames 100 --json frame.json
   gs-semantic bench render --map maps/house --mode rgb --size 1280x720 --threads 1
   gs-semantic bench train --gaussians 100000 --size 320x240 --what full
   gs-semantic bench unproject --gaussians 200000 --views 100 --channels 256
@@ -30,7 +31,7 @@ EXAMPLES = """examples:
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
   gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json"""
 
-RENDER_MODES = ("ids", "rgb", "features", "accumulate", "labels", "backward")  # those of benchmarks.render
+RENDER_MODES = ("ids", "rgb", "features", "frame", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
 
 
@@ -58,7 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
-    _configure_association(add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU"))
+    _configure_association(
+        add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU")
+    )
 
 
 def _configure_map(sub: argparse.ArgumentParser) -> None:
@@ -85,6 +88,7 @@ def _configure_render(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--frames", type=int, default=60, help="frames timed [60]")
     sub.add_argument("--threads", type=int, help="threads [all cores]")
     sub.add_argument("--isa", help="instruction set of the native library [best]")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where [cpu]")
     options.add_json(sub)
 
 
@@ -140,7 +144,9 @@ def _configure_query(sub: argparse.ArgumentParser) -> None:
 
 def _configure_identity(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--objects", type=int, default=25, help="objects in the room [25]")
-    sub.add_argument("--frames", type=int, default=40, help="frames of the walk before, and of that after the change [40]")
+    sub.add_argument(
+        "--frames", type=int, default=40, help="frames of the walk before, and of that after the change [40]"
+    )
     sub.add_argument("--seed", type=int, default=0, help="seed of room, changes and mask ids [0]")
     options.add_params(sub)
     options.add_json(sub)
@@ -246,19 +252,17 @@ def run_map(arguments: argparse.Namespace) -> int:
 
 
 def run_render(arguments: argparse.Namespace) -> int:
-    from gs_semantic.benchmarks.render import run_render_bench
-
     width, height = options.size(arguments.size)
-    results = run_render_bench(
-        arguments.gaussians,
-        arguments.mode,
-        width=width,
-        height=height,
-        frames=arguments.frames,
-        threads=arguments.threads,
-        isa=arguments.isa,
-        path=arguments.map,
-    )
+    common = {"width": width, "height": height, "frames": arguments.frames, "path": arguments.map}
+    if arguments.device == "cuda":
+        from gs_semantic.benchmarks.render_cuda import run_cuda_render_bench
+
+        results = run_cuda_render_bench(arguments.gaussians, arguments.mode, **common)
+    else:
+        from gs_semantic.benchmarks.render import run_render_bench
+
+        own = {"threads": arguments.threads, "isa": arguments.isa}
+        results = run_render_bench(arguments.gaussians, arguments.mode, **common, **own)
     options.report(arguments, f"{arguments.mode}, {results['gaussians']:,.0f} Gaussians, {arguments.size}", results)
     return 0
 
@@ -354,9 +358,7 @@ def run_identity(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.identity import run_identity as measure
 
     with options.progress_bar("mapping", 2 * arguments.frames) as advance:
-        results = measure(
-            arguments.objects, arguments.frames, arguments.seed, tuple(arguments.param or ()), advance
-        )
+        results = measure(arguments.objects, arguments.frames, arguments.seed, tuple(arguments.param or ()), advance)
     options.report(arguments, f"{arguments.objects} objects, of which some move", results)
     return 0
 

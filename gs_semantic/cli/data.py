@@ -86,6 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rooms.add_argument("--size", default="160x120", metavar="WxH", help="image size [160x120]")
     rooms.add_argument("--depth-noise", action="store_true", help="noise of 1.5 mm x z^2 and 5 %% holes on the depth")
     rooms.add_argument("--plain", action="store_true", help="no change of exposure, no blur, no grain")
+    rooms.add_argument("--maps", action="store_true", help="map every room, too, which training does else when it is due")
     rooms.add_argument("--jobs", type=int, default=1, metavar="N", help="processes [1]")
 
 
@@ -214,7 +215,7 @@ def run_make_objects(arguments: argparse.Namespace) -> int:
 
 
 def run_make_rooms(arguments: argparse.Namespace) -> int:
-    from gs_semantic.data.room_writer import RoomFormat, seeds_of, write_rooms
+    from gs_semantic.data.room_writer import RoomFormat, room_folder, seeds_of, write_rooms
     from gs_semantic.errors import InvalidRequestError
 
     counts = {"train": arguments.count, "validation": arguments.validation, "test": arguments.test}
@@ -225,6 +226,12 @@ def run_make_rooms(arguments: argparse.Namespace) -> int:
     rooms = [(split, seed) for split, count in counts.items() for seed in seeds_of(split, count)]
     with options.progress_bar("rooms", len(rooms)) as advance:
         write_rooms(arguments.folder, rooms, form, arguments.jobs, advance)
+    if arguments.maps:
+        from gs_semantic.segmentation.generalization.scenes import make_maps
+
+        folders = [room_folder(arguments.folder, split, seed) for split, seed in rooms]
+        with options.progress_bar("maps", len(folders)) as advance:
+            make_maps(folders, arguments.jobs, advance)
     _print_written(arguments.folder, len(rooms) * (form.views + form.novel), arguments.folder.rglob("*"))
     return 0
 

@@ -134,7 +134,7 @@ class ObjectScene:
         return np.array([BACKGROUND, *(KINDS[shape.kind] for shape in self.objects)], np.int32)
 
     def cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What every pixel's ray meets: depth float64 (H, W) m, id int32 (H, W), 0 = the room, colour (H, W, 3), 0..1."""
+        """What every pixel's ray meets: depth float32 (H, W) m, id int32 (H, W), 0 = the room, colour (H, W, 3), 0..1."""
         there = self.present
         depth, index, rgb = cast((self.room, *there.values()), camera)
         return depth, np.array([0, *there], np.int32)[np.maximum(index, 0)], rgb
@@ -187,7 +187,7 @@ class ProceduralSequence(FrameSequence):
             self.stamp_ns(index),
             camera,
             np.round(rgb * 255).astype(np.uint8),
-            depth.astype(np.float32),
+            depth,
             ids,
             self._masks(ids, None),
         )

@@ -148,7 +148,7 @@ class Room:
         return shapes, np.array([*ids, 0], np.int32)  # the last for index -1: nothing
 
     def cast(self, camera: Camera) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What every pixel's ray meets: depth float64 (H, W) m, instance id int32 (H, W), colour (H, W, 3), 0..1."""
+        """What every pixel's ray meets: depth float32 (H, W) m, instance id int32 (H, W), colour (H, W, 3), 0..1."""
         shapes, ids = self._bodies
         depth, index, rgb = cast(shapes, camera, self.light)
         return depth, ids[index], rgb

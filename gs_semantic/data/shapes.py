@@ -1,4 +1,4 @@
-"""Convex bodies with matt textures, and what a camera sees of them: rays are intersected exactly.
+"""Convex bodies with matt textures, and what a camera sees of them: rays are intersected in closed form.
 
 Scenes made in code (``procedural.py``, ``rooms.py``) are lists of such bodies.
 """
@@ -93,28 +93,31 @@ class Shape:
 def cast(
     shapes: Sequence[Shape], camera: Camera, light: Light | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What every pixel's ray meets first: depth float64 (H, W) m (inf: nothing), index of the shape int32 (H, W)
-    (-1: nothing), colour (H, W, 3), 0..1."""
+    """What every pixel's ray meets first: depth float32 (H, W) m (inf: nothing), index of the shape int32 (H, W)
+    (-1: nothing), colour float32 (H, W, 3), 0..1."""
     light = light or Light()
-    v, u = np.mgrid[0 : camera.height, 0 : camera.width].astype(np.float64)
-    rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones(u.shape)], axis=-1)
-    rays = rays @ camera.T_world_camera[:3, :3].T  # of z-length 1: how far along a ray is depth
-    depth = np.full(u.shape, np.inf)
-    index = np.full(u.shape, -1, np.int32)
-    rgb = np.zeros((*u.shape, 3))
+    x = ((np.arange(camera.width) - camera.cx) / camera.fx).astype(np.float32)
+    y = ((np.arange(camera.height) - camera.cy) / camera.fy).astype(np.float32)[:, None]
+    depth = np.full((camera.height, camera.width), np.inf, np.float32)
+    index = np.full(depth.shape, -1, np.int32)
+    seen: dict[int, tuple[_Rays, tuple[slice, slice]]] = {}
     for key, shape in enumerate(shapes):
         window = np.s_[:, :] if shape.hollow else _window(shape, camera)
         if window is None:
             continue
-        eye, seen = camera.T_world_camera[:3, 3], rays[window]
-        distance = _distance(shape, eye, seen)
+        rays = _Rays.of(shape, camera, x[window[1]], y[window[0]])
+        distance = _distance(shape, rays)
         nearer = distance < depth[window]
-        if not nearer.any():
-            continue
-        distance = distance[nearer]
-        depth[window][nearer] = distance
-        index[window][nearer] = key
-        rgb[window][nearer] = _shaded(shape, *_surface(shape, eye, seen[nearer], distance), light)
+        if nearer.any():
+            np.copyto(depth[window], distance, where=nearer)
+            np.copyto(index[window], key, where=nearer)
+            seen[key] = rays, window
+    rgb = np.zeros((*depth.shape, 3), np.float32)
+    for key, (rays, window) in seen.items():  # only what is seen in the end gets its colour
+        here = index[window] == key
+        if here.any():
+            normal, local = _surface(shapes[key], rays.where(here), depth[window][here])
+            rgb[window][here] = _shaded(shapes[key], normal, local, light)
     return depth, index, rgb
 
 
@@ -153,49 +156,57 @@ def _window(shape: Shape, camera: Camera) -> tuple[slice, slice] | None:
     return bounds[0], bounds[1]
 
 
-def _distance(shape: Shape, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Where rays (..., 3) first meet a body, or leave a hollow one: distance in rays, inf: never."""
-    start, along = _local(shape, origin, rays)
+@dataclass(frozen=True)
+class _Rays:
+    """Rays of z-length 1, so that how far along one is depth, in units of a shape's half extents: ``start`` the camera's
+    centre, three numbers; ``along`` three float32 arrays of one shape."""
+
+    start: tuple[float, float, float]
+    along: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, shape: Shape, camera: Camera, x: np.ndarray, y: np.ndarray) -> _Rays:
+        """x (w,), y (h, 1): pixels in the plane at depth 1."""
+        turn, pose = shape.rotation / shape.half, camera.T_world_camera  # world to local, for rows
+        start = (pose[:3, 3] - shape.centre) @ turn
+        axes = (pose[:3, :3].T @ turn).T.tolist()
+        along = [x * right + (y * down + ahead) for right, down, ahead in axes]
+        return cls(tuple(start.tolist()), tuple(along))
+
+    def where(self, chosen: np.ndarray) -> _Rays:
+        x, y, z = self.along
+        return _Rays(self.start, (x[chosen], y[chosen], z[chosen]))
+
+
+def _distance(shape: Shape, rays: _Rays) -> np.ndarray:
+    """Where rays first meet a body, or leave a hollow one: distance in rays, inf: never."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        near, far = {"box": _box, "ball": _ball, "can": _can, "cone": _cone}[shape.kind](start, along)
-        distance = np.where((near < far) & (far > 0), far if shape.hollow else near, np.inf)
-    return np.where(distance > 0, distance, np.inf)
+        near, far = {"box": _box, "ball": _ball, "can": _can, "cone": _cone}[shape.kind](rays)
+        distance = far if shape.hollow else near
+        return np.where((near < far) & (distance > 0), distance, np.float32(np.inf))
 
 
-def _surface(shape: Shape, origin: np.ndarray, rays: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays (M, 3) meet a body at ``distance`` (M,): the normal towards the viewer in the world, and the place in
-    units of the half extents, both (M, 3)."""
-    start, along = _local(shape, origin, rays)
-    local = start + distance[:, None] * along
-    normal = _normal(shape.kind, local) / shape.half @ shape.rotation.T
-    normal /= np.maximum(np.sqrt(_sum(normal**2)), 1e-12)[:, None]
-    return -normal if shape.hollow else normal, local
-
-
-def _local(shape: Shape, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Origin (3,) and rays (..., 3) in units of the half extents."""
-    rotation = shape.rotation
-    return (origin - shape.centre) @ rotation / shape.half, rays @ rotation / shape.half
-
-
-def _sum(values: np.ndarray) -> np.ndarray:
-    """Over the last axis, which is short: numpy is slow at that."""
-    total = values[..., 0]
-    for column in range(1, values.shape[-1]):
-        total = total + values[..., column]
-    return total
+def _surface(shape: Shape, rays: _Rays, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where M rays meet a body at ``distance`` (M,): the normal towards the viewer in the world, and the place in units
+    of the half extents, both (M, 3)."""
+    local = [start + distance * along for start, along in zip(rays.start, rays.along, strict=True)]
+    normal = np.stack(_normal(shape.kind, *local), axis=-1)
+    normal = normal @ (shape.rotation / shape.half).T.astype(normal.dtype)
+    normal /= np.maximum(np.sqrt(np.einsum("mi,mi->m", normal, normal)), 1e-12)[:, None]
+    return -normal if shape.hollow else normal, np.stack(local, axis=-1)
 
 
 Interval = tuple[np.ndarray, np.ndarray]
 
 
-def _slab(start: np.ndarray, along: np.ndarray) -> Interval:
-    """Where the coordinates (..., k) of rays are all within -1..1."""
+def _slab(start: Sequence[float], along: Sequence[np.ndarray]) -> Interval:
+    """Where the coordinates of rays are all within -1..1."""
     nears, fars = [], []
-    for column in range(along.shape[-1]):
-        first, second = (-1 - start[column]) / along[..., column], (1 - start[column]) / along[..., column]
-        nears.append(np.minimum(first, second))
-        fars.append(np.maximum(first, second))
+    for from_, way in zip(start, along, strict=True):
+        reach = 1 / way
+        middle, half = reach * -from_, np.abs(reach)
+        nears.append(middle - half)
+        fars.append(middle + half)
     return functools.reduce(np.maximum, nears), functools.reduce(np.minimum, fars)
 
 
@@ -210,34 +221,35 @@ def _both(first: Interval, second: Interval) -> Interval:
     return np.maximum(first[0], second[0]), np.minimum(first[1], second[1])
 
 
-def _box(start: np.ndarray, along: np.ndarray) -> Interval:
-    return _slab(start, along)
+def _box(rays: _Rays) -> Interval:
+    return _slab(rays.start, rays.along)
 
 
-def _ball(start: np.ndarray, along: np.ndarray) -> Interval:
-    return _quadratic(_sum(along**2), _sum(along * start), float(start @ start) - 1)
+def _ball(rays: _Rays) -> Interval:
+    (x, y, z), (u, v, w) = rays.start, rays.along
+    return _quadratic(u * u + v * v + w * w, u * x + v * y + w * z, x * x + y * y + z * z - 1)
 
 
-def _can(start: np.ndarray, along: np.ndarray) -> Interval:
-    x, y = along[..., 0], along[..., 1]
-    around = _quadratic(x * x + y * y, x * start[0] + y * start[1], start[0] ** 2 + start[1] ** 2 - 1)
-    return _both(around, _slab(start[2:], along[..., 2:]))
+def _can(rays: _Rays) -> Interval:
+    (x, y, z), (u, v, w) = rays.start, rays.along
+    around = _quadratic(u * u + v * v, u * x + v * y, x * x + y * y - 1)
+    return _both(around, _slab([z], [w]))
 
 
-def _cone(start: np.ndarray, along: np.ndarray) -> Interval:
+def _cone(rays: _Rays) -> Interval:
     """x^2 + y^2 <= ((1 - z) / 2)^2 below the tip at z = 1."""
-    x, y, z = along[..., 0], along[..., 1], along[..., 2]
-    drop = 1 - start[2]
-    a = x * x + y * y - z * z / 4
-    b = x * start[0] + y * start[1] + z * drop / 4
-    c = start[0] ** 2 + start[1] ** 2 - drop**2 / 4
+    (x, y, z), (u, v, w) = rays.start, rays.along
+    drop = 1 - z
+    a = u * u + v * v - w * w / 4
+    b = u * x + v * y + w * (drop / 4)
+    c = x * x + y * y - drop**2 / 4
     root = b * b - a * c
     width = np.sqrt(np.maximum(root, 0))
     first, second = (-b - width) / a, (-b + width) / a
     low, high = np.minimum(first, second), np.maximum(first, second)
     # a < 0: the ray is inside the double cone up to `low` and from `high` on; only one of the parts lies below the tip
-    later = start[2] + high * z < 1
-    slab = _slab(start[2:], along[..., 2:])
+    later = z + high * w < 1
+    slab = _slab([z], [w])
     steep = _both((np.where(later, high, -np.inf), np.where(later, np.inf, low)), slab)
     flat = _both((low, high), slab)
     near, far = (np.where(a > 0, one, other) for one, other in zip(flat, steep, strict=True))
@@ -245,24 +257,27 @@ def _cone(start: np.ndarray, along: np.ndarray) -> Interval:
     return np.where(missed, np.inf, near), np.where(missed, -np.inf, far)
 
 
-def _normal(kind: str, local: np.ndarray) -> np.ndarray:
-    """Outward normals, of any length, of points on the unit body, (..., 3), in its own units."""
+def _normal(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outward normals, of any length, of points on the unit body, in its own units."""
     if kind == "ball":
-        return local
+        return x, y, z
     if kind == "box":
-        axis = np.abs(local).argmax(axis=-1)[..., None]
-        return np.take_along_axis(np.sign(local), axis, -1) * (np.arange(3) == axis)
-    x, y, z = local[..., 0], local[..., 1], local[..., 2]
+        wide, deep, tall = np.abs(x), np.abs(y), np.abs(z)
+        first = (wide >= deep) & (wide >= tall)
+        second = ~first & (deep >= tall)
+        return np.sign(x) * first, np.sign(y) * second, np.sign(z) * ~(first | second)
     if kind == "can":
-        lid = (np.abs(z) >= np.hypot(x, y))[..., None]
-        return np.where(lid, np.stack([0 * x, 0 * y, np.sign(z)], -1), np.stack([x, y, 0 * z], -1))
-    bottom = (z < -1 + 1e-6)[..., None]
-    return np.where(bottom, np.stack([0 * x, 0 * y, z], -1), np.stack([x, y, (1 - z) / 4], -1))
+        lid = np.abs(z) >= np.hypot(x, y)
+        return x * ~lid, y * ~lid, np.sign(z) * lid
+    bottom = z < -1 + 1e-6
+    return x * ~bottom, y * ~bottom, np.where(bottom, z, (1 - z) / 4)
 
 
 def _shaded(shape: Shape, normal: np.ndarray, local: np.ndarray, light: Light) -> np.ndarray:
     """Colour (M, 3), 0..1, of points with a matt surface."""
-    share = PATTERNS[shape.pattern](local @ shape.wave, local @ np.roll(shape.wave, 1) * 0.7)[:, None]
-    colour = shape.colours[0] + share * (shape.colours[1] - shape.colours[0])
-    shade = light.ambient + (1 - light.ambient) * np.maximum(normal @ light.direction, 0.0)
-    return np.clip(colour * shade[:, None] * light.colour, 0, 1)
+    wave, across = (vector.astype(np.float32) for vector in (shape.wave, np.roll(shape.wave, 1) * 0.7))
+    share = PATTERNS[shape.pattern](local @ wave, local @ across)[:, None].astype(np.float32)
+    first, second = shape.colours.astype(np.float32)
+    lit = np.maximum(normal @ light.direction.astype(np.float32), 0)
+    shade = light.ambient + (1 - light.ambient) * lit
+    return np.clip((first + share * (second - first)) * shade[:, None] * light.colour.astype(np.float32), 0, 1)

@@ -1,7 +1,7 @@
 """The CUDA back end on gsplat 1.5 behind the same interface; ``votes.py`` adds the one kernel that gsplat lacks.
 
-Results are where the map's tensors are. A map on the CPU is copied to the device when it changed; one that autograd
-follows is copied each time, so that gradients reach it.
+Results are where the map's tensors are. A map is made ready for gsplat (copied to the device, activated) when it changed,
+and seen by a camera once for all that is drawn from there; a map that autograd follows each time, so that gradients reach it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,18 @@ TILE = 16
 CHUNK = 32  # channels per launch: beyond, gsplat's kernels run out of registers and shared memory
 COMPILED_IN = ("alpha_min", "alpha_max", "transmittance_min", "extent_sigma")  # settings that gsplat's kernels fix
 ALL_BATCHES = 1 << 30
+
+
+@dataclass
+class _Ready:
+    """A map on the device as gsplat's kernels want it: activated, rows that cannot be drawn harmless and invisible."""
+
+    means: torch.Tensor  # (N,3)
+    quats: torch.Tensor  # (N,4)
+    scales: torch.Tensor  # (N,3)
+    opacities: torch.Tensor  # (N,)
+    sh: torch.Tensor  # (N,K,3)
+    unusable: torch.Tensor  # () how many rows cannot be drawn; read only when somebody asks
 
 
 @dataclass
@@ -61,13 +73,14 @@ class CudaRasterizer:
             raise InvalidRequestError("rasterizer 'cuda': torch finds no CUDA device here; use 'cpu' or 'auto'")
         named = torch.device(device)
         self.device = torch.device("cuda", torch.cuda.current_device()) if named.index is None else named
-        self._unusable = torch.zeros(())  # rows of the map drawn last; read only when somebody asks
-        self._copied: tuple[Any, tuple, list[torch.Tensor]] = (lambda: None, (), [])
+        self._last: _Ready | None = None  # of the map drawn last
+        self._kept: tuple[Any, tuple, _Ready] | None = None  # a map, its version, and that made ready
+        self._seen: tuple[_Ready, tuple, _Projected] | None = None  # what the kept map is in the last camera
 
     @property
     def skipped(self) -> int:
         """Gaussians of the last map drawn that cannot be, as parameters are not finite or a quaternion is 0."""
-        return int(self._unusable)
+        return 0 if self._last is None else int(self._last.unusable)
 
     def render(
         self,
@@ -84,13 +97,13 @@ class CudaRasterizer:
         if median_depth:
             raise InvalidRequestError("median_depth: the cuda back end does not draw it; use rasterizer 'cpu'")
         home = gaussians.means.device
-        parameters = self._parameters(gaussians)
+        ready = self._ready(gaussians)
         pose = self._pose(camera, T_camera_world)
-        projected = self._project(parameters, camera, pose)
-        values = torch.cat([self._colors(parameters, pose), projected.depths[0][:, None]], dim=1)
+        projected = self._project(ready, camera, pose)
+        values = torch.cat([self._colors(ready, pose), projected.depths[0][:, None]], dim=1)
         joined = features is not None and feature_grad_to_geometry
         if joined:
-            values = torch.cat([values, self._features(features, len(parameters[0]))], dim=1)
+            values = torch.cat([values, self._features(features, len(ready.means))], dim=1)
         image, alpha = self._blend(projected, values, camera)
         rgb, weighted_depth, feature_image = image[..., :3], image[..., 3], None
         seen = alpha > 0
@@ -100,7 +113,7 @@ class CudaRasterizer:
         if joined:
             feature_image = image[..., 4:]
         elif features is not None:
-            own = self._features(features, len(parameters[0]))
+            own = self._features(features, len(ready.means))
             feature_image = self._blend(projected.frozen(), own, camera)[0]
         images = (rgb, depth, alpha, feature_image)
         return Rendering(*(None if image is None else image.to(home) for image in images))  # type: ignore[arg-type]
@@ -111,7 +124,7 @@ class CudaRasterizer:
 
         home = gaussians.means.device
         with torch.no_grad():
-            projected = self._project(self._parameters(gaussians), camera, self._pose(camera))
+            projected = self._project(self._ready(gaussians), camera, self._pose(camera))
             if ids.shape != (len(gaussians),) or ids.dtype != torch.int32:
                 raise InvalidRequestError(
                     f"ids: expected int32 ({len(gaussians)},), got {ids.dtype} {tuple(ids.shape)}"
@@ -137,7 +150,7 @@ class CudaRasterizer:
         home, n = gaussians.means.device, len(gaussians)
         self._check_image("image", image, camera)
         with torch.no_grad():
-            projected = self._project(self._parameters(gaussians), camera, self._pose(camera))
+            projected = self._project(self._ready(gaussians), camera, self._pose(camera))
         image = image.to(self.device, torch.float32)
         ones = torch.ones_like(image[..., :1])
         sums = self._transpose(projected, torch.cat([ones, image], dim=2), camera)
@@ -159,7 +172,7 @@ class CudaRasterizer:
         home, n = gaussians.means.device, len(gaussians)
         self._check_image("labels", labels, camera)
         with torch.no_grad():
-            projected = self._project(self._parameters(gaussians), camera, self._pose(camera))
+            projected = self._project(self._ready(gaussians), camera, self._pose(camera))
         values, inverse = torch.unique(labels.to(self.device), return_inverse=True)
         winner = torch.zeros(n, dtype=torch.int32, device=self.device)
         best, total = torch.zeros(n, device=self.device), torch.zeros(n, device=self.device)
@@ -175,59 +188,71 @@ class CudaRasterizer:
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
-    def _parameters(self, gaussians: GaussianMap) -> list[torch.Tensor]:
-        """The five tensors on the device; rows with a value that is not finite are made invisible later."""
+    def _ready(self, gaussians: GaussianMap) -> _Ready:
+        """The map made ready, anew if it changed or autograd follows it."""
         tensors = [getattr(gaussians, name) for name in PARAMETERS]
-        if any(t.requires_grad for t in tensors) or tensors[0].device == self.device:
-            return [t.to(self.device, torch.float32) for t in tensors]
+        if any(t.requires_grad for t in tensors):
+            self._last = self._make_ready(tensors)
+            return self._last
         version = (
             getattr(gaussians, "revision", 0),
             *((t.data_ptr(), len(t), 0 if t.is_inference() else t._version) for t in tensors),
         )
-        owner, known, copies = self._copied
-        if owner() is not gaussians or known != version:
-            copies = [t.to(self.device, torch.float32) for t in tensors]
-            self._copied = (weakref.ref(gaussians), version, copies)
-        return copies
+        if self._kept is None or self._kept[0]() is not gaussians or self._kept[1] != version:
+            with torch.no_grad():
+                self._kept = (weakref.ref(gaussians), version, self._make_ready(tensors))
+        self._last = self._kept[2]
+        return self._last
+
+    def _make_ready(self, tensors: list[torch.Tensor]) -> _Ready:
+        means, quats, log_scales, logits, sh = (t.to(self.device, torch.float32) for t in tensors)
+        usable = means.isfinite().all(1) & log_scales.isfinite().all(1) & logits.isfinite()
+        usable &= quats.isfinite().all(1) & (quats.norm(dim=1) > 0)
+        opacities = torch.sigmoid(torch.where(usable, logits, -100.0))  # below alpha_min: gsplat leaves it out
+        clean = [torch.where(usable[:, None], value, fill) for value, fill in ((means, 0), (quats, 1), (log_scales, 0))]
+        return _Ready(clean[0], clean[1], clean[2].exp(), opacities, sh, (~usable).sum())
 
     def _pose(self, camera: Camera, T_camera_world: torch.Tensor | None = None) -> torch.Tensor:
         pose = torch.as_tensor(camera.T_camera_world if T_camera_world is None else T_camera_world)
         if tuple(pose.shape) != (4, 4):
             raise InvalidRequestError(f"T_camera_world: shape is {tuple(pose.shape)}, expected (4, 4)")
-        return pose.to(self.device, torch.float32)
+        return pose
 
-    def _project(self, parameters: list[torch.Tensor], camera: Camera, pose: torch.Tensor) -> _Projected:
-        means, quats, log_scales, logits, _ = parameters
+    def _project(self, ready: _Ready, camera: Camera, pose: torch.Tensor) -> _Projected:
+        """The map in the camera; what the last call made, if neither changed."""
+        if self._kept is None or ready is not self._kept[2] or pose.requires_grad:
+            return self._make_projected(ready, camera, pose)
+        shape = (camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy)
+        key = (*shape, tuple(pose.flatten().tolist()))
+        if self._seen is None or self._seen[0] is not ready or self._seen[1] != key:
+            with torch.no_grad():
+                self._seen = (ready, key, self._make_projected(ready, camera, pose))
+        return self._seen[2]
+
+    def _make_projected(self, ready: _Ready, camera: Camera, pose: torch.Tensor) -> _Projected:
         s = self.settings
-        usable = means.isfinite().all(1) & log_scales.isfinite().all(1) & logits.isfinite()
-        usable &= quats.isfinite().all(1) & (quats.norm(dim=1) > 0)
-        self._unusable = (~usable).sum()
-        opacities = torch.sigmoid(torch.where(usable, logits, -100.0))  # below alpha_min: gsplat leaves it out
-        clean = [torch.where(usable[:, None], value, fill) for value, fill in ((means, 0), (quats, 1), (log_scales, 0))]
-        intrinsics = torch.tensor(
-            [[camera.fx, 0, camera.cx + 0.5], [0, camera.fy, camera.cy + 0.5], [0, 0, 1]],
-            dtype=torch.float32,
-            device=self.device,
-        )
+        pose = pose.to(self.device, torch.float32)
+        intrinsics = torch.tensor([[camera.fx, 0, camera.cx + 0.5], [0, camera.fy, camera.cy + 0.5], [0, 0, 1]])
         radii, means2d, depths, conics, _ = self.gsplat.fully_fused_projection(
-            *(clean[0], None, clean[1], clean[2].exp(), pose[None], intrinsics[None], camera.width, camera.height),
+            *(ready.means, None, ready.quats, ready.scales, pose[None], intrinsics[None].to(self.device)),
+            *(camera.width, camera.height),
             eps2d=s.eps2d,
             near_plane=s.near,
             far_plane=s.far,
-            opacities=opacities.detach(),
+            opacities=ready.opacities.detach(),
         )
         tiles_x, tiles_y = -(-camera.width // TILE), -(-camera.height // TILE)
         with torch.no_grad():
             _, keys, flatten_ids = self.gsplat.isect_tiles(means2d, radii, depths, TILE, tiles_x, tiles_y)
             offsets = self.gsplat.isect_offset_encode(keys, 1, tiles_x, tiles_y)
-        return _Projected(means2d, conics, depths, opacities[None], offsets, flatten_ids)
+        return _Projected(means2d, conics, depths, ready.opacities[None], offsets, flatten_ids)
 
-    def _colors(self, parameters: list[torch.Tensor], pose: torch.Tensor) -> torch.Tensor:
+    def _colors(self, ready: _Ready, pose: torch.Tensor) -> torch.Tensor:
         """(N,3) seen from the camera."""
-        means, sh = parameters[0], parameters[4]
+        pose = pose.to(self.device, torch.float32)
         centre = -pose[:3, :3].T @ pose[:3, 3]
-        degree = round(sh.shape[1] ** 0.5) - 1
-        return (self.gsplat.spherical_harmonics(degree, means - centre, sh) + 0.5).clamp_min(0)
+        degree = round(ready.sh.shape[1] ** 0.5) - 1
+        return (self.gsplat.spherical_harmonics(degree, ready.means - centre, ready.sh) + 0.5).clamp_min(0)
 
     def _features(self, features: torch.Tensor | None, count: int) -> torch.Tensor:
         assert features is not None

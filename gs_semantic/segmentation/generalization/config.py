@@ -21,6 +21,10 @@ class GeneralizationConfig(RunConfig):
     decay: float = option(0.9, "power with which the learning rate falls; 0: it stays", low=0)
     clip: float = option(1.0, "largest norm of a gradient; 0: no limit", low=0)
 
+    minutes: float = option(
+        0.0, "the run ends after so many minutes at the latest, the learning rate falling in time; 0: no limit", low=0
+    )
+
     accelerator: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "numbers: 32 bit on a CPU, mixed with bfloat16 on a GPU", choices=PRECISIONS)
 

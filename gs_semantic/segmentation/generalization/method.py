@@ -45,6 +45,11 @@ class SceneLearner(nn.Module, ABC):
         """K, void not among them."""
         return max(self.labels.names)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def initialise(self) -> None:
         """Called once for a learner that is new, not read from a checkpoint; override to take over parts of others."""
 
@@ -58,7 +63,8 @@ class SceneLearner(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
-        """Draw what one iteration looks at, without gradients, on the CPU. All chance comes from ``random``."""
+        """Draw what one iteration looks at, without gradients; where it lies is left to the method, the trainer moves it to
+        ``device``. All chance comes from ``random``."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:

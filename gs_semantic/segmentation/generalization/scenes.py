@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,15 +127,40 @@ class LearningScene:
         return SceneView.of(frame, f"{sequence.folder} frame {index}", translated)
 
 
-def make_map(sequence: FrameSequence, indices: Sequence[int], folder: Path | None) -> GaussianMap:
-    """The mapper's map of some frames, without masks; kept in ``folder``, if there is one."""
-    from gs_semantic.benchmarks.offline import MapOffline, map_sequence
+def make_map(
+    sequence: FrameSequence, indices: Sequence[int], folder: Path | None, threads: int | None = None
+) -> GaussianMap:
+    """The mapper's map of some frames, without masks; kept in ``folder``, if there is one. threads: None: all."""
+    from gs_semantic.benchmarks.offline import MapOffline, map_sequence, mapper_config
+    from gs_semantic.mapping.mapper import Mapper
+    from gs_semantic.rendering.cpu import CpuRasterizer
 
-    shown = MapOffline.create(sequence.labels, MAP_PARAMS)
+    config = mapper_config(MAP_PARAMS)
+    shown = MapOffline(Mapper(config, CpuRasterizer(config.raster_settings, threads), labels=sequence.labels))
     map_sequence(shown, sequence, indices, None)
     if folder is not None:
         save_map(folder, shown.mapper.gaussians, shown.mapper.objects, sequence.labels, optimiser_state=False)
     return shown.mapper.gaussians
+
+
+def make_maps(rooms: Sequence[Path], jobs: int = 1, progress: Callable[[], object] = lambda: None) -> None:
+    """The maps of rooms, kept beside their views; those that are there already are left. jobs: processes."""
+    if jobs == 1:
+        for room in rooms:
+            _map_room(room, None)
+            progress()
+        return
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for _ in pool.map(_map_room, rooms, itertools.repeat(1)):
+            progress()
+
+
+def _map_room(room: Path, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not (room / MAP).is_dir():
+        views = open_sequence(room / VIEWS)
+        make_map(views, range(len(views)), room / MAP, threads)
 
 
 def open_scenes(

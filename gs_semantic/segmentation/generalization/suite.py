@@ -23,7 +23,6 @@ from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.segmentation.generalization.checkpoints import load_learner
-from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.method import GaussianClasses, splat
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -110,7 +109,7 @@ class GnesfSuite:
 
         for variant, learners in self.learners.items():
             for seed, (_, learner) in enumerate(learners):
-                prepared = PreparedViews.of(scene.views, gaussians, learner.opinions, self.rasterizer)
+                prepared = learner.prepare(scene.views, gaussians, self.rasterizer)
                 known = {variant: learner.classes_of(gaussians, prepared)}
                 if variant == "gnesf":
                     known["uniform"] = _changed(learner, answer="uniform").classes_of(gaussians, prepared)

@@ -117,6 +117,7 @@ class MultiSceneTrainer:
         self.module, self.optimizer = self.fabric.setup(learner, optimizer)
         self.random = np.random.default_rng((self.config.seed, self.fabric.global_rank))
         self.loop = LoopState()
+        self._begun = 0.0  # when it would have begun if it had never stopped
         self.listeners: list[Listener] = []
         if self.first:
             make_folder(output)
@@ -147,26 +148,27 @@ class MultiSceneTrainer:
         loop, config = self.loop, self.config
         clock = Clock(config.iterations)
         clock.start(loop.iteration)
-        before, started = loop.seconds, time.perf_counter()
-        sums: defaultdict[str, list[float]] = defaultdict(list)
+        self._begun = time.perf_counter() - loop.seconds
+        sums: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
         stopped = False
         self.module.train()
-        while loop.iteration < config.iterations and not (stopped := self._stopped()):
+        last = loop.iteration >= config.iterations or self._time_share() >= 1
+        while not last and not (stopped := self._stopped()):
             loop.iteration += 1
             for name, value in self._step().items():
                 sums[name].append(value)
-            last = loop.iteration == config.iterations
+            last = loop.iteration == config.iterations or self._time_share() >= 1
             if loop.iteration % config.report_every == 0 or last:
                 self._report(sums, *clock.read(loop.iteration))
             if loop.iteration % config.evaluate_every == 0 or last:
                 begun = time.perf_counter()
-                loop.seconds = before + begun - started
+                loop.seconds = begun - self._begun
                 finished = self._evaluate()
                 clock.pause(time.perf_counter() - begun)
                 if not finished:
                     stopped = True
                     break
-        loop.seconds = before + time.perf_counter() - started
+        loop.seconds = time.perf_counter() - self._begun
         if stopped and loop.iteration:
             self._save(CHECKPOINT)
         has_best = loop.best_iteration > 0
@@ -180,14 +182,23 @@ class MultiSceneTrainer:
             self.output / BEST if has_best else None,
         )
 
-    def _step(self) -> dict[str, float]:
+    def _time_share(self) -> float:
+        """Of the minutes that the run may take, the same in all processes; 0 without a limit."""
+        if not self.config.minutes:
+            return 0.0
+        share = (time.perf_counter() - self._begun) / (60 * self.config.minutes)
+        return float(self.fabric.broadcast(share)) if self.fabric.world_size > 1 else share
+
+    def _step(self) -> dict[str, torch.Tensor]:
         share = self._rate_share(self.loop.iteration)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
         batch = self.fabric.to_device(self.learner.sample(self.train_scenes, self.random))
         losses: dict[str, torch.Tensor] = self.module(batch)
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
+        # a GPU is asked only now and then, as it would have to finish first
+        asked = total.device.type == "cpu" or self.loop.iteration % self.config.report_every == 0
+        if asked and not torch.isfinite(total):
             raise TrainingError(
                 f"the loss is {total.item()} at iteration {self.loop.iteration}: lower lr, or use precision=32-true; "
                 f"{self._kept()}"
@@ -197,27 +208,28 @@ class MultiSceneTrainer:
         if self.config.clip:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
         self.optimizer.step()
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return {name: value.detach() for name, value in losses.items()}
 
     def _rate_share(self, iteration: int) -> float:
-        """Of the largest learning rate: linear over the warm-up, then ((last - i) / (last - warm-up))^decay."""
+        """Of the largest learning rate: linear over the warm-up, then ((last - i) / (last - warm-up))^decay, or the share
+        of the time that is left, if that is less, in the place of the fraction."""
         warmup, last = self.config.warmup, self.config.iterations
         if iteration <= warmup:
             return iteration / max(1, warmup)
         left = (last - iteration + 1) / max(1, last - warmup)
-        return float(min(1.0, left) ** self.config.decay)
+        return float(max(0.0, min(1.0, left, 1 - self._time_share())) ** self.config.decay)
 
     def _stopped(self) -> bool:
         """Does the first process want to end? All have to agree."""
         wish = self.cancelled()
         return bool(self.fabric.broadcast(wish)) if self.fabric.world_size > 1 else wish
 
-    def _report(self, sums: defaultdict[str, list[float]], rate: float, left: float) -> None:
+    def _report(self, sums: defaultdict[str, list[torch.Tensor]], rate: float, left: float) -> None:
         loop = self.loop
         progress = Progress(
             loop.iteration,
             self.config.iterations,
-            {name: float(np.mean(values)) for name, values in sums.items()},
+            {name: float(torch.stack(values).mean()) for name, values in sums.items()},
             0,
             rate,
             left,

@@ -1,6 +1,6 @@
 """The method as a whole, on a tiny room: stages, answers, and what is refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +10,7 @@ from tiny_room import cameras, room
 
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.consistency import ConsistencyScore, LabelledView
+from gs_semantic.evaluation.depth import depth_errors
 from gs_semantic.gaussians import Camera, Frame, GaussianMap
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.config import MapperConfig
@@ -22,7 +23,7 @@ from gs_semantic.segmentation.generalization.checkpoints import (
     restore_learner,
     save_learner,
 )
-from gs_semantic.segmentation.generalization.methods.rt_gs2 import RtGs2, RtGs2Config
+from gs_semantic.segmentation.generalization.methods.rt_gs2 import RtGs2, RtGs2Config, mean_depth_errors
 from gs_semantic.segmentation.generalization.scenes import SceneView
 
 LABELS = LabelSet({0: "void", 1: "wall", 2: "floor", 3: "ball"})
@@ -155,13 +156,29 @@ def test_depth_has_a_network_of_its_own_and_eight_scores(scene):
 def test_fine_tuning_looks_at_training_views_alone_and_does_not_smooth(scene):
     made = learner("fine_tune")
     assert made._loss.smoothing == 0
-    names = set()
-    original = made._sample
-    made._sample = lambda scene, view: names.add(id(view)) or original(scene, view)
     random = np.random.default_rng(0)
     for _ in range(12):
         made.sample([scene], random)
-    assert names <= {id(view) for view in scene.views} and len(names) > 5
+    drawn = set(made._views[scene])
+    assert drawn <= set(range(len(scene.views))) and len(drawn) > 5
+    assert sum(view.bytes for view in made._views[scene].values()) == made._kept_bytes > 0
+
+
+def test_drawn_views_are_kept_while_there_is_room(scene):
+    made = learner("classes", cache_gb=0.0)
+    once, again = (made.sample([scene], np.random.default_rng(1)) for _ in range(2))
+    assert not made._views[scene] and all(torch.equal(once[name], again[name]) for name in once)
+    made.config = replace(made.config, cache_gb=1.0)
+    kept = made.sample([scene], np.random.default_rng(1))
+    assert made._views[scene] and all(torch.equal(once[name], kept[name]) for name in once)
+
+
+def test_a_network_that_sees_no_depth_scores_nothing():
+    blind = depth_errors(np.zeros((4, 4)), np.ones((4, 4)))
+    assert mean_depth_errors([blind])["score"] == 0
+    half = np.where(np.arange(4) < 2, 1.0, -1.0) * np.ones((4, 1))
+    scores = mean_depth_errors([blind, depth_errors(half, np.ones((4, 4)))])
+    assert scores["rmse_m"] == 0 and scores["completeness"] == 0.25 and scores["score"] == 0.25
 
 
 def test_checkpoints_bring_their_networks(fitted, scene, tmp_path):

@@ -34,7 +34,7 @@ class LiveVotes:
     @torch.no_grad()
     def add(self, gaussians: GaussianMap, frame: Frame) -> torch.Tensor:
         """Take the votes of a frame; rows (R,) int64 of the Gaussians that changed."""
-        prepared = PreparedViews.of([SceneView.of(frame)], gaussians, self.method.opinions, self.rasterizer)
+        prepared = self.method.prepare([SceneView.of(frame)], gaussians, self.rasterizer)
         return self.vote(gaussians, prepared, frame.stamp_ns)
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gs_semantic.errors import InvalidInputError
@@ -18,11 +19,13 @@ from gs_semantic.segmentation.generalization.scenes import SceneView
 
 @dataclass(frozen=True)
 class PreparedViews:
-    """V views of one size. scores float16 (V,K,h,w): logarithms of class probabilities, up to a constant per pixel;
-    depths float16 (V,1,H,W): median depth of the map, m, 0 where it shows nothing."""
+    """V views of one size, all tensors on one device. rgb uint8 (V,3,H,W); scores float16 (V,K,h,w): logarithms of class
+    probabilities, up to a constant per pixel; depths float16 (V,1,H,W): median depth of the map, m, 0 where it shows
+    nothing."""
 
     views: Sequence[SceneView]
     sources: SourceViews
+    rgb: torch.Tensor
     scores: torch.Tensor
     depths: torch.Tensor
 
@@ -34,8 +37,9 @@ class PreparedViews:
         classifier: ImageClassifier,
         rasterizer: Rasterizer,
         progress: Callable[[], object] = lambda: None,
+        device: torch.device | str = "cpu",
     ) -> PreparedViews:
-        """InvalidInputError: no view, or views of several sizes."""
+        """On a device. InvalidInputError: no view, or views of several sizes."""
         if not views:
             raise InvalidInputError("no source view: labels come from posed images of the scene; give one or more")
         sources = SourceViews.of([view.camera for view in views])
@@ -44,20 +48,21 @@ class PreparedViews:
             scores.append(classifier.scores([view.rgb]).half())
             depths.append(map_depth(gaussians, view, rasterizer))
             progress()
-        return cls(views, sources, torch.cat(scores), torch.stack(depths)[:, None].half())
+        rgb = torch.from_numpy(np.stack([view.rgb for view in views]).transpose(0, 3, 1, 2).copy())
+        tensors = (rgb, torch.cat(scores), torch.stack(depths)[:, None].half())
+        return cls(views, sources.to(device), *(tensor.to(device) for tensor in tensors))
 
     def __len__(self) -> int:
         return len(self.views)
 
     def subset(self, index: Sequence[int]) -> PreparedViews:
         chosen = list(index)
-        return PreparedViews(
-            [self.views[i] for i in chosen], self.sources[chosen], self.scores[chosen], self.depths[chosen]
-        )
+        tensors = (self.rgb[chosen], self.scores[chosen], self.depths[chosen])
+        return PreparedViews([self.views[i] for i in chosen], self.sources[chosen], *tensors)
 
     def images(self) -> torch.Tensor:
         """float32 (V,3,H,W), 0..1."""
-        return torch.stack([view.colour() for view in self.views])
+        return self.rgb.float() / 255
 
     def seen(self, points: torch.Tensor, visibility: str = "depth") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Places (V,P,2), depths z (V,P) and whether the view sees the point, bool (V,P). visibility: depth, or none:
@@ -76,7 +81,11 @@ class PreparedViews:
 
 @torch.no_grad()
 def map_depth(gaussians: GaussianMap, view: SceneView, rasterizer: Rasterizer) -> torch.Tensor:
-    """Median depth (H,W) m of the map in a view, 0 where it shows nothing."""
+    """Median depth (H,W) m of the map in a view, 0 where it shows nothing; where the back end draws no median, the mean
+    depth of pixels that are mostly covered."""
+    if rasterizer.name == "cuda":
+        drawn = rasterizer.render(gaussians, view.camera)
+        return torch.where(drawn.alpha > 0.5, drawn.depth, 0).cpu()
     depth = rasterizer.render(gaussians, view.camera, median_depth=True).median_depth
     assert depth is not None
     return depth

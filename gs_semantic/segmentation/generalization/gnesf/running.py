@@ -24,9 +24,9 @@ class RunningVotes:
     denominator: torch.Tensor
 
     @classmethod
-    def empty(cls, count: int, features: int, classes: int) -> RunningVotes:
-        wide, narrow = torch.zeros(count, features), torch.zeros(count, classes)
-        line = torch.zeros(count)
+    def empty(cls, count: int, features: int, classes: int, device: torch.device | str = "cpu") -> RunningVotes:
+        wide, narrow = torch.zeros(count, features, device=device), torch.zeros(count, classes, device=device)
+        line = torch.zeros(count, device=device)
         return cls(line, wide, wide.clone(), narrow, line.clone(), narrow.clone(), line.clone())
 
     def __len__(self) -> int:

@@ -50,6 +50,10 @@ class SourceViews:
         parts = (self.focal, self.principal, self.rotation, self.translation, self.centres)
         return SourceViews(self.size, *(part[index] for part in parts))
 
+    def to(self, device: torch.device | str) -> SourceViews:
+        parts = (self.focal, self.principal, self.rotation, self.translation, self.centres)
+        return SourceViews(self.size, *(part.to(device) for part in parts))
+
     def project(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixel places (V,P,2) and depths z (V,P) m of world points (P,3)."""
         local = torch.einsum("vij,pj->vpi", self.rotation, points) + self.translation[:, None]

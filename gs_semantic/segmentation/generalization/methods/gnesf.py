@@ -149,9 +149,20 @@ class Gnesf(GeneralizableSegmenter):
     def prepared(self, scene: LearningScene) -> PreparedViews:
         """The scene's views, with what the 2D segmenter says of them; kept."""
         if scene not in self._prepared:
-            self._prepared[scene] = PreparedViews.of(scene.views, scene.gaussians, self.opinions, self.rasterizer)
+            self._prepared[scene] = self.prepare(scene.views, scene.gaussians, self.rasterizer)
             self._targets[scene] = [map_depth(scene.gaussians, view, self.rasterizer) for view in scene.novel]
         return self._prepared[scene]
+
+    def prepare(
+        self,
+        views: Sequence[SceneView],
+        gaussians: GaussianMap,
+        rasterizer: Rasterizer,
+        progress: Callable[[], object] = lambda: None,
+    ) -> PreparedViews:
+        """Views of a map with what the 2D segmenter says of them, where the network is. InvalidInputError: no view, or
+        views of several sizes."""
+        return PreparedViews.of(views, gaussians, self.opinions, rasterizer, progress, self.device)
 
     @torch.no_grad()
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
@@ -163,7 +174,8 @@ class Gnesf(GeneralizableSegmenter):
             points, classes = self._surface(scene.novel[number], self._targets[scene][number], random)
             if not len(points):
                 continue
-            seeing = whole.seen(points, self.config.visibility)[2].sum(dim=1).numpy()
+            points, classes = points.to(whole.rgb.device), classes.to(whole.rgb.device)
+            seeing = whole.seen(points, self.config.visibility)[2].sum(dim=1).cpu().numpy()
             best = np.argsort(-seeing, kind="stable")[: 2 * self.config.views]
             best = best[seeing[best] > 0]
             if len(best) < 2:
@@ -177,7 +189,7 @@ class Gnesf(GeneralizableSegmenter):
                 "opinions": views.opinions(places),
                 "rgb": views.sources.read(images, places),
                 "grid": places,
-                "size": torch.tensor(views.sources.size),
+                "size": torch.tensor(views.sources.size, device=places.device),
                 "difference": self._difference(points, views.sources.centres, views.sources.rotation, z),
                 "z": z,
                 "valid": valid,
@@ -216,9 +228,9 @@ class Gnesf(GeneralizableSegmenter):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         valid, opinions, z = batch["valid"], batch["opinions"], batch["z"]
-        found = self.features(batch["images"])
+        found = self.features(batch["images"]).float()
         grid = (batch["grid"] + 0.5) / batch["size"] * 2 - 1
-        read = torch.nn.functional.grid_sample(found, grid[:, None].to(found.dtype), align_corners=False)
+        read = torch.nn.functional.grid_sample(found, grid[:, None], align_corners=False)
         own = torch.cat([batch["rgb"], read[:, :, 0].transpose(1, 2)], dim=-1)
         described = self.voting.described(own, batch["difference"])
         weights = self.voting.pool_weights(-z, valid)
@@ -290,7 +302,7 @@ class Gnesf(GeneralizableSegmenter):
         progress: Callable[[], object] = lambda: None,
     ) -> GaussianClasses:
         self.eval()
-        prepared = PreparedViews.of(views, gaussians, self.opinions, rasterizer, progress)
+        prepared = self.prepare(views, gaussians, rasterizer, progress)
         known = self.classes_of(gaussians, prepared)
         if not known.probabilities.any():
             raise InvalidInputError(
@@ -308,7 +320,8 @@ class Gnesf(GeneralizableSegmenter):
     def classes_of(self, gaussians: GaussianMap, prepared: PreparedViews) -> GaussianClasses:
         """The vote of all views on all Gaussians: features of every view first, then votes with the mean of all."""
         sums = self.empty_sums(len(gaussians))
-        looked = [self.look(gaussians["means"], prepared.subset([i])) for i in range(len(prepared))]
+        means = gaussians["means"].to(prepared.rgb.device)
+        looked = [self.look(means, prepared.subset([i])) for i in range(len(prepared))]
         for seen in looked:
             sums.add_features(seen.rows, seen.described, seen.weight, seen.opinions)
         if self.config.answer == "direct":
@@ -316,10 +329,10 @@ class Gnesf(GeneralizableSegmenter):
         if self.config.answer == "vote":
             for seen in looked:
                 self.vote(sums, seen)
-        return GaussianClasses(sums.result(self.config.answer == "uniform"))
+        return GaussianClasses(sums.result(self.config.answer == "uniform").cpu())
 
     def empty_sums(self, count: int) -> RunningVotes:
-        return RunningVotes.empty(count, self.width, self.class_count)
+        return RunningVotes.empty(count, self.width, self.class_count, self.device)
 
     def look(self, means: torch.Tensor, view: PreparedViews, rows: torch.Tensor | None = None) -> Seen:
         """What one view says of the Gaussians that it sees, of all or of ``rows`` int64."""
@@ -336,7 +349,7 @@ class Gnesf(GeneralizableSegmenter):
 
     def vote(self, sums: RunningVotes, seen: Seen) -> None:
         """Add the votes of a view, whose features are in the sums already."""
-        size = torch.tensor(seen.size)
+        size = torch.tensor(seen.size, device=seen.rows.device)
         for start in range(0, len(seen.rows), PLACES_AT_ONCE):
             part = slice(start, start + PLACES_AT_ONCE)
             votes = self._votes(sums, seen, part, size)
@@ -345,7 +358,7 @@ class Gnesf(GeneralizableSegmenter):
     def _votes(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> Votes:
         rows, opinions = seen.rows[part], seen.opinions[part]
         cues = self._cues(opinions, sums.mean_opinion(rows), seen.places[part], size)
-        valid = torch.ones(1, len(rows), dtype=torch.bool)
+        valid = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
         votes: Votes = self.voting(
             seen.described[part][None],
             sums.pooled(rows),
@@ -361,17 +374,17 @@ class Gnesf(GeneralizableSegmenter):
         """Mean and variance of inner features over views, summed up view by view, through the head."""
         assert self.head is not None
         count = len(sums)
-        inner = RunningVotes.empty(count, 32, 1)
+        inner = RunningVotes.empty(count, 32, 1, self.device)
         for seen in looked:
-            votes = self._votes(sums, seen, slice(None), torch.tensor(seen.size))
+            votes = self._votes(sums, seen, slice(None), torch.tensor(seen.size, device=self.device))
             weight = votes.seen[0] + 1e-6
             inner.add_features(seen.rows, votes.hidden[0], weight, votes.seen[0][:, None])
         rows = torch.nonzero(inner.views > 0)[:, 0]
         both = inner.pooled(rows)
-        found = torch.zeros(count, self.class_count)
+        found = torch.zeros(count, self.class_count, device=self.device)
         inputs = torch.cat([both.mean, both.variance, inner.mean_opinion(rows)], dim=-1)
         found[rows] = self.head(inputs).softmax(dim=-1)
-        return GaussianClasses(found)
+        return GaussianClasses(found.cpu())
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
-from gs_semantic.evaluation.depth import depth_errors
+from gs_semantic.evaluation.depth import DepthErrors, depth_errors
 from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.rendering.base import SplatTensors
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
 from gs_semantic.segmentation.generalization.method import (
@@ -28,7 +29,7 @@ from gs_semantic.segmentation.generalization.method import (
     ParameterGroups,
 )
 from gs_semantic.segmentation.generalization.registry import register
-from gs_semantic.segmentation.generalization.rt_gs2.augmentation import AugmentationConfig, Sample, augment
+from gs_semantic.segmentation.generalization.rt_gs2.augmentation import AugmentationConfig, Samples, augment
 from gs_semantic.segmentation.generalization.rt_gs2.contrastive import (
     ContrastiveConfig,
     ContrastiveScene,
@@ -39,7 +40,7 @@ from gs_semantic.segmentation.generalization.rt_gs2.live import LiveFusion
 from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE, SegmentationLoss, depth_loss
 from gs_semantic.segmentation.generalization.rt_gs2.network import INPUTS, FusionNetwork, NetworkConfig
 from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
-from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view
+from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, on_device
 from gs_semantic.segmentation.generalization.rt_gs2.scene_features import MAX_POINTS, scene_features
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -65,6 +66,7 @@ class RtGs2Config(GeneralizationConfig):
     batch: int = option(4, "views of one iteration", low=1)
     max_points: int = option(MAX_POINTS, "Gaussians in one pass of the point transformer", low=1000)
     rasterizer: str = option("auto", "back end", choices=("auto", "cpu", "cuda", "reference"))
+    cache_gb: float = option(2.0, "memory for drawn views of training, where it trains; others are drawn again", low=0)
 
     # stage features
     features_lr: float = option(1e-3, "learning rate of the point transformer", low=0)
@@ -91,6 +93,22 @@ class RtGs2Config(GeneralizationConfig):
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """A view as the 2D network sees it: rgb float16 (3,H,W), features float16 (C,H,W), class ids uint8 (H,W), depth
+    float32 (H,W) m or None."""
+
+    rgb: torch.Tensor
+    features: torch.Tensor
+    labels: torch.Tensor
+    depth: torch.Tensor | None
+
+    @property
+    def bytes(self) -> int:
+        images = (self.rgb, self.features, self.labels, self.depth)
+        return sum(image.numel() * image.element_size() for image in images if image is not None)
+
+
 @register
 class RtGs2(GeneralizableSegmenter):
     """Stages: ``features`` trains the point transformer without labels; ``classes`` the 2D network on labels of many
@@ -110,7 +128,10 @@ class RtGs2(GeneralizableSegmenter):
         self._loss: SegmentationLoss | None = None
         self._rasterizer: Rasterizer | None = None
         self._features: WeakKeyDictionary[LearningScene, torch.Tensor] = WeakKeyDictionary()
-        self._contrastive: WeakKeyDictionary[LearningScene, ContrastiveScene] = WeakKeyDictionary()
+        self._contrastive: WeakKeyDictionary[LearningScene, ContrastiveScene | None] = WeakKeyDictionary()
+        self._maps: WeakKeyDictionary[LearningScene, GaussianMap | SplatTensors] = WeakKeyDictionary()
+        self._views: WeakKeyDictionary[LearningScene, dict[int, _Drawn]] = WeakKeyDictionary()
+        self._kept_bytes = 0
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -123,6 +144,8 @@ class RtGs2(GeneralizableSegmenter):
         for name, network in self.networks.items():
             network.requires_grad_(name == part)
         self._features.clear()
+        self._views.clear()
+        self._kept_bytes = 0
         if part == CLASSES:
             smoothing = 0.0 if stage == FINE_TUNE else self.config.smoothing
             network = self._network(CLASSES)
@@ -191,21 +214,22 @@ class RtGs2(GeneralizableSegmenter):
         if self.stage == FEATURES:
             return self._draw_pair(scenes, random)
         augmentation = self._augmentation()
-        samples = []
+        drawn = []
         for _ in range(self.config.batch):
             scene = scenes[int(random.integers(len(scenes)))]
-            views = scene.views if self.stage == FINE_TUNE else scene.views + scene.novel
-            sample = self._sample(scene, views[int(random.integers(len(views)))])
-            samples.append(augment(sample, random, augmentation) if augmentation else sample)
-        batch = {
-            "rgb": _images([sample.rgb for sample in samples]),
-            "features": _images([sample.features for sample in samples]),
-        }
-        if self.stage == DEPTH:
-            batch["depth"] = torch.from_numpy(np.stack([sample.depth for sample in samples]))  # type: ignore[misc]
-        else:
-            batch["labels"] = torch.from_numpy(np.stack([sample.labels for sample in samples]))
-        return batch
+            views = len(scene.views) + (0 if self.stage == FINE_TUNE else len(scene.novel))
+            drawn.append(self._drawn(scene, int(random.integers(views))))
+        depths = [view.depth for view in drawn if view.depth is not None]
+        samples = Samples(
+            torch.stack([view.rgb for view in drawn]).float(),
+            torch.stack([view.features for view in drawn]).float(),
+            torch.stack([view.labels for view in drawn]).long() + IGNORE,
+            torch.stack(depths) if self.stage == DEPTH else None,
+        )
+        if augmentation:
+            samples = augment(samples, random, augmentation)
+        batch = {"rgb": samples.rgb, "features": samples.features}
+        return batch | ({"depth": samples.depth} if self.stage == DEPTH else {"labels": samples.labels})
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         if self.stage == FEATURES:
@@ -225,17 +249,22 @@ class RtGs2(GeneralizableSegmenter):
     ) -> dict[str, float]:
         if self.stage == FEATURES:
             return self._evaluate_features(scenes, stop)
-        score, errors = ClassScore(), []
+        score, errors = ClassScore(), list[DepthErrors]()
         for scene in scenes:
-            novel = scene.novel if not views else scene.novel[:: max(1, len(scene.novel) // views)][:views]
-            for view in novel:
+            step = max(1, len(scene.novel) // views) if views else 1
+            for number in range(0, len(scene.novel), step)[: views or None]:
                 if stop():
                     return {"score": 0.0}
-                logits = self.logits(scene.gaussians, self.scene_features(scene), view.camera, self._part(self.stage))
+                view = scene.novel[number]
+                if (view.depth if self.stage == DEPTH else view.classes) is None:
+                    continue
+                drawn = self._drawn(scene, len(scene.views) + number)
+                logits = self._answer(self._part(self.stage), drawn.rgb[None].float(), drawn.features[None].float())
                 if self.stage == DEPTH:
-                    if view.depth is not None:
-                        errors.append(depth_errors(logits[0].numpy(), view.depth, LARGEST_DEPTH_M))
-                elif view.classes is not None:
+                    assert view.depth is not None
+                    errors.append(depth_errors(logits[0].numpy(), view.depth, LARGEST_DEPTH_M))
+                else:
+                    assert view.classes is not None
                     score.update(logits.argmax(dim=0).numpy() + 1, view.classes.astype(np.int64))
         if self.stage == DEPTH:
             return mean_depth_errors(errors)
@@ -252,6 +281,8 @@ class RtGs2(GeneralizableSegmenter):
         losses = []
         for index, scene in enumerate(scenes):
             contrastive = self._contrastive_scene(scene)
+            if contrastive is None:
+                continue
             generator = torch.Generator().manual_seed(index)
             for pair in contrastive.pairs[:: max(1, len(contrastive.pairs) // VALIDATION_PAIRS)][:VALIDATION_PAIRS]:
                 if stop():
@@ -268,6 +299,8 @@ class RtGs2(GeneralizableSegmenter):
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         for _ in range(TRIES):
             scene = self._contrastive_scene(scenes[int(random.integers(len(scenes)))])
+            if scene is None:
+                continue
             drawn = draw_pair(scene, scene.pairs[int(random.integers(len(scene.pairs)))], generator, self._contrast)
             if drawn is not None:
                 return self._pair_batch(drawn)
@@ -280,10 +313,14 @@ class RtGs2(GeneralizableSegmenter):
             batch |= {f"xyz{side}": view.xyz, f"inputs{side}": view.features}
         return batch
 
-    def _contrastive_scene(self, scene: LearningScene) -> ContrastiveScene:
+    def _contrastive_scene(self, scene: LearningScene) -> ContrastiveScene | None:
+        """None for a scene of which no two views have enough in common."""
         if scene not in self._contrastive:
-            cameras = [view.camera for view in scene.views]
-            self._contrastive[scene] = ContrastiveScene.of(scene.gaussians, cameras, self._contrast)
+            cameras = [view.camera for view in scene.views + scene.novel]
+            try:
+                self._contrastive[scene] = ContrastiveScene.of(scene.gaussians, cameras, self._contrast, self.device)
+            except InvalidInputError:
+                self._contrastive[scene] = None
         return self._contrastive[scene]
 
     def _augmentation(self) -> AugmentationConfig | None:
@@ -294,31 +331,54 @@ class RtGs2(GeneralizableSegmenter):
         # a change of perspective has no depth image of its own
         return AugmentationConfig(perspective=0.0) if self.stage == DEPTH else AugmentationConfig()
 
-    def _sample(self, scene: LearningScene, view: SceneView) -> Sample:
-        images = draw_view(self.rasterizer, scene.gaussians, self.scene_features(scene), view.camera)
-        rgb, features = (image[0].permute(1, 2, 0).numpy() for image in (images.rgb, images.features))
-        if self.stage == DEPTH:
-            if view.depth is None:
-                raise InvalidInputError(f"{view.name}: has no depth to learn from")
-            return Sample(rgb, features, np.zeros(view.depth.shape, np.int64), view.depth)
-        if view.classes is None:
+    @torch.no_grad()
+    def _drawn(self, scene: LearningScene, number: int) -> _Drawn:
+        """The view ``number`` of a scene, novel ones counted on, drawn from its map; kept while there is room."""
+        known = self._views.setdefault(scene, {})
+        if number in known:
+            return known[number]
+        view = (scene.views + scene.novel)[number]
+        if self.stage == DEPTH and view.depth is None:
+            raise InvalidInputError(f"{view.name}: has no depth to learn from")
+        if self.stage != DEPTH and view.classes is None:
             raise InvalidInputError(f"{view.name}: has no classes to learn from")
-        labels = view.classes.astype(np.int64) - 1  # void becomes ...
-        assert IGNORE == -1
-        return Sample(rgb, features, labels)
+        images = draw_view(self.rasterizer, self._map(scene), self.scene_features(scene), view.camera)
+        shape = images.rgb.shape[2:]
+        classes = np.zeros(shape, np.uint8) if view.classes is None else view.classes.astype(np.uint8)
+        depth = None if view.depth is None or self.stage != DEPTH else torch.from_numpy(view.depth).to(self.device)
+        drawn = _Drawn(
+            images.rgb[0].to(self.device, torch.half),
+            images.features[0].to(self.device, torch.half),
+            torch.from_numpy(classes).to(self.device),
+            depth,
+        )
+        if self._kept_bytes + drawn.bytes <= self.config.cache_gb * 1e9:
+            known[number] = drawn
+            self._kept_bytes += drawn.bytes
+        return drawn
+
+    def _map(self, scene: LearningScene) -> GaussianMap | SplatTensors:
+        """The scene's map, where it is drawn."""
+        if self.rasterizer.name != "cuda":
+            return scene.gaussians
+        if scene not in self._maps:
+            self._maps[scene] = on_device(scene.gaussians, self.device)
+        return self._maps[scene]
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def scene_features(self, scene: LearningScene) -> torch.Tensor:
         """Features (N,32) of a scene that is learned from, kept while its weights stay."""
         if scene not in self._features:
-            self._features[scene] = self.features(scene.gaussians)
+            found = self.features(scene.gaussians)
+            self._features[scene] = found.to(self.device) if self.rasterizer.name == "cuda" else found
         return self._features[scene]
 
     def features(self, gaussians: GaussianMap) -> torch.Tensor:
-        """View-independent features float32 (N,32) of all Gaussians; once a scene."""
+        """View-independent features float32 (N,32) of all Gaussians; once a scene. (N,1) of zeros where the network does
+        not look at them."""
         if self.config.inputs == "image":
-            return torch.zeros(len(gaussians), self.transformer.config.features)
+            return torch.zeros(len(gaussians), 1)
         return scene_features(self.transformer, gaussians, self.config.max_points)
 
     @torch.no_grad()
@@ -338,10 +398,15 @@ class RtGs2(GeneralizableSegmenter):
             raise InvalidRequestError(
                 f"the checkpoint has no network for {part}; train one: gs-semantic generalize train rt_gs2 --stage {part}"
             )
-        network = self.networks[part].eval()
-        device = next(network.parameters()).device
         images = draw_view(rasterizer or self.rasterizer, gaussians, features, camera)
-        return network(images.rgb.to(device), images.features.to(device)).logits[0].float().cpu()
+        return self._answer(part, images.rgb, images.features)
+
+    @torch.no_grad()
+    def _answer(self, part: str, rgb: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """(K,H,W) on the CPU."""
+        network = self.networks[part].eval()
+        found: torch.Tensor = network(rgb.to(self.device), features.to(self.device)).logits[0].float().cpu()
+        return found
 
     def per_view(
         self, gaussians: GaussianMap, features: torch.Tensor, cameras: Sequence[Camera], rasterizer: Rasterizer
@@ -382,24 +447,16 @@ class RtGs2(GeneralizableSegmenter):
         return LiveFusion(self, rasterizer)
 
 
-def mean_depth_errors(errors: Sequence[Any]) -> dict[str, float]:
-    """The eight depth metrics, each the mean over views; score rises as the error falls."""
+def mean_depth_errors(errors: Sequence[DepthErrors]) -> dict[str, float]:
+    """The eight depth metrics, each the mean over views in which anything was predicted; score rises as the error falls
+    and as more pixels have a prediction, and is 0 where nothing has."""
     if not errors:
         raise InvalidInputError("no view has depth to compare with")
-    delta = np.mean([error.delta for error in errors], axis=0)
-    values = {
-        "abs_rel": float(np.mean([error.abs_rel for error in errors])),
-        "abs_diff_m": float(np.mean([error.abs_diff for error in errors])),
-        "sq_rel_m": float(np.mean([error.sq_rel for error in errors])),
-        "rmse_m": float(np.mean([error.rmse for error in errors])),
-        "delta1": float(delta[0]),
-        "delta2": float(delta[1]),
-        "delta3": float(delta[2]),
-        "completeness": float(np.mean([error.completeness for error in errors])),
-    }
-    return {"score": 1 / (1 + values["rmse_m"]), **values}
-
-
-def _images(stack: Sequence[np.ndarray]) -> torch.Tensor:
-    """Images (H,W,C) as (B,C,H,W)."""
-    return torch.from_numpy(np.stack(stack).transpose(0, 3, 1, 2).copy())
+    seen = [error for error in errors if not math.isnan(error.rmse)]
+    rows = [(error.abs_rel, error.abs_diff, error.sq_rel, error.rmse, *error.delta) for error in seen]
+    means = np.mean(rows, axis=0).tolist() if rows else [math.nan] * 7
+    names = ("abs_rel", "abs_diff_m", "sq_rel_m", "rmse_m", "delta1", "delta2", "delta3")
+    values = dict(zip(names, means, strict=True))
+    completeness = float(np.nanmean([error.completeness for error in errors]))
+    score = completeness / (1 + values["rmse_m"]) if seen else 0.0
+    return {"score": score, **values, "completeness": completeness}

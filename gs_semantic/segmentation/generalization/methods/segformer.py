@@ -15,9 +15,10 @@ from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.labels import LabelSet
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
+from gs_semantic.segmentation.generalization.images import ImageChanges, LabelledImages
 from gs_semantic.segmentation.generalization.method import Batch, SceneLearner
 from gs_semantic.segmentation.generalization.registry import register
-from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+from gs_semantic.segmentation.generalization.scenes import LearningScene
 
 MEAN, DEVIATION = (0.45, 0.42, 0.38), (0.25, 0.24, 0.23)  # of colours in rooms, about
 AT_ONCE = 8  # images
@@ -75,6 +76,7 @@ class SegformerLearner(SceneLearner):
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
         self.register_buffer("weights", torch.zeros(self.class_count))  # of classes; all 0: not counted yet
+        self._learned: tuple[tuple[int, ...], LabelledImages] | None = None
         self.mean: torch.Tensor
         self.deviation: torch.Tensor
         self.weights: torch.Tensor
@@ -114,17 +116,19 @@ class SegformerLearner(SceneLearner):
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
-        """Images and classes of random views, mirrored and enlarged at random; all of one size."""
+        """Images and classes of random views, mirrored, enlarged and lit at random; all of one size."""
+        images = self._images(scenes)
         if not self.weights.any():
-            self.weights.copy_(_class_weights(scenes, self.class_count, self.config.balance))
-        images, classes = [], []
-        for _ in range(self.config.batch):
-            scene = scenes[int(random.integers(len(scenes)))]
-            views = scene.views + scene.novel
-            rgb, truth = _changed(views[int(random.integers(len(views)))], self.config.zoom, random)
-            images.append(rgb)
-            classes.append(truth)
-        return {"images": torch.stack(images), "classes": torch.stack(classes)}
+            self.weights.copy_(_class_weights(images.pixels(self.class_count), self.config.balance))
+        rgb, classes = images.draw(self.config.batch, random, ImageChanges(zoom=self.config.zoom))
+        return {"images": rgb, "classes": classes}
+
+    def _images(self, scenes: Sequence[LearningScene]) -> LabelledImages:
+        """All images of the scenes that are learned from, kept."""
+        key = tuple(id(scene) for scene in scenes)
+        if self._learned is None or self._learned[0] != key:
+            self._learned = key, LabelledImages.of(scenes, self.device)
+        return self._learned[1]
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         loss = F.cross_entropy(
@@ -158,33 +162,8 @@ class SegformerLearner(SceneLearner):
         }
 
 
-def _class_weights(scenes: Sequence[LearningScene], count: int, power: float) -> torch.Tensor:
-    """(K,) with a mean of 1 over pixels, from a few views of every scene."""
-    pixels = np.zeros(count + 1)
-    for scene in scenes:
-        for view in scene.novel:
-            if view.classes is not None:
-                pixels += np.bincount(view.classes.ravel(), minlength=count + 1)[: count + 1]
+def _class_weights(pixels: np.ndarray, power: float) -> torch.Tensor:
+    """(K,) with a mean of 1 over pixels, of the number of pixels (K+1,) of each class, void first."""
     share = np.maximum(pixels[1:], 1.0) / max(1.0, pixels[1:].sum())
     weights = np.minimum(share**-power, 20.0)
     return torch.from_numpy(weights / (weights * share).sum()).float()
-
-
-def _changed(view: SceneView, zoom: float, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Image (3,H,W) and classes int64 (H,W), a random part of them enlarged to the full size, mirrored or not."""
-    if view.classes is None:
-        raise InvalidInputError(f"{view.name}: has no classes to learn from")
-    rgb, classes = view.colour(), torch.from_numpy(view.classes.astype(np.int64))
-    height, width = classes.shape
-    scale = float(random.uniform(1.0, zoom))
-    h, w = max(1, round(height / scale)), max(1, round(width / scale))
-    top, left = int(random.integers(height - h + 1)), int(random.integers(width - w + 1))
-    part, truth = rgb[:, top : top + h, left : left + w], classes[top : top + h, left : left + w]
-    if scale > 1.02:
-        part = F.interpolate(part[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-        truth = F.interpolate(truth[None, None].float(), size=(height, width), mode="nearest")[0, 0].long()
-    else:
-        part, truth = rgb, classes
-    gain = float(np.exp(random.normal(0, 0.15)))
-    part = (part * gain).clamp(0, 1)
-    return (part.flip(-1), truth.flip(-1)) if random.random() < 0.5 else (part, truth)

@@ -1,16 +1,21 @@
 """Changes of training images: what does not change the classes (RT-GS2's loader, with its two slips mended).
 
-Zoom is drawn for every image, and perspective happens.
+Zoom is drawn for every image, and perspective happens. Images are changed where they are, a batch at a time; what is
+drawn at random comes from the CPU, so a batch is changed in the same way on every device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE
+
+GREY = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -33,55 +38,114 @@ class AugmentationConfig:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One view to learn from: rgb float32 (H,W,3), features (H,W,32), labels int64 (H,W), depth (H,W) m or None."""
+class Samples:
+    """Views to learn from: rgb float32 (B,3,H,W), features (B,C,H,W), labels int64 (B,H,W), depth (B,H,W) m or None."""
 
-    rgb: np.ndarray
-    features: np.ndarray
-    labels: np.ndarray
-    depth: np.ndarray | None = None
-
-
-def augment(sample: Sample, random: np.random.Generator, config: AugmentationConfig) -> Sample:
-    """A changed copy. Zooming by z brings surfaces nearer: their depth is divided by z."""
-    rgb, features, labels, depth = sample.rgb, sample.features, sample.labels, sample.depth
-    height, width = labels.shape
-    if random.random() < config.colour:
-        rgb = _jittered(rgb, random)
-    if random.random() < config.flip:
-        rgb, features, labels = rgb[:, ::-1], features[:, ::-1], labels[:, ::-1]
-        depth = None if depth is None else depth[:, ::-1]
-    matrix, factor = np.eye(3), 1.0
-    if random.random() < config.zoom:
-        factor = random.uniform(1.0, config.zoom_max)
-        left, top = random.uniform(0, width * (1 - 1 / factor)), random.uniform(0, height * (1 - 1 / factor))
-        matrix = np.array([[factor, 0, -factor * left], [0, factor, -factor * top], [0, 0, 1.0]])
-    if random.random() < config.perspective:
-        matrix = _perspective(height, width, random, config.perspective_shift) @ matrix
-    if not np.array_equal(matrix, np.eye(3)):
-        size = (width, height)
-        rgb = cv2.warpPerspective(np.ascontiguousarray(rgb), matrix, size)
-        features = _warped_channels(features, matrix, size)
-        labels = cv2.warpPerspective(
-            labels.astype(np.float32), matrix, size, flags=cv2.INTER_NEAREST, borderValue=IGNORE
-        ).astype(np.int64)
-        if depth is not None:
-            depth = cv2.warpPerspective(np.ascontiguousarray(depth), matrix, size, flags=cv2.INTER_NEAREST) / factor
-    if random.random() < config.cut_out:
-        rgb, features = _with_hole(rgb, random, config), _with_hole(features, random, config)
-    rgb, features, labels = (np.ascontiguousarray(image) for image in (rgb, features, labels))
-    return Sample(rgb, features, labels, depth)
+    rgb: torch.Tensor
+    features: torch.Tensor
+    labels: torch.Tensor
+    depth: torch.Tensor | None = None
 
 
-def _jittered(rgb: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def augment(samples: Samples, random: np.random.Generator, config: AugmentationConfig) -> Samples:
+    """Changed copies. Zooming by z brings surfaces nearer: their depth is divided by z."""
+    count = len(samples.rgb)
+
+    def happens(chance: float) -> np.ndarray:
+        return np.flatnonzero(random.random(count) < chance)
+
+    samples = replace(samples, rgb=_jittered(samples.rgb, happens(config.colour), random))
+    samples = _flipped(samples, happens(config.flip))
+    samples = _warped(samples, happens(config.zoom), happens(config.perspective), random, config)
+    rows = happens(config.cut_out)
+    return replace(
+        samples,
+        rgb=_with_holes(samples.rgb, rows, random, config.cut_out_side),
+        features=_with_holes(samples.features, rows, random, config.cut_out_side),
+    )
+
+
+def _jittered(rgb: torch.Tensor, rows: np.ndarray, random: np.random.Generator) -> torch.Tensor:
     """Brightness, contrast and saturation by up to a half, hue by up to a twentieth of the circle."""
-    rgb = rgb * random.uniform(0.5, 1.5)
-    mean = rgb.mean()
-    rgb = np.clip((rgb - mean) * random.uniform(0.5, 1.5) + mean, 0, 1).astype(np.float32)
-    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + 360 * random.uniform(-0.05, 0.05)) % 360
-    hsv[..., 1] = np.clip(hsv[..., 1] * random.uniform(0.5, 1.5), 0, 1)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not len(rows):
+        return rgb
+    brightness, contrast, saturation = random.uniform(0.5, 1.5, (3, len(rows)))
+    hue = 2 * np.pi * random.uniform(-0.05, 0.05, len(rows))
+    matrices = np.stack([_colour_matrix(*pair) for pair in zip(saturation, hue, strict=True)])
+    index = torch.from_numpy(rows).to(rgb.device)
+
+    def on_device(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(rgb.device, torch.float32)
+
+    changed = rgb[index] * on_device(brightness)[:, None, None, None]
+    mean = changed.mean(dim=(1, 2, 3), keepdim=True)
+    changed = (changed - mean) * on_device(contrast)[:, None, None, None] + mean
+    changed = torch.einsum("bij,bjhw->bihw", on_device(matrices), changed)
+    return rgb.index_copy(0, index, changed.clamp(0, 1))
+
+
+def _colour_matrix(saturation: float, hue: float) -> np.ndarray:
+    """(3,3): colours moved from or to grey, and turned about the axis of greys by ``hue`` rad."""
+    grey = np.tile(np.array(GREY), (3, 1))
+    turn = cv2.Rodrigues(np.full(3, hue / np.sqrt(3)))[0]
+    return turn @ (grey + saturation * (np.eye(3) - grey))
+
+
+def _flipped(samples: Samples, rows: np.ndarray) -> Samples:
+    if not len(rows):
+        return samples
+
+    def turned(images: torch.Tensor) -> torch.Tensor:
+        index = torch.from_numpy(rows).to(images.device)
+        return images.index_copy(0, index, images[index].flip(-1))
+
+    depth = None if samples.depth is None else turned(samples.depth)
+    return Samples(turned(samples.rgb), turned(samples.features), turned(samples.labels), depth)
+
+
+def _warped(
+    samples: Samples,
+    zoomed: np.ndarray,
+    bent: np.ndarray,
+    random: np.random.Generator,
+    config: AugmentationConfig,
+) -> Samples:
+    """Zoom and change of perspective; what comes from outside the image has neither colour, features, class nor depth."""
+    rows = np.union1d(zoomed, bent)
+    if not len(rows):
+        return samples
+    height, width = samples.labels.shape[1:]
+    matrices, factors = np.tile(np.eye(3), (len(rows), 1, 1)), np.ones(len(rows))
+    for place, row in enumerate(rows):
+        if row in zoomed:
+            factors[place] = factor = random.uniform(1.0, config.zoom_max)
+            left, top = random.uniform(0, width * (1 - 1 / factor)), random.uniform(0, height * (1 - 1 / factor))
+            matrices[place] = [[factor, 0, -factor * left], [0, factor, -factor * top], [0, 0, 1.0]]
+        if row in bent:
+            matrices[place] = _perspective(height, width, random, config.perspective_shift) @ matrices[place]
+    device = samples.rgb.device
+    back = torch.from_numpy(np.linalg.inv(matrices)).to(device, torch.float32)
+    v, u = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).float()
+    source = torch.einsum("bij,hwj->bhwi", back, pixels)
+    size = torch.tensor([width, height], device=device)
+    grid = (source[..., :2] / source[..., 2:] + 0.5) / size * 2 - 1
+    index = torch.from_numpy(rows).to(device)
+
+    def moved(images: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+        return F.grid_sample(images[index], grid.to(images.dtype), mode=mode, align_corners=False)
+
+    labels = moved((samples.labels - IGNORE).float()[:, None], "nearest")[:, 0].long() + IGNORE
+    depth = samples.depth
+    if depth is not None:
+        nearer = torch.from_numpy(factors).to(device, torch.float32)[:, None, None]
+        depth = depth.index_copy(0, index, moved(depth[:, None], "nearest")[:, 0] / nearer)
+    return Samples(
+        samples.rgb.index_copy(0, index, moved(samples.rgb)),
+        samples.features.index_copy(0, index, moved(samples.features)),
+        samples.labels.index_copy(0, index, labels),
+        depth,
+    )
 
 
 def _perspective(height: int, width: int, random: np.random.Generator, shift: float) -> np.ndarray:
@@ -90,22 +154,14 @@ def _perspective(height: int, width: int, random: np.random.Generator, shift: fl
     return cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
 
 
-def _warped_channels(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """OpenCV warps up to four channels at once."""
-    parts = [
-        cv2.warpPerspective(np.ascontiguousarray(image[..., start : start + 4]), matrix, size).reshape(
-            size[1], size[0], -1
-        )
-        for start in range(0, image.shape[-1], 4)
-    ]
-    return np.concatenate(parts, axis=-1)
-
-
-def _with_hole(image: np.ndarray, random: np.random.Generator, config: AugmentationConfig) -> np.ndarray:
-    """A rectangle set to 0; colour and features get theirs in different places."""
-    image = image.copy()
-    height, width = image.shape[:2]
-    tall, wide = max(1, int(config.cut_out_side * height)), max(1, int(config.cut_out_side * width))
-    top, left = int(random.integers(0, height - tall + 1)), int(random.integers(0, width - wide + 1))
-    image[top : top + tall, left : left + wide] = 0
-    return image
+def _with_holes(images: torch.Tensor, rows: np.ndarray, random: np.random.Generator, side: float) -> torch.Tensor:
+    """A rectangle of each image set to 0; colour and features get theirs in different places."""
+    if not len(rows):
+        return images
+    images = images.clone()
+    height, width = images.shape[2:]
+    tall, wide = max(1, int(side * height)), max(1, int(side * width))
+    for row in rows.tolist():
+        top, left = int(random.integers(0, height - tall + 1)), int(random.integers(0, width - wide + 1))
+        images[row, :, top : top + tall, left : left + wide] = 0
+    return images

@@ -49,8 +49,8 @@ class ContrastiveConfig:
 
 def in_frustum(means: torch.Tensor, camera: Camera, margin: float = 1.3) -> torch.Tensor:
     """bool (N,): points (N,3) in front of a camera, within ``margin`` times its image (1 = the edge)."""
-    pose = torch.from_numpy(camera.T_camera_world).float()
-    local = means.float().cpu() @ pose[:3, :3].T + pose[:3, 3]
+    pose = torch.from_numpy(camera.T_camera_world).float().to(means.device)
+    local = means.float() @ pose[:3, :3].T + pose[:3, 3]
     z = local[:, 2]
     depth = z.clamp_min(1e-6)
     x = (camera.fx * local[:, 0] / depth + camera.cx + 0.5) * (2 / camera.width) - 1
@@ -64,10 +64,10 @@ def view_pairs(
     """Pairs of cameras whose frusta share 30 to 80 % of the Gaussians that lie in either.
 
     The first is every ``spacing``-th camera, the second any that comes at least as many later; where a recording is too
-    short for that, the spacing is an eighth of it.
+    short for that, the spacing is a fortieth of it: a walk of a few views shares little between any two.
     """
     config = config or ContrastiveConfig()
-    spacing = max(1, min(config.spacing, len(cameras) // 8))
+    spacing = max(1, min(config.spacing, len(cameras) // 40))
     seen = torch.stack([in_frustum(means, camera, config.margin) for camera in cameras]).float()
     both = seen @ seen.T
     single = seen.sum(dim=1)
@@ -91,16 +91,20 @@ class ContrastiveScene:
 
     @classmethod
     def of(
-        cls, gaussians: GaussianMap, cameras: Sequence[Camera], config: ContrastiveConfig | None = None
+        cls,
+        gaussians: GaussianMap,
+        cameras: Sequence[Camera],
+        config: ContrastiveConfig | None = None,
+        device: torch.device | str = "cpu",
     ) -> ContrastiveScene:
-        """InvalidInputError where no two cameras have enough in common."""
+        """On a device. InvalidInputError where no two cameras have enough in common."""
         pairs = view_pairs(gaussians.means, cameras, config)
         if not pairs:
             raise InvalidInputError(
                 f"no two of {len(cameras)} cameras share 30 to 80 % of what they see; record a path that looks at the "
                 "same things from different places"
             )
-        return cls(gaussian_inputs(gaussians), cameras, pairs)
+        return cls(gaussian_inputs(gaussians).to(device), cameras, pairs)
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def draw_pair(
     common = torch.nonzero(first & second)[:, 0]
     if len(common) < LEAST_COMMON:
         return None
-    common = common[torch.randperm(len(common), generator=generator)[: config.pairs]]
+    common = common[torch.randperm(len(common), generator=generator)[: config.pairs].to(common.device)]
     views = [augmented(inputs.rows(torch.nonzero(mask)[:, 0]), generator, config) for mask in (first, second)]
     places = [torch.cumsum(mask, dim=0)[common] - 1 for mask in (first, second)]
     return ContrastivePair((views[0], views[1]), torch.stack(places, dim=1))
@@ -147,10 +151,12 @@ def point_info_nce(
 
     ln M is what chance gives.
     """
-    if normalise:
-        first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    logits = first @ second.T / temperature
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    with torch.autocast(first.device.type, enabled=False):  # divided by the temperature, rounding would count
+        first, second = first.float(), second.float()
+        if normalise:
+            first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+        logits = first @ second.T / temperature
+        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def one_per_voxel(xyz: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
@@ -158,11 +164,11 @@ def one_per_voxel(xyz: torch.Tensor, size: float, generator: torch.Generator) ->
     cells = grid_cells(xyz, size)
     wide = cells.amax(dim=0) + 1
     key = (cells[:, 0] * wide[1] + cells[:, 1]) * wide[2] + cells[:, 2]
-    order = torch.randperm(len(xyz), generator=generator)
+    order = torch.randperm(len(xyz), generator=generator).to(xyz.device)
     unique, group = torch.unique(key[order], return_inverse=True)
-    chosen = torch.empty(len(unique), dtype=torch.long)
+    chosen = torch.empty(len(unique), dtype=torch.long, device=xyz.device)
     chosen[group] = order  # of several that write here one stays: all are in random order
-    mask = torch.zeros(len(xyz), dtype=torch.bool)
+    mask = torch.zeros(len(xyz), dtype=torch.bool, device=xyz.device)
     mask[chosen] = True
     return mask
 
@@ -176,7 +182,7 @@ def augmented(inputs: GaussianInputs, generator: torch.Generator, config: Contra
     low, high = config.scale
     factor = low + (high - low) * float(uniform(1))
     axis = F.normalize(torch.randn(3, generator=generator), dim=0)
-    rotation = _rotation(axis, 2 * math.pi * (float(uniform(1)) - 0.5))
+    rotation = _rotation(axis, 2 * math.pi * (float(uniform(1)) - 0.5)).to(inputs.xyz.device)
     features = inputs.features.clone()
     xyz = (inputs.xyz - inputs.xyz.mean(dim=0)) * factor @ rotation.T
     features[:, XYZ] = xyz
@@ -186,7 +192,7 @@ def augmented(inputs: GaussianInputs, generator: torch.Generator, config: Contra
         features[:, LOG_SCALE] += math.log(factor)
     for part in (RGB, OPACITY):
         noise = torch.randn(features[:, part].shape, generator=generator) * config.noise
-        features[:, part] = (features[:, part] + noise).clamp(0, 1)
+        features[:, part] = (features[:, part] + noise.to(features.device)).clamp(0, 1)
     return GaussianInputs(xyz, features, inputs.normalisation)
 
 

@@ -38,6 +38,10 @@ class GaussianInputs:
         """Some of them, with the cloud's normalisation."""
         return GaussianInputs(self.xyz[index], self.features[index], self.normalisation)
 
+    def to(self, device: torch.device | str) -> GaussianInputs:
+        """The same on a device, for which the centre is not needed."""
+        return GaussianInputs(self.xyz.to(device), self.features.to(device), self.normalisation)
+
 
 def gaussian_inputs(
     gaussians: GaussianMap | SplatTensors, normalisation: Normalisation | None = None

@@ -42,7 +42,8 @@ class CentreCollapse(nn.Module):
     def forward(self, embedding: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """embedding (B,E,h,w), labels int64 (B,H,W), ``IGNORE`` left out; a mean over the labels' pixels, as if the
         embedding were brought to their size bilinearly."""
-        centres, present = class_centres(embedding, labels, self.frame.shape[1])
+        with torch.autocast(embedding.device.type, enabled=False):  # sums over all pixels
+            centres, present = class_centres(embedding.float(), labels, self.frame.shape[1])
         targets = torch.arange(self.frame.shape[1], device=labels.device)
         if self.present_only:
             centres, targets = centres[present], targets[present]

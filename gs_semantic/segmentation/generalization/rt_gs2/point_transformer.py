@@ -18,6 +18,9 @@ from gs_semantic.segmentation.generalization.rt_gs2.sparse import Neighbours, Su
 
 ATTENTION_POINTS = 1 << 16  # points of patches that attend in one call
 STEM_KERNEL, POSITION_KERNEL = 5, 3
+# of positions (m), colours, opacity and log scales (of metres) of Gaussians in rooms, about
+INPUT_MIDDLES = (0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, -4.5, -4.5, -4.5)
+INPUT_SPREADS = (3.0, 3.0, 3.0, 0.2, 0.2, 0.2, 0.3, 0.7, 0.7, 0.7)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class PointTransformerConfig:
     """Sizes; the defaults are those of RT-GS2 (its published configuration of Point Transformer V3).
 
     The decoder's widths run from fine to coarse; the first of them is the number of features. grid_m: finest cells, m.
+    standardise: inputs are brought to like spreads first, by constants; without, as the published code has it, positions
+    and log scales drown the colours for long. norm_momentum: of the running means of batch norms; the published one suits
+    runs of ten thousands of iterations.
     """
 
     in_channels: int = 10
@@ -39,6 +45,8 @@ class PointTransformerConfig:
     drop_path: float = 0.3
     grid_m: float = 0.07
     orders: tuple[str, ...] = ORDERS
+    standardise: bool = False
+    norm_momentum: float = 0.01
 
     def __post_init__(self) -> None:
         stages = len(self.encoder_channels)
@@ -64,6 +72,8 @@ class PointTransformerConfig:
             patch=256,
             mlp_ratio=2,
             drop_path=0.1,
+            standardise=True,
+            norm_momentum=0.1,
         )
 
 
@@ -75,6 +85,11 @@ class PointTransformer(nn.Module):
         self.config = config = config or PointTransformerConfig()
         width = config.encoder_channels
         self.stem = _Stem(config.in_channels, width[0])
+        middle, spread = torch.tensor(INPUT_MIDDLES), torch.tensor(INPUT_SPREADS)
+        self.register_buffer("middle", middle if config.standardise else torch.zeros_like(middle), persistent=False)
+        self.register_buffer("spread", spread if config.standardise else torch.ones_like(spread), persistent=False)
+        self.middle: torch.Tensor
+        self.spread: torch.Tensor
         rates = torch.linspace(0, config.drop_path, sum(config.encoder_depths)).tolist()
         self.encoder = nn.ModuleList()
         self.pools = nn.ModuleList()
@@ -105,7 +120,7 @@ class PointTransformer(nn.Module):
     def forward(self, xyz: torch.Tensor, features: torch.Tensor, pyramid: Pyramid | None = None) -> torch.Tensor:
         pyramid = pyramid or self.pyramid(xyz)
         levels = pyramid.levels
-        x = self.stem(features, levels[0], pyramid.stem)
+        x = self.stem((features - self.middle) / self.spread, levels[0], pyramid.stem)
         skips = []
         for stage, blocks in enumerate(self.encoder):
             if stage:
@@ -127,7 +142,7 @@ class PointTransformer(nn.Module):
 
 
 def _batch_norm(channels: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+    return nn.BatchNorm1d(channels, eps=1e-3)
 
 
 class _Stem(nn.Module):
@@ -202,7 +217,7 @@ class _GridPool(nn.Module):
 
     def forward(self, x: torch.Tensor, level: Level) -> torch.Tensor:
         assert level.parent is not None
-        x = self.linear(x)
+        x = self.linear(x).float()
         index = level.parent[:, None].expand_as(x)
         pooled = x.new_zeros(level.parents, x.shape[1]).scatter_reduce(0, index, x, "amax", include_self=False)
         return F.gelu(self.norm(pooled))

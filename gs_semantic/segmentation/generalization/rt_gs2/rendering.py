@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import Rasterizer
+from gs_semantic.rendering.base import SplatTensors
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,19 @@ class ViewImages:
 COVERED = 0.01
 
 
+def on_device(gaussians: GaussianMap, device: torch.device | str) -> GaussianMap | SplatTensors:
+    """A map where it is drawn: on a GPU a copy of what the rasteriser reads, so that images stay there, too."""
+    if torch.device(device).type == "cpu":
+        return gaussians
+    return SplatTensors(*(getattr(gaussians, spec.name).detach().to(device) for spec in fields(SplatTensors)))
+
+
 @torch.no_grad()
-def draw_view(rasterizer: Rasterizer, gaussians: GaussianMap, features: torch.Tensor, camera: Camera) -> ViewImages:
+def draw_view(
+    rasterizer: Rasterizer, gaussians: GaussianMap | SplatTensors, features: torch.Tensor, camera: Camera
+) -> ViewImages:
     """Colour and features (N,C) at a camera."""
-    drawn = rasterizer.render(gaussians, camera, features)
+    drawn = rasterizer.render(gaussians, camera, features)  # type: ignore[arg-type]
     assert drawn.features is not None
     return ViewImages(
         drawn.rgb.clamp(0, 1).permute(2, 0, 1)[None],
@@ -37,6 +47,8 @@ def draw_view(rasterizer: Rasterizer, gaussians: GaussianMap, features: torch.Te
 
 def label_image(logits: torch.Tensor, covered: torch.Tensor) -> np.ndarray:
     """Class ids int32 (H,W) of logits (K,H,W): 1..K, 0 where nothing is drawn."""
+    if logits.is_cuda:
+        return torch.where(covered, logits.detach().argmax(dim=0) + 1, 0).to(torch.int32).cpu().numpy()
     # pixel by pixel, and by numpy, which is ten times as fast here as torch on a CPU
     best = logits.detach().float().permute(1, 2, 0).contiguous().cpu().numpy().argmax(axis=-1)
     return np.where(covered.cpu().numpy(), best + 1, 0).astype(np.int32)

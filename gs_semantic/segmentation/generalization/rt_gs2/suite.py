@@ -116,7 +116,9 @@ class RtGs2Suite:
         if not path.is_file():
             return False
         content = read_learner(path)
-        return bool(content["training"]["loop"]["iteration"] >= content["config"]["iterations"])
+        loop, config = content["training"]["loop"], content["config"]
+        in_time = config.get("minutes", 0) and loop["seconds"] >= 60 * config["minutes"]
+        return bool(loop["iteration"] >= config["iterations"] or in_time)
 
     def job(self, run: Run) -> LearningJob | None:
         """How a run is trained; None while the run that it starts from is not finished."""

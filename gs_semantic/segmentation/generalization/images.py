@@ -1,0 +1,103 @@
+"""Labelled images of many scenes, decoded once and kept where the network is; parts of them, changed at random."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from gs_semantic.errors import InvalidInputError
+from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+
+READERS = min(16, os.cpu_count() or 1)  # decoding is done outside of Python's lock
+Result = TypeVar("Result")
+
+
+def each_scene(
+    scenes: Sequence[LearningScene], work: Callable[[LearningScene], Result]
+) -> Iterator[tuple[LearningScene, Result]]:
+    """``work`` of every scene in their order, of several at once."""
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from zip(scenes, pool.map(work, scenes), strict=True)
+
+
+@dataclass(frozen=True)
+class ImageChanges:
+    """How much a random part differs from its image. zoom: enlarged up to this much. gain, contrast, tint: spread of the
+    logarithm of the exposure, of the contrast, and of each channel's exposure."""
+
+    zoom: float = 1.6
+    gain: float = 0.2
+    contrast: float = 0.15
+    tint: float = 0.05
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """rgb uint8 (N,3,H,W); classes uint8 (N,H,W), 0 = void."""
+
+    rgb: torch.Tensor
+    classes: torch.Tensor
+
+    @classmethod
+    def of(cls, scenes: Sequence[LearningScene], device: torch.device) -> LabelledImages:
+        """All views of scenes, novel ones too; the scenes forget theirs.
+
+        InvalidInputError names a view without classes, and images of several sizes.
+        """
+        rgb, classes = [], []
+        for scene, views in each_scene(scenes, lambda scene: scene.views + scene.novel):
+            colours, truths = zip(*(_decoded(view) for view in views), strict=True)
+            rgb += colours
+            classes += truths
+            scene.forget()
+        sizes = {image.shape for image in classes}
+        if len(sizes) > 1:
+            raise InvalidInputError(
+                f"images of {', '.join(f'{w}x{h}' for h, w in sorted(sizes))} cannot be learned from together; "
+                "give scenes of one size, or set width"
+            )
+        return cls(torch.from_numpy(np.stack(rgb)).to(device), torch.from_numpy(np.stack(classes)).to(device))
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def pixels(self, count: int) -> np.ndarray:
+        """(count + 1,): number of pixels of each class."""
+        found = sum(torch.bincount(part.flatten().int(), minlength=count + 1) for part in self.classes.split(256))
+        assert isinstance(found, torch.Tensor)
+        return found.cpu().numpy()[: count + 1]
+
+    def draw(self, count: int, random: np.random.Generator, changes: ImageChanges) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random parts of random images: colours (count,3,H,W), 0..1, and classes int64 (count,H,W), of the whole size."""
+        device = self.rgb.device
+        rows = torch.from_numpy(random.integers(len(self), size=count)).to(device)
+        scale = random.uniform(1.0, changes.zoom, count)
+        reach = 1 - 1 / scale
+        place = np.zeros((count, 2, 3))
+        place[:, 0, 0] = random.choice([-1.0, 1.0], count) / scale
+        place[:, 1, 1] = 1 / scale
+        place[:, :, 2] = random.uniform(-1, 1, (count, 2)) * reach[:, None]
+        exposure = random.normal(0, changes.gain, (count, 1)) + random.normal(0, changes.tint, (count, 3))
+        numbers = np.concatenate([exposure, random.normal(0, changes.contrast, (count, 1))], axis=1)
+        look = torch.from_numpy(np.exp(numbers)).to(device, torch.float32)[:, :, None, None]
+        rgb, classes = self.rgb[rows].float() / 255, self.classes[rows][:, None].float()
+        theta = torch.from_numpy(place).to(device, torch.float32)
+        grid = F.affine_grid(theta, list(rgb.shape), align_corners=False)
+        rgb = F.grid_sample(rgb, grid, padding_mode="border", align_corners=False)
+        classes = F.grid_sample(classes, grid, mode="nearest", padding_mode="border", align_corners=False)
+        mean = rgb.mean(dim=(1, 2, 3), keepdim=True)
+        rgb = ((rgb - mean) * look[:, 3:] + mean) * look[:, :3]
+        return rgb.clamp(0, 1), classes[:, 0].long()
+
+
+def _decoded(view: SceneView) -> tuple[np.ndarray, np.ndarray]:
+    if view.classes is None:
+        raise InvalidInputError(f"{view.name}: has no classes to learn from")
+    return view.rgb.transpose(2, 0, 1), view.classes.astype(np.uint8)
