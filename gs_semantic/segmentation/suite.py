@@ -96,6 +96,8 @@ SUITES: Mapping[str, Comparison] = {
             "grouping_equal_count": Variant("grouping", equal_count_to="gradiseg", equal_length_to="gradiseg"),
             "no_igd": Variant("gradiseg", {"igd": False}),
             "no_laknn": Variant("gradiseg", {"la_knn": False}),
+            "grouping_borders": Variant("grouping", {"identity_near_borders": 0.5}),
+            "gradiseg_borders": Variant("gradiseg", {"identity_near_borders": 0.5}),
             "longest_axis": Variant("gradiseg", {"igd_axis": "longest"}),
             "random_children": Variant("gradiseg", {"igd_children": "random"}),
         }
