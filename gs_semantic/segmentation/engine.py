@@ -6,6 +6,8 @@ state in the map, so that it follows the Gaussians through clone, split and prun
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -211,10 +213,12 @@ class AutogradEngine:
     def __init__(self, gaussians: GaussianMap, rasterizer: Rasterizer, settings: EngineSettings) -> None:
         self.gaussians, self.rasterizer, self.settings = gaussians, rasterizer, settings
         self._names = (*ATTRIBUTES, *((settings.features,) if settings.features else ()))
-        for name in self._names:
-            gaussians.register_state(name, "first")
-            gaussians.register_state(name, "second")
-            gaussians.register_state(name, "steps", ())
+        # one table of moments for all that steps together: a step is a few operations on wide rows, not many on narrow ones
+        self._keys = ("means", "autograd"), (settings.features or "", "autograd")
+        for (owner, key), names in zip(self._keys, (ATTRIBUTES, self._names[len(ATTRIBUTES) :]), strict=True):
+            if names:
+                width = sum(_width(gaussians, name) for name in names)
+                gaussians.register_state(owner, key, (2 * width + 1,))
 
     def forward(self, camera: Camera, with_features: bool = True) -> Pass:
         # not copied: the map changes only after the backward pass
@@ -244,60 +248,78 @@ class AutogradEngine:
         found = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in forward.leaves.items()}
         means, camera = self.gaussians.means, forward.camera
         pose = torch.from_numpy(camera.T_camera_world).to(means)
-        local = means @ pose[:3, :3].T + pose[:3, 3]
-        moved = found["means"] @ pose[:3, :3].T
         seen = found["opacity_logits"] != 0
         rows = torch.nonzero(seen)[:, 0]
-        z = local[rows, 2].clamp(min=NEAR_M)
-        norm = torch.hypot(moved[rows, 0] / camera.fx, moved[rows, 1] / camera.fy) * z
+        z = (means[rows] @ pose[2, :3] + pose[2, 3]).clamp(min=NEAR_M)
+        moved = found["means"][rows] @ pose[:2, :3].T
+        norm = torch.hypot(moved[:, 0] / camera.fx, moved[:, 1] / camera.fy) * z
         sigma = self.gaussians.log_scales[rows].amax(dim=1).exp()
         radii = self.rasterizer.settings.extent_sigma * max(camera.fx, camera.fy) * sigma / z
         feature = self.settings.features
-        through_image = found[feature][rows].clone() if feature and want_features else None
-        if gradients.rows is not None and gradients.values is not None and feature:
-            found[feature].index_add_(0, gradients.rows, gradients.values.to(found[feature]))
-        turn: torch.Tensor | slice = slice(None) if self.settings.dense else rows
-        for name in self._names if gradients.features is not None else ATTRIBUTES:
-            own = turn
-            if name == feature and gradients.rows is not None and not self.settings.dense:
-                stepping = seen.clone()
-                stepping[gradients.rows] = True
-                own = torch.nonzero(stepping)[:, 0]
-            self._adam(name, found[name], own, getattr(rates, name, rates.features), rates)
+        through_image = found[feature][rows] if feature and want_features else None
+        turn: torch.Tensor | None = None if self.settings.dense else rows  # None: all of them
+        self._adam(self._keys[0], ATTRIBUTES, found, turn, rates)
+        if feature and gradients.features is not None:
+            if gradients.rows is not None and gradients.values is not None:
+                found[feature].index_add_(0, gradients.rows, gradients.values.to(found[feature]))
+                if turn is not None:
+                    seen[gradients.rows] = True
+                    turn = torch.nonzero(seen)[:, 0]
+            self._adam(self._keys[1], (feature,), found, turn, rates)
         self.gaussians.touch()
         return StepStatistics(rows, norm, radii, through_image)
 
     def _adam(
-        self, name: str, gradient: torch.Tensor, rows: torch.Tensor | slice, rate: float, rates: StepRates
+        self,
+        key: tuple[str, str],
+        names: Sequence[str],
+        gradients: dict[str, torch.Tensor],
+        rows: torch.Tensor | None,
+        rates: StepRates,
     ) -> None:
-        first, second = self.gaussians.state(name, "first"), self.gaussians.state(name, "second")
-        steps = self.gaussians.state(name, "steps")
-        g = gradient[rows]
-        m = rates.beta1 * first[rows] + (1 - rates.beta1) * g
-        v = rates.beta2 * second[rows] + (1 - rates.beta2) * g.square()
-        n = steps[rows] + 1
-        first[rows], second[rows], steps[rows] = m, v, n
-        t = n.reshape(-1, *(1,) * (g.dim() - 1))
-        scaled = (v / (1 - rates.beta2**t)).sqrt() + rates.eps
-        step = rate * m / (1 - rates.beta1**t) / scaled
-        if name == "sh" and rates.sh_rest is not None:
-            step[:, 1:] *= rates.sh_rest / rates.sh if rates.sh else 0
-        self.gaussians[name][rows] -= step
+        """Move the attributes ``names`` of ``rows`` (None: all) down. A row of the state: both moments, and its steps."""
+        state = self.gaussians.state(*key)
+        known = state if rows is None else state[rows]
+        parts = [gradients[name] if rows is None else gradients[name][rows] for name in names]
+        g = torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
+        width = g.shape[1]
+        first = torch.lerp(known[:, :width], g, 1 - rates.beta1)
+        second = torch.lerp(known[:, width:-1], g.square(), 1 - rates.beta2)
+        steps = known[:, -1:] + 1
+        direction = first / (1 - rates.beta1**steps) / ((second / (1 - rates.beta2**steps)).sqrt() + rates.eps)
+        state[slice(None) if rows is None else rows] = torch.cat([first, second, steps], dim=1)
+        begin = 0
+        for name, part in zip(names, parts, strict=True):
+            values, count = self.gaussians[name], _width(self.gaussians, name)
+            step = (-getattr(rates, name, rates.features) * direction[:, begin : begin + count]).reshape(part.shape)
+            if name == "sh" and rates.sh_rest is not None:
+                step[:, 1:] *= rates.sh_rest / rates.sh if rates.sh else 0
+            if rows is None:
+                values += step
+            else:
+                values.index_add_(0, rows, step)
+            begin += count
 
     def forget_opacity(self) -> None:
-        for key in ("first", "second"):
-            self.gaussians.state("opacity_logits", key).zero_()
+        state = self.gaussians.state(*self._keys[0])
+        place = sum(_width(self.gaussians, name) for name in ATTRIBUTES[: ATTRIBUTES.index("opacity_logits")])
+        state[:, place] = state[:, (state.shape[1] - 1) // 2 + place] = 0
 
     def mean_direction(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.gaussians.state("means", "first")[rows]
+        return self.gaussians.state(*self._keys[0])[rows, :3]
 
     def raise_sh_degree(self, degree: int) -> None:
-        count = (degree + 1) ** 2
-        if count <= self.gaussians.sh.shape[1]:
+        more = 3 * (degree + 1) ** 2 - _width(self.gaussians, "sh")
+        if more <= 0:
             return
-        for key in ("first", "second"):
-            old = self.gaussians.state("sh", key)
-            wide = old.new_zeros(len(old), count, 3)
-            wide[:, : old.shape[1]] = old
-            self.gaussians.replace_state("sh", key, wide)
+        state = self.gaussians.state(*self._keys[0])
+        width = (state.shape[1] - 1) // 2  # SH is the last of the attributes
+        new = state.new_zeros(len(state), more)
+        wide = torch.cat([state[:, :width], new, state[:, width : 2 * width], new, state[:, 2 * width :]], dim=1)
+        self.gaussians.replace_state(*self._keys[0], wide)
         _widen_sh(self.gaussians, degree)
+
+
+def _width(gaussians: GaussianMap, name: str) -> int:
+    """Numbers of one row of an attribute."""
+    return math.prod(gaussians.specs[name].shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -23,6 +24,7 @@ from gs_semantic.segmentation.tracking import track_ids
 CANDIDATE_POINTS = 2_000_000  # points of all depth images together from which the first Gaussians are chosen
 EXTENT_FACTOR = 1.1  # of the largest distance of a camera from their centre (3D Gaussian Splatting)
 NEAR_M = 0.05
+BORDER_PX = 2  # pixels no farther from another id are near a border
 CPU = torch.device("cpu")
 
 
@@ -89,6 +91,7 @@ class Scene:
         self.extent = EXTENT_FACTOR * radius if radius > 0 else 1.0
         self._classes: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._colours: dict[tuple[int, torch.device], torch.Tensor] = {}
+        self._borders: dict[tuple[int, torch.device], torch.Tensor] = {}
 
     @property
     def class_count(self) -> int:
@@ -118,6 +121,22 @@ class Scene:
             table = np.searchsorted(self.ids, ids.ravel()).astype(np.int32 if smallest.itemsize > 2 else np.int16)
             self._classes[key] = torch.from_numpy(table).to(device)
         return self._classes[key].long()
+
+    def borders(self, index: int, device: torch.device = CPU) -> torch.Tensor:
+        """int64 (B,): pixels of a labelled training view near those of another id."""
+        key = index, device
+        if key not in self._borders:
+            ids = self.train[index].ids
+            assert ids is not None
+            self._borders[key] = torch.from_numpy(near_borders(ids).astype(np.int32)).to(device)
+        return self._borders[key].long()
+
+
+def near_borders(ids: np.ndarray, reach_px: int = BORDER_PX) -> np.ndarray:
+    """int64 (B,): pixels of an id image (H,W), counted row by row, no farther than that from one of another id."""
+    dense = np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.float32)
+    square = np.ones((2 * reach_px + 1, 2 * reach_px + 1), np.uint8)
+    return np.flatnonzero(cv2.dilate(dense, square) != cv2.erode(dense, square))
 
 
 def make_scene(

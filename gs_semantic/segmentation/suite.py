@@ -96,6 +96,8 @@ SUITES: Mapping[str, Comparison] = {
             "grouping_equal_count": Variant("grouping", equal_count_to="gradiseg", equal_length_to="gradiseg"),
             "no_igd": Variant("gradiseg", {"igd": False}),
             "no_laknn": Variant("gradiseg", {"la_knn": False}),
+            "grouping_borders": Variant("grouping", {"identity_near_borders": 0.5}),
+            "gradiseg_borders": Variant("gradiseg", {"identity_near_borders": 0.5}),
             "longest_axis": Variant("gradiseg", {"igd_axis": "longest"}),
             "random_children": Variant("gradiseg", {"igd_children": "random"}),
         }
@@ -152,7 +154,7 @@ class Cell:
 class Suite:
     """A named comparison, on a recording or on scenes of ``objects``; what is empty is as the comparison has it.
 
-    overrides: options of all variants. Images are trained on in the preset's size and scored as recorded.
+    overrides: options of all variants whose method has them. Images are trained on in the preset's size and scored as recorded.
     """
 
     name: str
@@ -216,7 +218,7 @@ class Suite:
         kind = method_class(variant.method).Config
         comparison = SUITES[self.name]
         values = {**comparison.overrides, "seed": cell.seed, "mask_seed": cell.seed, **MASKS[cell.masks]}
-        values |= {**self.overrides, **variant.overrides}
+        values |= {**self._known_overrides(kind), **variant.overrides}
         if comparison.segment_for:
             more = self.overrides.get("iterations", comparison.segment_for[self.preset])
             if variant.built:
@@ -234,6 +236,12 @@ class Suite:
                 return None
             values["max_gaussians"] = int(found["gaussians"])
         return make_config(kind, self.preset, overrides=values)
+
+    def _known_overrides(self, kind: type[TrainingConfig]) -> dict[str, Any]:
+        """The suite's options that a method has; those that none of its methods has are left in, to be refused."""
+        known = [{spec.name for spec in fields(method_class(v.method).Config)} for v in self.variants.values()]
+        own, of_others = {spec.name for spec in fields(kind)}, set[str]().union(*known)
+        return {name: value for name, value in self.overrides.items() if name in own or name not in of_others}
 
     def _built(self, seed: int) -> Path:
         """Folder of the training run whose map the built variants of a seed start from."""

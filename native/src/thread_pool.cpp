@@ -1,5 +1,6 @@
 #include "thread_pool.h"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -126,6 +127,8 @@ ThreadPool& pool() {
 
 int effective_threads(int threads) {
   if (threads > 0) return threads < 256 ? threads : 256;
+  cpu_set_t allowed;  // what taskset or a container leaves of the machine
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
   const unsigned hardware = std::thread::hardware_concurrency();
   return hardware > 0 ? static_cast<int>(hardware) : 1;
 }

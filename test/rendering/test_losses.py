@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from raster_scenes import relative_error
 
 from gs_semantic.errors import InvalidRequestError
+from gs_semantic.rendering import losses, native
 from gs_semantic.rendering.losses import ssim_l1, ssim_l1_gradient
 
 
@@ -80,3 +83,25 @@ def test_asks_for_matching_images():
         ssim_l1(image[:0], target[:0])
     with pytest.raises(InvalidRequestError, match=r"ssim_weight: 1\.5"):
         ssim_l1(image, target, 1.5)
+
+
+def test_other_devices_have_the_same_loss_and_gradient():
+    image, target = images(40, 57, 3)
+    native_one, other = ssim_l1_gradient(image, target, 0.2), losses._on_any_device(image, target, 0.2)
+    assert float(other[0]) == pytest.approx(native_one[0], rel=1e-5)
+    assert relative_error(other[1], native_one[1]) < 1e-4
+
+
+def test_as_many_threads_as_the_process_may_use():
+    image, target = images(64, 64, 3)
+    struct = native.SsimL1Struct(
+        image=image.data_ptr(), target=target.data_ptr(), height=64, width=64, channels=3, ssim_weight=0.2
+    )
+    needed = native.library().gs_ssim_workspace
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert needed(struct, 0) == needed(struct, 1) < needed(struct, 2)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert needed(struct, 0) == needed(struct, len(allowed))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from training_room import RoomSequence, small_config, small_scene
+from training_room import RoomSequence, small_config, small_method, small_scene
 
 from gs_semantic.data.sequence import SparsePoints
 from gs_semantic.gaussians.map_folder import save_map
 from gs_semantic.objects.registry import ObjectRegistry
-from gs_semantic.segmentation.scene import first_gaussians, make_scene
+from gs_semantic.segmentation.scene import first_gaussians, make_scene, near_borders
 
 
 def test_held_out_views_are_every_kth_those_set_apart_or_another_recording():
@@ -79,3 +81,27 @@ def test_tracked_ids_are_the_same_in_all_views(masks):
     steady = [np.bincount(found).max() / len(found) for found in votes.values()]
     assert min(steady) >= (0.99 if masks == "shuffled" else 0.6)
     assert set(scene.infos) >= set(scene.ids.tolist()) - {0}
+
+
+def test_pixels_near_borders_are_those_with_another_id_close_by():
+    ids = np.zeros((9, 12), np.int32)
+    ids[:, 5:] = 7
+    ids[2, 10] = 100_000
+    found = np.zeros(ids.shape, bool)
+    found.ravel()[near_borders(ids, 1)] = True
+    expected = np.zeros(ids.shape, bool)
+    expected[:, 4:6] = True
+    expected[1:4, 9:12] = True
+    assert (found == expected).all()
+    scene = small_scene(small_config("grouping"))
+    assert scene.borders(0).tolist() == near_borders(scene.train[0].ids).tolist()
+
+
+@pytest.mark.parametrize("unlabelled", ["class", "ignore"])
+def test_a_share_of_the_pixels_is_drawn_near_borders(unlabelled):
+    method = small_method("grouping", identity_near_borders=0.75, identity_pixels=400, unlabelled=unlabelled)
+    classes, near = method.scene.classes(0), set(method.scene.borders(0).tolist())
+    pixels = method._pixels(0, classes)
+    assert len(pixels) == 400 and set(pixels[100:].tolist()) <= near and not set(pixels[:100].tolist()) <= near
+    assert unlabelled == "class" or (classes[pixels] > 0).all()
+    assert math.isfinite(method.step(1, 0)["identity"])

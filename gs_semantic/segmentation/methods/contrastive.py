@@ -59,6 +59,9 @@ class ContrastiveConfig(TrainingConfig):
         choices=("ignore", "segment", "background"),
     )  # fmt: skip
     unassigned_below: float = option(0.2, "probability below which an answer is 'no object'", low=0, high=1)
+    answer_temperature: float = option(
+        FILTER_TEMPERATURE, "temperature of the cosines with codes that make an answer probable", low=1e-3
+    )
     lr_features: float = option(2.5e-3, "learning rate of features", low=0)
 
     presets: ClassVar = {
@@ -141,7 +144,7 @@ class ContrastiveLifting(LiftingMethod):
     def _classified(self, features: torch.Tensor, block: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
         """The class argmax_l C_l . F of each row (Eq. 2), 0 where it is improbable.
 
-        Its probability is that of Eq. 7 with codes in place of prototypes: cosines at a temperature of 0.1, which do not
+        Its probability is that of Eq. 7 with codes in place of prototypes: cosines at a low temperature, which do not
         depend on how long features have become. Where no Gaussian is, it is 0.
         """
         vectors, known = self.codes()
@@ -151,7 +154,7 @@ class ContrastiveLifting(LiftingMethod):
         classes, probabilities = [], []
         for part in features.split(block):
             winner = (part @ vectors.T).argmax(dim=1)
-            shares = (unit(part) @ directions / FILTER_TEMPERATURE).softmax(dim=1)
+            shares = (unit(part) @ directions / self.config.answer_temperature).softmax(dim=1)
             probability = shares.gather(1, winner[:, None])[:, 0] * (part.norm(dim=1) > COVERED)
             classes.append(torch.where(probability < self.config.unassigned_below, 0, known[winner]))
             probabilities.append(probability)

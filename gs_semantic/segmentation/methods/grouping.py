@@ -29,6 +29,9 @@ class GroupingConfig(TrainingConfig):
     identity_dims: int = option(16, "channels of the identity", low=1, high=16)
     identity_weight: float = option(1.0, "weight of the pixels' cross entropy", low=0)
     identity_pixels: int = option(0, "random pixels of a view that it is taken at; 0: all", low=0)
+    identity_near_borders: float = option(
+        0.0, "share of these pixels that is drawn where ids change; 0: all evenly, an unbiased estimate", low=0, high=1
+    )
     identity_moves_geometry: bool = option(True, "does the identity loss also move positions, scales and opacities")
     unlabelled: str = option(
         "class", "pixels with id 0 are a class of their own, or ignored", choices=("class", "ignore")
@@ -94,17 +97,17 @@ class GaussianGrouping(LiftingMethod):
         config = self.config
         classes = self.scene.classes(index, self.device)
         assert classes is not None
-        pixels = self._pixels(classes)
+        pixels = self._pixels(index, classes)
         if not len(pixels):
             return {}
         rows = features.reshape(-1, features.shape[-1])
-        if len(pixels) < len(classes):
+        if len(pixels) < len(classes) or self.config.identity_near_borders:
             rows, classes = rows.index_select(0, pixels), classes[pixels]
         loss = identity_cross_entropy(self.classifier(rows), classes, self.normaliser)
         return {"identity": config.identity_weight * loss}
 
-    def _pixels(self, classes: torch.Tensor) -> torch.Tensor:
-        """Pixels that the loss is taken at, drawn evenly among those that count."""
+    def _pixels(self, index: int, classes: torch.Tensor) -> torch.Tensor:
+        """Pixels that the loss is taken at, drawn evenly among those that count, some of them near borders."""
         count = len(classes)
         if self.config.unlabelled == "ignore":
             counted = torch.nonzero(classes)[:, 0]
@@ -113,7 +116,12 @@ class GaussianGrouping(LiftingMethod):
         wanted = self.config.identity_pixels
         if not wanted or wanted >= len(counted):
             return counted
-        return counted[self.drawn(wanted, len(counted))]
+        near = self.scene.borders(index, self.device) if self.config.identity_near_borders else counted[:0]
+        if self.config.unlabelled == "ignore":
+            near = near[classes[near] > 0]
+        of_borders = round(self.config.identity_near_borders * wanted) if len(near) else 0
+        even = counted[self.drawn(wanted - of_borders, len(counted))]
+        return torch.cat([even, near[self.drawn(of_borders, len(near))]]) if of_borders else even
 
     def gaussian_losses(self, iteration: int) -> GaussianLoss | None:
         config = self.config

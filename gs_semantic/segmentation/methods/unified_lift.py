@@ -19,7 +19,6 @@ from gs_semantic.segmentation.methods.contrastive import ContrastiveConfig, Cont
 from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.untracked import assign, class_loss, concentration_loss, confidence, mask_scores
 
-IN_USE = 0.1  # count of ``Codebook.used`` that a code matched in the last two rounds of views has at least
 MORE = 1.5  # a codebook that is too full gets as many times its codes
 
 
@@ -30,6 +29,9 @@ class UnifiedLiftConfig(ContrastiveConfig):
     codes: int = option(256, "objects that the codebook has room for at first; it grows", low=1)
     grow_every: int = option(1000, "iterations between two looks at how full it is; 0: never", low=0, schedule=True)
     grow_from: float = option(0.75, "share of its codes in use from which it grows", low=0, high=1)
+    in_use: float = option(
+        0.1, "views of late that a code was matched in, from which on it is an answer (decaying count)", low=0
+    )
     association_pixels: int = option(0, "random pixels of a view for matching, filter and codes; 0: all", low=0)
     area_aware: bool = option(True, "masks are matched by sums over their pixels; without, by means")
     filter_below: float = option(0.8, "uncertainty of a pixel's mask below which it counts (tau); 1: all do", low=0,
@@ -106,7 +108,7 @@ class UnifiedLift(ContrastiveLifting):
             self.codebook.grow(1 + int(MORE * size))
 
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        used = self.codebook.used >= IN_USE
+        used = self.codebook.used >= self.config.in_use
         used[: self._first] = False
         rows = torch.nonzero(used)[:, 0]
         return self.codebook.weight.detach()[rows], rows

@@ -180,7 +180,8 @@ class CoSegGaussians(LiftingMethod):
         decoder.to(self.device)
         if encoder is not None:
             encoder.to(self.device)
-        self._adam = torch.optim.Adam(decoder.parameters(), lr=config.lr_decoder)
+        fused = True if self.device.type == "cuda" else None
+        self._adam = torch.optim.Adam(decoder.parameters(), lr=config.lr_decoder, fused=fused)
         self._buffer = torch.zeros(len(self.gaussians), config.identity_dims, device=self.device)
         self._views.clear()
         self._stale = True
