@@ -52,6 +52,7 @@ FEATURES, CLASSES, FINE_TUNE, DEPTH = "features", "classes", "fine_tune", "depth
 TRIES = 20  # pairs of views that are drawn until one has enough in common
 VALIDATION_PAIRS = 3  # of every scene
 LARGEST_DEPTH_M = 10.0
+TYPICAL_DEPTH_M = 2.5  # in rooms
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,10 @@ class RtGs2(GeneralizableSegmenter):
                 else NetworkConfig(outputs, self.config.inputs)
             )
             weights = Weights(self.config.image_weights) if self.config.image_weights else None
-            self.networks[part] = FusionNetwork(form, weights)
+            made = FusionNetwork(form, weights)
+            if part == DEPTH:  # begin with a likely answer, in front of the camera
+                nn.init.constant_(made.decoder.classify.bias, TYPICAL_DEPTH_M)  # type: ignore[arg-type]
+            self.networks[part] = made
         network = self.networks[part]
         assert isinstance(network, FusionNetwork)
         return network
@@ -381,7 +385,7 @@ class RtGs2(GeneralizableSegmenter):
             raise InvalidInputError(f"{view.name}: has no classes to learn from")
         images = draw_view(self.rasterizer, self._map(scene), self.scene_features(scene), view.camera)
         classes = np.zeros(images.covered.shape) if view.classes is None else view.classes
-        drawn = _Drawn.of(images, classes, view.depth if self.stage == DEPTH else None, self.device)
+        drawn = _Drawn.of(images, classes, view.depth, self.device)
         if self._kept_bytes + drawn.bytes <= self.config.cache_gb * 1e9:
             known[number] = drawn
             self._kept_bytes += drawn.bytes
