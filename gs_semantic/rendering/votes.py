@@ -8,8 +8,8 @@ import triton.language as tl
 
 from gs_semantic.rendering.base import RasterSettings
 
-TILE = 16  # pixels, as in the tile lists
-STEP = 4  # splats between two looks at whether the tile is decided
+TILE = 8  # pixels, as in the tile lists
+STEP = 8  # splats between two looks at whether the tile is decided
 
 
 @triton.jit
@@ -106,14 +106,14 @@ def vote(
     tiles_y, tiles_x = offsets.shape
     end = offsets.new_tensor([len(flatten_ids)])
     starts = torch.cat([offsets.reshape(-1), end]).to(torch.int32)
-    winner = torch.zeros(height, width, dtype=torch.int32, device=ids.device)
-    confidence, depth = torch.zeros(height, width, device=ids.device), torch.zeros(height, width, device=ids.device)
+    winner = torch.empty(height, width, dtype=torch.int32, device=ids.device)
+    confidence, depth = torch.empty(height, width, device=ids.device), torch.empty(height, width, device=ids.device)
     _vote_kernel[(tiles_x * tiles_y,)](
         *(means2d.contiguous(), conics.contiguous(), depths.contiguous(), opacities.contiguous(), ids.contiguous()),
         *(starts, flatten_ids.contiguous(), winner, confidence, depth, width, height, tiles_x),
         *(settings.alpha_min, settings.alpha_max, settings.transmittance_min, settings.vote_rest),
         SIDE=TILE,
         AT_ONCE=STEP,
-        num_warps=4,
+        num_warps=2,
     )
     return winner, confidence, depth

@@ -105,6 +105,21 @@ def test_ids_and_transpose():
 
 
 @needs_gpu
+def test_a_map_that_changed_is_drawn_anew():
+    gaussians, rasterizer = make_map(random_values(COUNT, 2)), create_rasterizer("cuda")
+    ids = torch.ones(COUNT, dtype=torch.int32)
+    before = rasterizer.render(gaussians, CAMERA).rgb
+    assert torch.equal(rasterizer.render(gaussians, CAMERA).rgb, before)
+    gaussians.means.add_(0.2)
+    gaussians.touch()
+    after, fresh = rasterizer.render(gaussians, CAMERA).rgb, create_rasterizer("cuda").render(gaussians, CAMERA).rgb
+    assert torch.equal(after, fresh) and not torch.equal(after, before)
+    there = CAMERA.at(CAMERA.T_world_camera + [[0, 0, 0, 0.1], [0] * 4, [0] * 4, [0] * 4])
+    moved, known = (r.render_ids(gaussians, there, ids) for r in (rasterizer, create_rasterizer("cuda")))
+    assert torch.equal(moved.confidence, known.confidence)
+
+
+@needs_gpu
 @pytest.mark.parametrize("to_geometry", [True, False])
 def test_gradients(to_geometry):
     results = []
