@@ -39,6 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="rt_gs2: rooms that are scored [all]")
     group.add_argument("--no-recordings", action="store_true", help="rt_gs2: rooms alone, not the sample's recordings")
+    group.add_argument("--jobs", type=int, default=1, metavar="N", help="gnesf: processes that score [1]")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
 
@@ -116,7 +117,7 @@ def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
     suite = GnesfSuite(arguments.rooms, arguments.checkpoints, arguments.folder or Path(f"suite_{name}"), recordings)
     with options.progress_bar("scenes", len(suite.scenes)) as advance:
         suite.progress = advance
-        results = suite.run()
+        results = suite.run(arguments.jobs)
     options.report(arguments, f"suite {name} on unseen rooms", results)
     return 0
 

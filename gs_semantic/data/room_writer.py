@@ -69,6 +69,11 @@ def list_rooms(folder: str | Path, split: str) -> list[Path]:
     return found
 
 
+def room_width(folder: str | Path) -> int:
+    """Width of the images of a folder of rooms, px."""
+    return int(read_json(Path(folder) / INDEX)["width"])
+
+
 def write_room(folder: Path, split: str, seed: int, form: RoomFormat) -> None:
     """Write what is missing of a room."""
     room = Room.make(seed, split)

@@ -96,7 +96,7 @@ class MapperConfig:
     depth_weight: float = _p(2.0, "weight of the depth loss (per metre) against the colour loss", 0.0, 100.0)
     identity_weight: float = _p(3.0, "weight of the identity loss against the colour loss", 0.0, 100.0)
     identity_moves_geometry: bool = _p(True, "let the identity loss move Gaussians, which sharpens object borders")
-    identity_every: int = _p(2, "every so many steps of a keyframe is one with identity", 1, 1000)
+    identity_every: int = _p(2, "every so many steps of a keyframe is one with identity; all when idle", 1, 1000)
     identity_dims: int = _p(16, "channels of the identity feature", 4, 16)
     # pruning
     prune_opacity: float = _p(0.02, "Gaussians fainter than this are removed", 0.0, 1.0)

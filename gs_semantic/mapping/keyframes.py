@@ -36,6 +36,7 @@ class Keyframe:
     slots: np.ndarray | None
     ignored: np.ndarray | None = None  # bool
     renames: int = 0  # how many of the store's renames ``slots`` has seen
+    draws: int = 0  # how many windows of it were optimised
 
     def window(self, left: int, top: int, width: int, height: int) -> View:
         """The pixels of a window, with the camera that sees just them."""
@@ -180,15 +181,28 @@ class KeyframeStore:
         np.fill_diagonal(distance, np.inf)
         return int(distance.min(1).argmin())
 
-    def draw(self) -> View:
-        """What to optimise next: a random window of, every other time, a recent keyframe, else of any."""
+    def draw(self, evenly: bool = False) -> View:
+        """What to optimise next: a window of, every other time, a recent keyframe, else of any; ``evenly``: of one that
+        was drawn least often. Windows of a keyframe take turns, so that each part of it is optimised as often."""
         recent = self.frames[-self.config.window_recent :]
-        pool = recent if self._random.random() < 0.5 else self.frames
+        if evenly:
+            least = min(keyframe.draws for keyframe in self.frames)
+            pool = [keyframe for keyframe in self.frames if keyframe.draws == least]
+        else:
+            pool = recent if self._random.random() < 0.5 else self.frames
         keyframe = pool[int(self._random.integers(len(pool)))]
         self._rename(keyframe)
         camera = keyframe.camera
         width = min(camera.width, self.config.optimise_width_px)
         height = min(camera.height, max(1, round(camera.height * width / camera.width)))
-        left = int(self._random.integers(camera.width - width + 1))
-        top = int(self._random.integers(camera.height - height + 1))
+        columns, rows = -(-camera.width // width), -(-camera.height // height)
+        row, column = divmod((keyframe.index + keyframe.draws) % (columns * rows), columns)
+        keyframe.draws += 1
+        left = self._place(column, columns, camera.width - width)
+        top = self._place(row, rows, camera.height - height)
         return keyframe.window(left, top, width, height)
+
+    def _place(self, turn: int, turns: int, room: int) -> int:
+        """Where the window with that turn begins, of as many as are needed side by side, up to a sixth to either side."""
+        step = room / max(turns - 1, 1)
+        return int(np.clip(round(step * (turn + self._random.uniform(-1 / 6, 1 / 6))), 0, room))

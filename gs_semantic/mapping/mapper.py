@@ -578,7 +578,8 @@ class Mapper:
     # --- optimisation -----------------------------------------------------------------------------------------------
 
     def _optimise(self) -> None:
-        with_identity = self._step % self.config.identity_every == 0
+        idle = self._planned is None
+        with_identity = idle or self._step % self.config.identity_every == 0
         self._step += 1
         with self._timed("optimise+identity" if with_identity else "optimise"):
             codes = None
@@ -589,7 +590,7 @@ class Mapper:
                         self._codes = object_codes(2 * self.objects.slots, self.config.identity_dims)
                     codes = self._codes
                 self._events.identity_iterations += 1
-            self.optimiser.step(self.keyframes.draw(), codes)
+            self.optimiser.step(self.keyframes.draw(evenly=idle), codes)
         self._events.iterations += 1
         if self._planned is not None:
             self._planned.steps += 1

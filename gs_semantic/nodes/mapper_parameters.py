@@ -99,7 +99,7 @@ class NodeParameters:
     )
     save_on_exit: str = parameter("", "map folder to write when the node ends", live=True)
     view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0, live=True)
-    idle_optimise_s: float = parameter(5.0, "go on optimising so long after the last frame", 0.0, 86400.0, live=True)
+    idle_optimise_s: float = parameter(20.0, "go on optimising so long after the last frame", 0.0, 86400.0, live=True)
     frame_queue: int = parameter(1, "frames that may wait for their answer; older ones are dropped", 1, 100)
     mapping_niceness: int = parameter(3, "mapping gives way to answers on a shared core (Linux nice value)", 0, 19)
     # output

@@ -53,9 +53,8 @@ class LabelledImages:
         """
         rgb, classes = [], []
         for scene, views in each_scene(scenes, lambda scene: scene.views + scene.novel):
-            colours, truths = zip(*(_decoded(view) for view in views), strict=True)
-            rgb += colours
-            classes += truths
+            rgb += [view.rgb for view in views]
+            classes += [_classes(view) for view in views]
             scene.forget()
         sizes = {image.shape for image in classes}
         if len(sizes) > 1:
@@ -63,7 +62,8 @@ class LabelledImages:
                 f"images of {', '.join(f'{w}x{h}' for h, w in sorted(sizes))} cannot be learned from together; "
                 "give scenes of one size, or set width"
             )
-        return cls(torch.from_numpy(np.stack(rgb)).to(device), torch.from_numpy(np.stack(classes)).to(device))
+        colours = torch.from_numpy(np.stack(rgb)).to(device).permute(0, 3, 1, 2).contiguous()
+        return cls(colours, torch.from_numpy(np.stack(classes)).to(device))
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -97,7 +97,7 @@ class LabelledImages:
         return rgb.clamp(0, 1), classes[:, 0].long()
 
 
-def _decoded(view: SceneView) -> tuple[np.ndarray, np.ndarray]:
+def _classes(view: SceneView) -> np.ndarray:
     if view.classes is None:
         raise InvalidInputError(f"{view.name}: has no classes to learn from")
-    return view.rgb.transpose(2, 0, 1), view.classes.astype(np.uint8)
+    return view.classes.astype(np.uint8)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from gs_semantic.data.room_writer import list_rooms
+from gs_semantic.data.room_writer import list_rooms, room_width
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.evaluation.segmentation import SegmentationScores
@@ -26,18 +28,18 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner
 from gs_semantic.segmentation.generalization.method import GaussianClasses, splat
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+from gs_semantic.segmenters.weights import choose_device
 
 SUITES = ("gnesf",)
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
 POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
-LEARNED_WIDTH = 160  # recordings are looked at in the size that was learned
 
 
 @dataclass
 class GnesfSuite:
     """rooms: folder with a test split. checkpoints: of GNeSF; which part of the comparison one plays follows from its
     options (answer, visibility); several of one kind are seeds. recordings: by the names of their results. folder: where
-    finished scenes are kept.
+    finished scenes are kept. device: where networks run; auto: a GPU if there is one. threads: of drawing (None: all).
     """
 
     rooms: Path
@@ -45,6 +47,8 @@ class GnesfSuite:
     folder: Path
     recordings: Mapping[str, Path] = field(default_factory=dict)
     progress: Callable[[], object] = lambda: None
+    device: str = "auto"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         self.learners: dict[str, list[tuple[Path, Gnesf]]] = {}
@@ -52,23 +56,30 @@ class GnesfSuite:
             learner = load_learner(path)
             if not isinstance(learner, Gnesf):
                 raise InvalidRequestError(f"{path}: is of method '{learner.name}'; the suite compares those of gnesf")
-            self.learners.setdefault(variant_of(learner), []).append((path, learner))
+            self.learners.setdefault(variant_of(learner), []).append((path, learner.to(choose_device(self.device))))
         if "gnesf" not in self.learners:
             raise InvalidRequestError("none of the checkpoints is of learned votes (answer=vote, visibility=depth)")
-        self.rasterizer: Rasterizer = create_rasterizer("auto")
+        self.rasterizer: Rasterizer = create_rasterizer("auto", threads=self.threads)
 
     @property
     def scenes(self) -> list[tuple[str, Path]]:
         return [("rooms", room) for room in list_rooms(self.rooms, "test")] + list(self.recordings.items())
 
-    def run(self) -> dict[str, Any]:
-        """All scores by name; ..._std over seeds where there are several."""
+    def run(self, jobs: int = 1) -> dict[str, Any]:
+        """All scores by name; ..._std over seeds where there are several. jobs: processes, each with one thread."""
+        if jobs > 1:
+            settings = (self.rooms, self.checkpoints, self.folder, self.recordings)
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(jobs, spawn, _begin_work, (*settings, self.device)) as pool:
+                for _ in pool.map(_work, *zip(*self.scenes, strict=True)):
+                    self.progress()
         totals: dict[tuple[str, str, int], Contingency] = {}
         for group, folder in self.scenes:
             for (name, seed), table in self._tables(group, folder).items():
                 key = (group, name, seed)
                 totals[key] = totals.get(key, Contingency()) + table
-            self.progress()
+            if jobs == 1:
+                self.progress()
         results: dict[str, Any] = {"test_rooms": len(list_rooms(self.rooms, "test"))}
         for group, name in dict.fromkeys((group, name) for group, name, _ in totals):
             found = [SegmentationScores.of(table) for (g, n, _), table in totals.items() if (g, n) == (group, name)]
@@ -98,7 +109,7 @@ class GnesfSuite:
 
     def _score(self, group: str, folder: Path) -> dict[tuple[str, int], Contingency]:
         labels = self.learners["gnesf"][0][1].labels
-        width = 0 if group == "rooms" else LEARNED_WIDTH
+        width = 0 if group == "rooms" else room_width(self.rooms)
         scene = LearningScene(folder, labels, max_width=width, map_folder="beside" if group == "rooms" else None)
         gaussians = scene.gaussians
         tables: dict[tuple[str, int], Contingency] = {}
@@ -144,8 +155,26 @@ class GnesfSuite:
         return (rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
+_suite: GnesfSuite | None = None  # of a process that scores
+
+
+def _begin_work(
+    rooms: Path, checkpoints: Sequence[Path], folder: Path, recordings: Mapping[str, Path], device: str
+) -> None:
+    global _suite
+    torch.set_num_threads(1)
+    _suite = GnesfSuite(rooms, checkpoints, folder, recordings, device=device, threads=1)
+
+
+def _work(group: str, folder: Path) -> None:
+    assert _suite is not None
+    _suite._tables(group, folder)
+
+
 def variant_of(learner: Gnesf) -> str:
     """Which part of the comparison a checkpoint plays."""
+    if learner.name != Gnesf.name:
+        return learner.name
     if learner.config.answer == "direct":
         return "direct"
     return "no_visibility" if learner.config.visibility == "none" else "gnesf"
@@ -172,7 +201,7 @@ def _changed(learner: Gnesf, **options: Any) -> Gnesf:
     """The same network with other options, sharing its weights."""
     other = Gnesf(replace(learner.config, **options), learner.labels)
     other.load_state_dict(learner.state_dict())
-    return other.eval()
+    return other.to(learner.device).eval()
 
 
 def _record(key: tuple[str, int], table: Contingency) -> dict[str, Any]:

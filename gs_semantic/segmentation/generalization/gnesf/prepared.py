@@ -43,13 +43,12 @@ class PreparedViews:
         if not views:
             raise InvalidInputError("no source view: labels come from posed images of the scene; give one or more")
         sources = SourceViews.of([view.camera for view in views])
-        scores, depths = [], []
+        scores, depths = classifier.scores([view.rgb for view in views]).half(), []
         for view in views:
-            scores.append(classifier.scores([view.rgb]).half())
             depths.append(map_depth(gaussians, view, rasterizer))
             progress()
         rgb = torch.from_numpy(np.stack([view.rgb for view in views]).transpose(0, 3, 1, 2).copy())
-        tensors = (rgb, torch.cat(scores), torch.stack(depths)[:, None].half())
+        tensors = (rgb, scores, torch.stack(depths)[:, None].half())
         return cls(views, sources.to(device), *(tensor.to(device) for tensor in tensors))
 
     def __len__(self) -> int:

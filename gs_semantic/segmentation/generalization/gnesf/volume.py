@@ -49,7 +49,7 @@ def fuse_sdf(sources: SourceViews, depths: torch.Tensor, grid: Grid, truncation:
     """Truncated signed distances (1,X,Y,Z) m, positive before surfaces, as the mean over views that see a voxel in front
     of a surface or a truncation behind it; unseen voxels lie behind everything (-truncation). depths (V,1,H,W) m."""
     total, count = [], []
-    for points in grid.centres().split(AT_ONCE):
+    for points in grid.centres().to(depths.device).split(AT_ONCE):
         places, z = sources.project(points)
         seen = sources.inside(places, z)
         measured = sources.read(depths, places, "nearest")[..., 0]

@@ -106,7 +106,8 @@ class SceneGrid:
             raise InvalidInputError("none of the source views has depth; a grid of signed distances needs it")
         grid = Grid.around(cloud, voxels)
         truncation = SDF_TRUNCATION_VOXELS * grid.voxel
-        return cls(grid, fuse_sdf(prepared.sources, torch.stack(depths)[:, None], grid, truncation))
+        measured = torch.stack(depths)[:, None].to(prepared.rgb.device)
+        return cls(grid, fuse_sdf(prepared.sources, measured, grid, truncation))
 
 
 @register
@@ -154,7 +155,7 @@ class GnesfVolume(Gnesf):
             prepared, field = self.prepared(scene), self.scene_grid(scene)
             points, weights = self._places(field, view.camera, pixels)
             flat = points.reshape(-1, 3)
-            seeing = (self._seen(prepared, field, flat)[2] * (weights.reshape(-1) > 0.01)).sum(dim=1).numpy()
+            seeing = (self._seen(prepared, field, flat)[2] * (weights.reshape(-1) > 0.01)).sum(dim=1).cpu().numpy()
             best = np.argsort(-seeing, kind="stable")[: 2 * self.config.views]
             best = best[seeing[best] > 0]
             if len(best) < 2:
@@ -186,9 +187,9 @@ class GnesfVolume(Gnesf):
         """Sample points (R,S,3) and their weights (R,S); with signed distances, those with the largest weights alone."""
         config = self.config
         depths = even_depths(len(pixels), config.samples, config.near, config.far, config.geometry == "density")
-        points = ray_points(camera, pixels, depths)
+        points, depths = ray_points(camera, pixels, depths).to(field.sdf.device), depths.to(field.sdf.device)
         if config.geometry == "density":
-            return points, torch.ones(points.shape[:2])
+            return points, torch.ones(points.shape[:2], device=points.device)
         weights = sdf_weights(field(points.reshape(-1, 3)).reshape(depths.shape), depths)
         best = weights.topk(min(config.kept, config.samples), dim=1).indices
         kept = weights.gather(1, best)
@@ -213,7 +214,8 @@ class GnesfVolume(Gnesf):
         """What source views say at points (P,3); target: the camera whose rays they lie on, where there is one."""
         places, z, valid = self._seen(views, field, points)
         if self.config.difference == "ray":
-            origin = points.mean(dim=0) if target is None else torch.from_numpy(target.T_world_camera[:3, 3]).float()
+            eye = None if target is None else torch.from_numpy(target.T_world_camera[:3, 3]).to(points)
+            origin = points.mean(dim=0) if eye is None else eye
             difference = ray_difference(points, views.sources.centres, origin)
         else:
             difference = self._difference(points, views.sources.centres, views.sources.rotation, z)
@@ -305,7 +307,7 @@ class GnesfVolume(Gnesf):
             chosen = self._nearest(views, field, flat)
             if chosen is None:
                 continue
-            found[part] = self._rendered(self._looked(chosen, field, flat, camera) | {"weights": weights})[0]
+            found[part] = self._rendered(self._looked(chosen, field, flat, camera) | {"weights": weights})[0].cpu()
         best, index = found.max(dim=1)
         classes = torch.where(best > 1e-3, index + 1, 0).to(torch.int32)
         return classes.numpy().reshape(u.shape), best.numpy().reshape(u.shape)
@@ -342,7 +344,7 @@ class GnesfVolume(Gnesf):
     def classes_of(self, gaussians: GaussianMap, prepared: PreparedViews) -> GaussianClasses:
         """3D segmentation of the Gaussians' centres."""
         field = SceneGrid.of(prepared.views, prepared, self.config.voxels)
-        means = gaussians["means"]
+        means = gaussians["means"].to(prepared.rgb.device)
         found = torch.zeros(len(means), self.class_count)
         if self.density is not None:  # its attention runs along rays; points have none
             density, self.density = self.density, None
@@ -359,7 +361,7 @@ class GnesfVolume(Gnesf):
         for rows in order.split(POINTS_AT_ONCE):
             chosen = self._nearest(prepared, field, means[rows])
             if chosen is not None:
-                found[rows] = self._answers(self._looked(chosen, field, means[rows], None))[0]
+                found[rows.cpu()] = self._answers(self._looked(chosen, field, means[rows], None))[0].cpu()
         return GaussianClasses(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.rendering.base import SplatTensors
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
+from gs_semantic.segmentation.generalization.images import each_scene
 from gs_semantic.segmentation.generalization.method import (
     Batch,
     GaussianClasses,
@@ -40,7 +42,7 @@ from gs_semantic.segmentation.generalization.rt_gs2.live import LiveFusion
 from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE, SegmentationLoss, depth_loss
 from gs_semantic.segmentation.generalization.rt_gs2.network import INPUTS, FusionNetwork, NetworkConfig
 from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
-from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, on_device
+from gs_semantic.segmentation.generalization.rt_gs2.rendering import ViewImages, draw_view, on_device
 from gs_semantic.segmentation.generalization.rt_gs2.scene_features import MAX_POINTS, scene_features
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -50,6 +52,7 @@ FEATURES, CLASSES, FINE_TUNE, DEPTH = "features", "classes", "fine_tune", "depth
 TRIES = 20  # pairs of views that are drawn until one has enough in common
 VALIDATION_PAIRS = 3  # of every scene
 LARGEST_DEPTH_M = 10.0
+TYPICAL_DEPTH_M = 2.5  # in rooms
 
 
 @dataclass(frozen=True)
@@ -95,18 +98,43 @@ class RtGs2Config(GeneralizationConfig):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A view as the 2D network sees it: rgb float16 (3,H,W), features float16 (C,H,W), class ids uint8 (H,W), depth
-    float32 (H,W) m or None."""
+    """A view as the 2D network sees it, in as few bytes as will do: rgb uint8 (3,H,W); features uint8 (C,H,W) of steps
+    from lowest to highest (C,2); class ids uint8 (H,W); depth float16 (H,W) m or None."""
 
     rgb: torch.Tensor
-    features: torch.Tensor
+    steps: torch.Tensor
+    range: torch.Tensor
     labels: torch.Tensor
     depth: torch.Tensor | None
 
+    @classmethod
+    def of(cls, images: ViewImages, labels: np.ndarray, depth: np.ndarray | None, device: torch.device) -> _Drawn:
+        features = images.features[0].to(device)
+        low, high = features.amin(dim=(1, 2)), features.amax(dim=(1, 2))
+        steps = (features - low[:, None, None]) * (255 / (high - low).clamp_min(1e-9))[:, None, None]
+        return cls(
+            (images.rgb[0].to(device) * 255).round().to(torch.uint8),
+            steps.round().to(torch.uint8),
+            torch.stack([low, high], dim=1),
+            torch.from_numpy(labels.astype(np.uint8)).to(device),
+            None if depth is None else torch.from_numpy(depth).to(device, torch.half),
+        )
+
     @property
     def bytes(self) -> int:
-        images = (self.rgb, self.features, self.labels, self.depth)
+        images = (self.rgb, self.steps, self.range, self.labels, self.depth)
         return sum(image.numel() * image.element_size() for image in images if image is not None)
+
+    @property
+    def colour(self) -> torch.Tensor:
+        """float32 (3,H,W), 0..1."""
+        return self.rgb.float() / 255
+
+    @property
+    def features(self) -> torch.Tensor:
+        """float32 (C,H,W)."""
+        low, high = self.range[:, :1, None], self.range[:, 1:, None]
+        return low + self.steps.float() * ((high - low) / 255)
 
 
 @register
@@ -126,12 +154,13 @@ class RtGs2(GeneralizableSegmenter):
         self.transformer = PointTransformer(PointTransformerConfig.small() if small else PointTransformerConfig())
         self.networks = nn.ModuleDict()
         self._loss: SegmentationLoss | None = None
-        self._rasterizer: Rasterizer | None = None
+        self._rasterizer: tuple[str, Rasterizer] | None = None
         self._features: WeakKeyDictionary[LearningScene, torch.Tensor] = WeakKeyDictionary()
         self._contrastive: WeakKeyDictionary[LearningScene, ContrastiveScene | None] = WeakKeyDictionary()
         self._maps: WeakKeyDictionary[LearningScene, GaussianMap | SplatTensors] = WeakKeyDictionary()
         self._views: WeakKeyDictionary[LearningScene, dict[int, _Drawn]] = WeakKeyDictionary()
         self._kept_bytes = 0
+        self._read: tuple[int, ...] = ()
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -166,7 +195,10 @@ class RtGs2(GeneralizableSegmenter):
                 else NetworkConfig(outputs, self.config.inputs)
             )
             weights = Weights(self.config.image_weights) if self.config.image_weights else None
-            self.networks[part] = FusionNetwork(form, weights)
+            made = FusionNetwork(form, weights)
+            if part == DEPTH:  # begin with a likely answer, in front of the camera
+                nn.init.constant_(made.decoder.classify.bias, TYPICAL_DEPTH_M)  # type: ignore[arg-type]
+            self.networks[part] = made
         network = self.networks[part]
         assert isinstance(network, FusionNetwork)
         return network
@@ -199,9 +231,13 @@ class RtGs2(GeneralizableSegmenter):
 
     @property
     def rasterizer(self) -> Rasterizer:
-        if self._rasterizer is None:
-            self._rasterizer = create_rasterizer(self.config.rasterizer)
-        return self._rasterizer
+        """What draws; ``auto``: gsplat, if it is there, while the network is on a GPU."""
+        name = self.config.rasterizer
+        if name == "auto" and self.device.type == "cuda" and find_spec("gsplat") is not None:
+            name = "cuda"
+        if self._rasterizer is None or self._rasterizer[0] != name:
+            self._rasterizer = name, create_rasterizer(name)
+        return self._rasterizer[1]
 
     @property
     def _contrast(self) -> ContrastiveConfig:
@@ -211,6 +247,11 @@ class RtGs2(GeneralizableSegmenter):
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
+        key = tuple(id(scene) for scene in scenes)
+        if self._read != key:  # several scenes at once, while they are new
+            self._read = key
+            for _ in each_scene(scenes, lambda scene: (scene.views, scene.novel, scene.gaussians)):
+                pass
         if self.stage == FEATURES:
             return self._draw_pair(scenes, random)
         augmentation = self._augmentation()
@@ -221,10 +262,10 @@ class RtGs2(GeneralizableSegmenter):
             drawn.append(self._drawn(scene, int(random.integers(views))))
         depths = [view.depth for view in drawn if view.depth is not None]
         samples = Samples(
-            torch.stack([view.rgb for view in drawn]).float(),
-            torch.stack([view.features for view in drawn]).float(),
+            torch.stack([view.colour for view in drawn]),
+            torch.stack([view.features for view in drawn]),
             torch.stack([view.labels for view in drawn]).long() + IGNORE,
-            torch.stack(depths) if self.stage == DEPTH else None,
+            torch.stack(depths).float() if self.stage == DEPTH else None,
         )
         if augmentation:
             samples = augment(samples, random, augmentation)
@@ -259,7 +300,7 @@ class RtGs2(GeneralizableSegmenter):
                 if (view.depth if self.stage == DEPTH else view.classes) is None:
                     continue
                 drawn = self._drawn(scene, len(scene.views) + number)
-                logits = self._answer(self._part(self.stage), drawn.rgb[None].float(), drawn.features[None].float())
+                logits = self._answer(self._part(self.stage), drawn.colour[None], drawn.features[None])
                 if self.stage == DEPTH:
                     assert view.depth is not None
                     errors.append(depth_errors(logits[0].numpy(), view.depth, LARGEST_DEPTH_M))
@@ -343,15 +384,8 @@ class RtGs2(GeneralizableSegmenter):
         if self.stage != DEPTH and view.classes is None:
             raise InvalidInputError(f"{view.name}: has no classes to learn from")
         images = draw_view(self.rasterizer, self._map(scene), self.scene_features(scene), view.camera)
-        shape = images.rgb.shape[2:]
-        classes = np.zeros(shape, np.uint8) if view.classes is None else view.classes.astype(np.uint8)
-        depth = None if view.depth is None or self.stage != DEPTH else torch.from_numpy(view.depth).to(self.device)
-        drawn = _Drawn(
-            images.rgb[0].to(self.device, torch.half),
-            images.features[0].to(self.device, torch.half),
-            torch.from_numpy(classes).to(self.device),
-            depth,
-        )
+        classes = np.zeros(images.covered.shape) if view.classes is None else view.classes
+        drawn = _Drawn.of(images, classes, view.depth, self.device)
         if self._kept_bytes + drawn.bytes <= self.config.cache_gb * 1e9:
             known[number] = drawn
             self._kept_bytes += drawn.bytes

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gs_semantic.data.room_writer import list_rooms
+from gs_semantic.data.room_writer import list_rooms, room_width
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.consistency import ConsistencyScore, LabelledView, view_pairs_at_distance
@@ -40,6 +40,7 @@ from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusio
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, LearningJob, learn
 from gs_semantic.segmentation.progress import Listener
+from gs_semantic.segmenters.weights import choose_device
 from gs_semantic.share import share_path
 
 FREQUENT = 8  # classes with the most pixels, scored apart
@@ -68,7 +69,6 @@ PARTS: Mapping[str, Part] = {
     "finetuned": Part(FINE_TUNE, "rt_gs2", {"warmup": 0}),
 }
 RECORDINGS = ("house", "lounge")  # samples that are labelled with what was learned in made rooms
-LEARNED_WIDTH = 160  # recordings are looked at in the size that was learned
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,14 @@ class RtGs2Suite:
             file.write((json.dumps({"made_of": made_of, "scores": scores}, indent=1) + "\n").encode())
         return scores
 
-    def _scored(self, run: Run, progress: Callable[[], object]) -> dict[str, float]:
+    def _learner(self, run: Run) -> RtGs2:
+        """The best checkpoint of a run, on a GPU if there is one."""
         learner = load_learner(self.folder / run.name / BEST)
         assert isinstance(learner, RtGs2)
+        return learner.to(choose_device("auto"))
+
+    def _scored(self, run: Run, progress: Callable[[], object]) -> dict[str, float]:
+        learner = self._learner(run)
         part = PARTS[run.part]
         if part.stage == FEATURES:
             return {}
@@ -194,10 +199,9 @@ class RtGs2Suite:
 
     def recorded(self, name: str, run: Run) -> float:
         """mIoU of a finished run at the views of a sample recording that its map was not made of."""
-        checkpoint = self.folder / run.name / BEST
-        learner = load_learner(checkpoint)
+        learner = self._learner(run)
         scene = LearningScene(
-            share_path("sample", name), learner.labels, max_width=LEARNED_WIDTH, map_folder=self.folder / f"map-{name}"
+            share_path("sample", name), learner.labels, max_width=room_width(self.rooms), map_folder=self.folder / f"map-{name}"
         )
         with torch.no_grad():
             return learner.evaluate([scene])["miou"]
@@ -287,8 +291,7 @@ class RtGs2Suite:
         run = Run("rt_gs2", self.seeds[0])
         if not self.finished(run):
             return
-        learner = load_learner(self.folder / run.name / BEST)
-        assert isinstance(learner, RtGs2)
+        learner = self._learner(run)
         for scene in self.test[:SHOWN]:
             features = learner.features(scene.gaussians)
             basis = None
