@@ -61,6 +61,7 @@ def test_nothing_is_answered_before_training_and_nothing_improbable_after():
     assert not method.predict(camera).ids.any() and not method.gaussian_classes()[0].any()
     Trainer(method).run()
     assert method.predict(camera).ids.any()
+    object.__setattr__(method.config, "answer_temperature", 1.0)  # nothing is certain then
     object.__setattr__(method.config, "unassigned_below", 1.0)
     assert not method.predict(camera).ids.any()
 

@@ -21,7 +21,7 @@ from gs_semantic.gaussians.gaussian_map import SH_C0
 from gs_semantic.segmentation.config import TrainingConfig, option
 from gs_semantic.segmentation.method import LiftingMethod, SeenObject
 from gs_semantic.segmentation.registry import register
-from gs_semantic.segmentation.untracked import FILTER_TEMPERATURE, contrastive_loss, norm_loss, unit
+from gs_semantic.segmentation.untracked import contrastive_loss, norm_loss, unit
 
 DESCRIBED_VIEWS = 24  # training views that say which class an object has
 COVERED = 1e-3  # length of a feature below which nothing is there
@@ -60,7 +60,7 @@ class ContrastiveConfig(TrainingConfig):
     )  # fmt: skip
     unassigned_below: float = option(0.2, "probability below which an answer is 'no object'", low=0, high=1)
     answer_temperature: float = option(
-        FILTER_TEMPERATURE, "temperature of the cosines with codes that make an answer probable", low=1e-3
+        0.03, "temperature of the cosines with codes that make an answer probable", low=1e-3
     )
     lr_features: float = option(2.5e-3, "learning rate of features", low=0)
 
