@@ -122,6 +122,31 @@ def test_draws_stay_inside_repeat_with_the_seed_and_reach_old_keyframes():
     assert places == set(range(6))
 
 
+def test_windows_of_a_keyframe_take_turns_until_every_pixel_was_in_one():
+    store = KeyframeStore(MapperConfig(optimise_width_px=80))  # half the width: four windows, one in each corner
+    store.add(kept(0))
+    for _ in range(10):
+        seen = np.zeros((120, 160), int)
+        for _ in range(4):
+            view = store.draw()
+            left, top = (round(SOURCE.camera.cx - view.camera.cx), round(SOURCE.camera.cy - view.camera.cy))
+            seen[top : top + 60, left : left + 80] += 1
+        assert (seen > 0).mean() > 0.65  # where they begin is random within a sixth
+
+
+def test_evenly_drawn_are_those_that_were_drawn_least():
+    store = KeyframeStore(MapperConfig(optimise_width_px=80, window_recent=1))
+    for index in range(6):
+        store.add(kept(index, shifted(SOURCE, float(index))))
+        for _ in range(5):
+            store.draw()
+    assert max(keyframe.draws for keyframe in store.frames) > 5
+    for _ in range(100):
+        store.draw(evenly=True)
+    draws = [keyframe.draws for keyframe in store.frames]
+    assert max(draws) - min(draws) <= 1 and sum(draws) == 130
+
+
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4)), max_size=6), st.integers(0, 3))
 @settings(max_examples=25)
 def test_windows_show_objects_under_their_new_slots(renames, late):
