@@ -55,7 +55,7 @@ class Inference(nn.Module):
         super().__init__()
         self.on_gpu = next(network.parameters()).is_cuda
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.network.decoder = FoldedDecoder(self.network.decoder)
+        self.network.decoder = FoldedDecoder(self.network.decoder)  # type: ignore[assignment]
         if self.on_gpu:
             self.network = self.network.to(torch.bfloat16)
         self._graph: torch.cuda.CUDAGraph | None = None
