@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 
 from gs_semantic.errors import InvalidInputError, MissingExtraError
 from gs_semantic.segmentation.generalization.rt_gs2.fusion import CrossModalAttention, Fusion, LocalAttentionSelection
+from gs_semantic.segmentation.generalization.rt_gs2.inference import Inference
 from gs_semantic.segmentation.generalization.rt_gs2.network import FusionNetwork, NetworkConfig
 from gs_semantic.segmenters.weights import Weights
 
@@ -111,3 +114,15 @@ def test_pretrained_weights_are_taken_over(tmp_path):
     assert torch.equal(mine, model.encoder.stages[2].layers[1].pwconv1.weight)
     with pytest.raises(MissingExtraError, match="config.json"):
         FusionNetwork(form, Weights(str(tmp_path.parent)))
+
+
+def test_made_ready_for_inference_it_answers_the_same(small):
+    torch.manual_seed(2)
+    learned = copy.deepcopy(small).train()
+    for _ in range(2):  # norms get means of their own
+        learned(torch.rand(2, 3, 64, 64), torch.randn(2, 32, 64, 64))
+    learned.eval()
+    rgb, features = torch.rand(1, 3, 50, 70), torch.randn(1, 32, 50, 70)
+    with torch.no_grad():
+        expected = learned(rgb, features).logits[0]
+    torch.testing.assert_close(Inference(learned)(rgb, features), expected, atol=1e-5, rtol=1e-4)

@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from gs_semantic.segmentation.generalization.rt_gs2.network import FusionNetwork
+from gs_semantic.segmentation.generalization.rt_gs2.network import Decoder, FusionNetwork, resized
 
 WARM_UP = 3  # runs before a graph is captured
+
+
+class FoldedDecoder(nn.Module):
+    """The same as a ``Decoder`` that no longer learns: lifting, joining and normalising are one product of matrices for
+    each map, which commutes with enlarging and so is done at the map's own size."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        join, norm = decoder.join[0], decoder.join[1]
+        assert isinstance(join, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and join.bias is not None
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        parts = (join.weight[:, :, 0, 0] * gain[:, None]).chunk(len(decoder.lift), dim=1)[::-1]
+        bias = (join.bias - norm.running_mean) * gain + norm.bias
+        self.maps = nn.ModuleList()
+        for lift, part in zip(decoder.lift, parts, strict=True):
+            assert isinstance(lift, nn.Conv2d) and lift.bias is not None
+            folded = nn.Conv2d(lift.in_channels, len(part), 1, bias=False)
+            folded.weight.data = (part @ lift.weight[:, :, 0, 0])[:, :, None, None].detach().clone()
+            bias = bias + part @ lift.bias
+            self.maps.append(folded)
+        self.bias = nn.Parameter(bias.detach().clone())
+        self.classify = decoder.classify
+
+    def embed(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """As ``Decoder.embed``."""
+        size = maps[0].shape[2:]
+        total = self.bias[:, None, None]
+        for folded, x in zip(self.maps, maps, strict=True):
+            total = total + resized(folded(x), size)
+        return torch.relu(total)
 
 
 class Inference(nn.Module):
@@ -23,6 +55,7 @@ class Inference(nn.Module):
         super().__init__()
         self.on_gpu = next(network.parameters()).is_cuda
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network.decoder = FoldedDecoder(self.network.decoder)  # type: ignore[assignment]
         if self.on_gpu:
             self.network = self.network.to(torch.bfloat16)
         self._graph: torch.cuda.CUDAGraph | None = None

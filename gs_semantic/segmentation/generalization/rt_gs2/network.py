@@ -97,7 +97,7 @@ class FusionNetwork(nn.Module):
             raise InvalidInputError(f"image: {width}x{height} is too small, at least {LEAST_PX}x{LEAST_PX} is needed")
         embedding = self.decoder.embed(self._maps(rgb, features))
         logits = self.decoder.classify(embedding)
-        return NetworkOutput(_resized(logits, (height, width)), embedding)
+        return NetworkOutput(resized(logits, (height, width)), embedding)
 
     def _maps(self, rgb: torch.Tensor, features: torch.Tensor | None) -> list[torch.Tensor]:
         """Four maps at 1/4 .. 1/32: fused from the second on, the first that of the scene's features alone."""
@@ -113,7 +113,7 @@ class FusionNetwork(nn.Module):
             if images is not None:
                 image = next(images)  # its rounding of odd sizes is down, that of the stages up
                 if index and self.fusions is not None:
-                    x = self.fusions[index - 1](x, _resized(image, x.shape[2:]))
+                    x = self.fusions[index - 1](x, resized(image, x.shape[2:]))
             maps.append(x)
         return maps
 
@@ -132,11 +132,12 @@ class Decoder(nn.Module):
 
     def embed(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         size = maps[0].shape[2:]
-        lifted = [_resized(lift(x), size) for lift, x in zip(self.lift, maps, strict=True)]
+        lifted = [resized(lift(x), size) for lift, x in zip(self.lift, maps, strict=True)]
         return self.dropout(self.join(torch.cat(lifted[::-1], dim=1)))
 
 
-def _resized(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+def resized(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """(B,C,H,W) brought to a size (height, width), bilinearly."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     # with a pixel's channels side by side enlarging is many times faster on a CPU, and so is what looks at each pixel

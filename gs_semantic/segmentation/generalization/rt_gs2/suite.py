@@ -201,7 +201,10 @@ class RtGs2Suite:
         """mIoU of a finished run at the views of a sample recording that its map was not made of."""
         learner = self._learner(run)
         scene = LearningScene(
-            share_path("sample", name), learner.labels, max_width=room_width(self.rooms), map_folder=self.folder / f"map-{name}"
+            share_path("sample", name),
+            learner.labels,
+            max_width=room_width(self.rooms),
+            map_folder=self.folder / f"map-{name}",
         )
         with torch.no_grad():
             return learner.evaluate([scene])["miou"]
