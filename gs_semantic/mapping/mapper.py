@@ -35,7 +35,8 @@ from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
 
 PUBLISHED = (ObjectState.CONFIRMED, ObjectState.STALE)
-OBJECTS_EVERY = 4  # keyframes between two updates of the objects' boxes while keyframes wait
+OBJECTS_EVERY = 4  # keyframes between two updates of the objects' boxes while keyframes keep coming
+OBJECTS_AFTER = 16  # optimisation steps after a keyframe that they wait at most
 GUESS_LIMIT = 1.5  # votes up to which a Gaussian still takes guessed ones
 SPLIT_VOTES = 1.0  # a Gaussian belongs to a part that comes off when it has so many votes for it
 TOMBSTONE_MARGIN_M = 0.03
@@ -75,8 +76,11 @@ class Mapper:
         labels: LabelSet | None = None,
         associator: Associator | None = None,
         semantics: SemanticSource | None = None,
+        live: bool = False,
     ) -> None:
-        """semantics: labels the Gaussians of keyframes that bring no masks."""
+        """semantics: labels the Gaussians of keyframes that bring no masks. live: the next keyframe comes soon, so boxes of
+        objects are not brought up to date after every one."""
+        self.live = live
         self.config = config or MapperConfig()
         self.semantics = semantics
         self.config.validate()
@@ -129,6 +133,10 @@ class Mapper:
         """May ``step(None)`` improve the map although nothing is pending?"""
         return self.config.steps_when_idle and len(self.keyframes) > 0 and len(self.gaussians) > 0
 
+    @property
+    def _boxes_wait(self) -> bool:
+        return self.live and self.can_optimise and self._step < OBJECTS_AFTER
+
     def step(self, frame: Frame | None = None, answer: bool = True) -> Events:
         """With a frame: render its label images (when ``answer``), queue it if it is a keyframe. Without: one slice of work."""
         self._events = Events()
@@ -168,7 +176,7 @@ class Mapper:
         if self._work is not None:
             if next(self._work, "done") == "done":
                 self._work = None
-        elif self._dirty and self._planned is None:
+        elif self._dirty and self._planned is None and not self._boxes_wait:
             self._refresh_objects()
         elif self._planned is not None or self.can_optimise:
             self._optimise()

@@ -238,10 +238,10 @@ class MapperNode(ManagedNode):
         semantics = self._semantics(rasterizer)
         labels = semantics.labels if semantics is not None else None
         if not self.parameters.load_map:
-            return Mapper(config, rasterizer, labels=labels, semantics=semantics)
+            return Mapper(config, rasterizer, labels=labels, semantics=semantics, live=True)
         gaussians, objects = load_map(self.parameters.load_map)
         self.get_logger().info(f"loaded {len(gaussians)} Gaussians and {len(objects)} objects")
-        return Mapper(config, rasterizer, gaussians, objects, semantics=semantics)
+        return Mapper(config, rasterizer, gaussians, objects, semantics=semantics, live=True)
 
     def _semantics(self, rasterizer: CpuRasterizer) -> SemanticSource | None:
         """What labels frames without masks, if anything does."""
