@@ -18,8 +18,8 @@ ACTIVE_S = 2.0  # a class of traffic that has not asked for so long has no share
 # measured: resident bytes per Gaussian in units of the bytes of its row, which exists several times: copies for answers,
 # packed forms of two rasterisers, gradients, what was sent of it
 COPIES = 4.8
-SAFETY = 0.96  # of budget.mb that is aimed at
-OVER = 1.02  # of budget.mb: from here on the map is cut
+SAFETY = 0.95  # of budget.mb that is aimed at
+OVER = 0.98  # of budget.mb: from here on the map is cut; images of frames that come meanwhile need the rest
 HOLD_S = 5.0  # between two cuts: memory comes back late
 FUTILE = 0.25  # of the memory that cuts should have freed; with less, further ones would only lose the map
 KEYFRAME_SHARE = 0.35  # of the memory beside the base that keyframes may take

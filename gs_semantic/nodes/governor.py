@@ -7,7 +7,7 @@ import time
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.trim import bytes_per_gaussian, bytes_per_keyframe, give_back, give_back_at_once, trim
-from gs_semantic.nodes.budgets import Bandwidth, Limits, Memory, Pace, Rest, held
+from gs_semantic.nodes.budgets import OVER, Bandwidth, Limits, Memory, Pace, Rest, held
 from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.statistics import Statistics, Window
 
@@ -15,6 +15,7 @@ TICK_S = 1.0
 HZ, MBPS = "budget.hz", "budget.mbps"
 # Images and tables of changing sizes leave the heap full of holes that the system counts as ours, and that grow for hours.
 GIVE_BACK_S = 15.0
+GIVE_BACK_OVER_S = 3.0  # above budget.mb: what the heap holds for nothing must not cost Gaussians
 FULL = 0.98  # of a limit: from here on it costs something
 
 
@@ -31,7 +32,7 @@ class Governor:
         self._at_once = False  # has memory, since there is a budget of it, been given back at once?
         self._limits = Limits(config.max_gaussians, config.max_keyframes)
         self._due = 0.0
-        self._give_back_due = time.monotonic() + GIVE_BACK_S
+        self._given_back = time.monotonic()
         self.splats_waiting = 0
         self.given_up: list[str] = []
 
@@ -64,16 +65,20 @@ class Governor:
         self._due = now + TICK_S
         self.bandwidth.limit_mbps = self._parameters.budget_mbps
         self._hold_rate(answering)
-        self._hold_memory(mapper, reserve_mb)
-        if now >= self._give_back_due:
+        if now - self._given_back >= (GIVE_BACK_OVER_S if self._over() else GIVE_BACK_S):
             give_back()
-            self._give_back_due = now + GIVE_BACK_S
+            self._given_back = now
+        self._hold_memory(mapper, reserve_mb)
         self.given_up = [*self._memory_costs(mapper), *self._rate_costs(), *self._bandwidth_costs()]
 
     def _hold_rate(self, answering: bool) -> None:
         goal = min(self._parameters.budget_hz, self._statistics.inputs.rate_hz())
         limited = self._withheld[MBPS].rate_hz() > 0  # then resting would not help
         self._rest.adjust(self._statistics.answers.rate_hz(), goal if answering and not limited else 0.0)
+
+    def _over(self) -> bool:
+        budget_mb = self._parameters.budget_mb
+        return bool(budget_mb) and self._statistics.rss_mb() > OVER * budget_mb
 
     def _hold_memory(self, mapper: Mapper, reserve_mb: float) -> None:
         if self._parameters.budget_mb and not self._at_once:

@@ -41,11 +41,11 @@ from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.mapping.view import MapView, pack_registry
-from gs_semantic.msg import LabelMap, Status
+from gs_semantic.msg import Status
 from gs_semantic.nodes import conversions, faults, qos
 from gs_semantic.nodes.diagnostics import Diagnostics
 from gs_semantic.nodes.governor import Governor
-from gs_semantic.nodes.inputs import LABELS, Inputs
+from gs_semantic.nodes.inputs import Inputs
 from gs_semantic.nodes.lifecycle import ManagedNode
 from gs_semantic.nodes.live_training import LiveTrainer
 from gs_semantic.nodes.mapper_parameters import LIVE_MAPPING, NodeParameters, check
@@ -285,12 +285,7 @@ class MapperNode(ManagedNode):
         if not self._paused:
             self.answering.submit(match)
 
-    def _take_labels(self, msg: LabelMap) -> None:
-        try:
-            labels = conversions.read_label_map(msg, self.inputs.topics[LABELS])
-        except InvalidInputError as error:
-            self.report(LABELS, error)
-            return
+    def _take_labels(self, labels: LabelSet) -> None:
         self.mapping.call(lambda: self._use_labels(labels))
 
     def _take_click(self, msg: PointStamped) -> None:
