@@ -149,7 +149,7 @@ class MapperNode(ManagedNode):
         self._newest: dict[str, Frame] = {}  # the newest frame of each camera
         self._last_frame_time = 0.0
         self._mapped_stamp_ns = 0
-        self._answers: deque[tuple[str, LabelImages]] = deque(maxlen=self.parameters.answers_kept)
+        self._answers: deque[tuple[str, LabelImages]] = deque()
         self._paused = False
         self._jumps = JumpWatch()
         self._disk = ThreadPoolExecutor(1, "disk")
@@ -405,7 +405,7 @@ class MapperNode(ManagedNode):
         try:
             answer = view.render_labels(self.rasterizer, frame.camera, frame.stamp_ns)
             rendered = time.perf_counter()
-            self._answers.append((name, answer))
+            self._keep(name, answer)
             answerer.publish(answer, frame, view)
         except Exception as error:  # noqa: BLE001 - one frame must not end the node
             self.report("answer", error)
@@ -425,6 +425,12 @@ class MapperNode(ManagedNode):
         self.report("jump", InvalidInputError(faults.POSE_JUMP.text(what=what, metres=jump[0], seconds=jump[1])))
         return True
 
+    def _keep(self, camera: str, answer: LabelImages) -> None:
+        """For questions about this frame's pixels. In the answering thread."""
+        self._answers.append((camera, answer))
+        while len(self._answers) > self.governor.answers_kept:
+            self._answers.popleft()
+
     def answer_at(self, stamp_ns: int, camera: str = "") -> LabelImages:
         """The answer of a camera (empty: of any) with a stamp; with 0 the newest, drawn now when nobody listened.
 
@@ -443,7 +449,7 @@ class MapperNode(ManagedNode):
                 if (known, answer.stamp_ns) == (name, newest_ns):
                     return answer
             answer = self.view.render_labels(self.rasterizer, self._newest[name].camera, newest_ns)
-            self._answers.append((name, answer))
+            self._keep(name, answer)
             return answer
         for answer in kept:
             if answer.stamp_ns == stamp_ns:
@@ -466,7 +472,7 @@ class MapperNode(ManagedNode):
         """One slice of mapping, and map topics that are due."""
         self.governor.splats_waiting = self._splats.waiting
         answering = any(answerer.wanted for answerer in self.answerers.values())
-        self.governor.tick(self.mapper, answering, self._answers_to_come_mb)
+        self.governor.tick(self.mapper, answering, len(self._answers), self._answer_mb)
         self._map_publisher.update(
             self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected
         )
@@ -483,13 +489,13 @@ class MapperNode(ManagedNode):
         return worked
 
     @property
-    def _answers_to_come_mb(self) -> float:
-        """Memory that answers will take until as many are kept as ``answers_kept`` says."""
+    def _answer_mb(self) -> float:
+        """Memory that an answer takes; 0 before the first."""
         if not self._answers:
             return 0.0
         images = self._answers[-1][1]
         size = sum(image.nbytes for image in (images.instance, images.semantic, images.confidence, images.depth))
-        return (self.parameters.answers_kept - len(self._answers)) * size / 1e6
+        return size / 1e6
 
     def _step(self, frame: Frame | None) -> bool:
         """False when it failed."""
