@@ -310,9 +310,9 @@ class Rig:
         if self.stop:
             return
         self.stop.event.set()
-        self._runner.join(60)
+        self._runner.join(PATIENCE_S)
         self._executor.shutdown()
         self.node.destroy_node()
         self.mapper.destroy_node()
         rclpy.try_shutdown(context=self.context)
-        self._spinner.join(10)
+        self._spinner.join(PATIENCE_S)

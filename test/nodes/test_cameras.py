@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from rclpy.parameter import Parameter
-from rig import BOX_PIXEL, CAMERA, HEIGHT, LAMP_PIXEL, MASKS, WIDTH, Rig, StopEvent, scene
+from rig import BOX_PIXEL, CAMERA, HEIGHT, LAMP_PIXEL, MASKS, PATIENCE_S, WIDTH, Rig, StopEvent, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from gs_semantic.data.images import Lens
@@ -330,7 +330,7 @@ def test_two_recordings_played_as_two_cameras_feed_one_map(make_rig: Callable[..
         for _, runner in replays:
             runner.start()
         for (replay, runner), camera in zip(replays, parts, strict=True):
-            runner.join(60)
+            runner.join(PATIENCE_S)
             assert not runner.is_alive()
             stamp = replay.published[-1][0]
             shown = rig.answer(stamp, f"{camera}/semantic/image")

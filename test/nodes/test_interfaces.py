@@ -50,9 +50,9 @@ def heard_by_the_mapper() -> dict[str, tuple[str, str]]:
 def in_time(look: Callable[[], dict[str, Any]], complete: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """What a look into ROS's graph gives once it is complete: discovery, of one's own endpoints too, takes its time.
 
-    After a minute, what there is, so that the comparison shows what is missing.
+    After two minutes, what there is, so that the comparison shows what is missing.
     """
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not complete(found := look()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found

@@ -85,7 +85,7 @@ class Stage:
         self._runner.start()
         return self.replay
 
-    def until(self, condition: Callable[[], Any], what: str, patience_s: float = 60.0) -> None:
+    def until(self, condition: Callable[[], Any], what: str, patience_s: float = 120.0) -> None:
         deadline = time.monotonic() + patience_s
         while not condition():
             assert time.monotonic() < deadline, f"{what} did not come; received {self.counts()}"
@@ -97,15 +97,15 @@ class Stage:
     def end(self) -> None:
         """Wait for the replay's own end."""
         assert self._runner is not None
-        self._runner.join(60)
+        self._runner.join(120)
         assert not self._runner.is_alive()
 
     def close(self) -> None:
         self.stop.event.set()
         if self._runner is not None:
-            self._runner.join(10)
+            self._runner.join(120)
         self._executor.shutdown()
-        self._spinner.join(5)
+        self._spinner.join(60)
         if self.replay is not None:
             self.replay.destroy_node()
         self.node.destroy_node()

@@ -29,6 +29,6 @@ def test_an_error_in_a_callback_does_not_end_the_executor(ros_domain_id: int) ->
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     with SpinThread(executor):
-        assert thrice.wait(20)
+        assert thrice.wait(60)
     node.destroy_node()
     rclpy.try_shutdown(context=context)
