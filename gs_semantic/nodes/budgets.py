@@ -20,8 +20,8 @@ ACTIVE_S = 2.0  # a class of traffic that has not asked for so long has no share
 # packed forms of two rasterisers, gradients, what was sent of it
 COPIES = 4.8
 PEAK_LOOKS = 10  # what counts is the largest of so many looks: images that wait or are drawn come and go
-SAFETY = 0.97  # of budget.mb that is aimed at
-OVER = 1.01  # of budget.mb: from here on the map is cut
+SAFETY = 0.95  # of budget.mb that is aimed at
+OVER = 0.985  # of budget.mb: from here on the map is cut
 HOLD_S = 5.0  # between two cuts: memory comes back late
 FUTILE = 0.25  # of the memory that cuts should have freed; with less, further ones would only lose the map
 KEYFRAME_SHARE = 0.35  # of the memory beside the base that keyframes may take

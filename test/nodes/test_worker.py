@@ -37,6 +37,24 @@ def test_the_latest_inputs_are_kept() -> None:
     assert gate.done == [1, 3, 4]
 
 
+def test_a_queue_that_is_made_shorter() -> None:
+    gate = Gate()
+    worker: Worker[object] = Worker("test", gate.process, queue=3)
+    worker.start()
+    worker.submit(1)
+    assert gate.entered.wait(PATIENCE_S)
+    for item in (2, 3, 4):
+        worker.submit(item)
+    worker.queue = 1
+    worker.submit(5)
+    assert worker.replaced == 3
+    gate.leave.set()
+    while worker.busy:
+        threading.Event().wait(0.001)
+    assert worker.stop()
+    assert gate.done == [1, 5]
+
+
 def test_requests_go_before_inputs_and_both_before_slices() -> None:
     gate = Gate()
     slices = threading.Event()
