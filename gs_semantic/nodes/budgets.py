@@ -23,6 +23,7 @@ PEAK_LOOKS = 10  # what counts is the largest of so many looks: images that wait
 SAFETY = 0.95  # of budget.mb that is aimed at
 OVER = 0.985  # of budget.mb: from here on the map is cut
 HOLD_S = 5.0  # between two cuts: memory comes back late
+GROWN = 1.02  # times the memory before the cuts: they did not fail to free something, it has grown all the same
 FUTILE = 0.25  # of the memory that cuts should have freed; with less, further ones would only lose the map
 KEYFRAME_SHARE = 0.35  # of the memory beside the base that keyframes may take
 FEWEST_GAUSSIANS, FEWEST_KEYFRAMES, FEWEST_ANSWERS = 1000, 4, 3
@@ -173,7 +174,7 @@ class Memory:
         """Is it time for a cut, and have those before freed something?"""
         if time.monotonic() - self._cut_at < HOLD_S:
             return False
-        if not self._expected_mb or rss_mb > OVER * self._before_mb:  # the first one, or it has grown all the same
+        if not self._expected_mb or rss_mb > GROWN * self._before_mb:  # the first one, or it has grown all the same
             self._before_mb, self._expected_mb = rss_mb, 0.0
             return True
         return self._before_mb - rss_mb >= FUTILE * self._expected_mb

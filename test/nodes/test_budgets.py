@@ -122,8 +122,8 @@ def test_the_peak_counts_and_not_the_moment(clock: FakeTime) -> None:
             -1
         ].gaussians
 
-    assert room(640.0, 690.0, 640.0) == room(690.0) < room(640.0)
-    assert room(690.0, *[640.0] * budgets.PEAK_LOOKS) == room(640.0)
+    assert room(640.0, 680.0, 640.0) == room(680.0) < room(640.0)
+    assert room(680.0, *[640.0] * budgets.PEAK_LOOKS) == room(640.0)
 
 
 def test_fewer_answers_are_kept_within_a_budget() -> None:
