@@ -99,6 +99,7 @@ class SpinThread:
 
     def _spin(self) -> None:
         from rclpy.executors import ExternalShutdownException, ShutdownException
+        from rclpy.impl.implementation_singleton import rclpy_implementation
         from rclpy.logging import get_logger
 
         while not self._ending:
@@ -107,7 +108,9 @@ class SpinThread:
                 return
             except (ExternalShutdownException, ShutdownException):
                 return
-            except Exception:  # noqa: BLE001 - one callback must not end the node
+            except Exception as error:  # noqa: BLE001 - one callback must not end the node
+                if self._ending and isinstance(error, rclpy_implementation.InvalidHandle):
+                    return  # the executor went while it was in a callback
                 get_logger("executor").error(f"a callback failed:\n{traceback.format_exc()}")
 
     def __enter__(self) -> None:
