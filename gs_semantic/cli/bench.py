@@ -181,6 +181,9 @@ def _configure_segmenter(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--words", default="", help="things that 'grounded' looks for, separated by commas")
     sub.add_argument("--skip-every", type=int, default=8, metavar="K", help="withhold each K-th frame from the map [8]")
     sub.add_argument("--no-map", action="store_true", help="score the masks alone")
+    sub.add_argument("--live", type=float, default=0.0, metavar="SECONDS",
+                     help="then run the node beside a mapper for so long; 0: not [0]")  # fmt: skip
+    sub.add_argument("--rate-hz", type=float, default=15.0, help="--live: rate of the replay [15]")
     sub.add_argument("--seed", type=int, default=0, help="seed of the noise [0]")
     options.add_noise(sub)
     options.add_json(sub)
@@ -403,6 +406,7 @@ def run_association(arguments: argparse.Namespace) -> int:
 
 
 def run_segmenter(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.segmenter import run_live
     from gs_semantic.benchmarks.segmenter import run_segmenter as measure
     from gs_semantic.data.formats import open_sequence
     from gs_semantic.segmenters.registry import create
@@ -411,6 +415,11 @@ def run_segmenter(arguments: argparse.Namespace) -> int:
     segmenter = create(arguments.segmenter, model=arguments.model, words=arguments.words.split(","))
     with options.progress_bar("segmenting", len(sequence)) as advance:
         results = measure(segmenter, sequence, not arguments.no_map, arguments.skip_every, advance)
+    if arguments.live:
+        start = {"sequence": arguments.sequence, "segmenter": arguments.segmenter}
+        start |= {name: value for name in ("model", "words") if (value := getattr(arguments, name))}
+        with _folder(None) as folder, options.progress_bar("live", int(arguments.live)) as advance:
+            results |= run_live(start, folder, arguments.live, arguments.rate_hz, advance)
     options.report(arguments, f"{arguments.segmenter} on {arguments.sequence}", results)
     return 0
 

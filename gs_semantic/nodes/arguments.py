@@ -85,6 +85,7 @@ COMMON = (
     _topic("instance_image", "instance/image", "2D instance masks (mono8 or 16UC1, 0 = unlabelled); may be silent."),
     _topic("instance_info", "instance/info", "Class and score of each mask (gs_semantic/MaskInfo); may be silent."),
     _topic("label_map", "label_map", "Names of the classes (gs_semantic/LabelMap, latched)."),
+    _topic("label_info", "vision/label_info", "The same as vision_msgs/LabelInfo, where vision_msgs is installed."),
     _topic("odom", "odom", "Odometry topic, used with pose_source odom."),
     _topic("pose", "pose", "PoseStamped topic, used with pose_source pose."),
     Argument(

@@ -187,4 +187,4 @@ class ObjectRegistry:
         return sorted((o for o in self if o.shown), key=lambda o: o.id)
 
     def class_name(self, obj: MapObject) -> str:
-        return obj.name or self.labels.name(obj.class_id)
+        return obj.name or self.labels.object_name(obj.class_id)
