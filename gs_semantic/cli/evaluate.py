@@ -7,7 +7,7 @@ scores as nothing seen.
 
 protocols:
   segmentation  classes: mean IoU, mean accuracy, overall accuracy
-  boundary      objects: mask IoU and boundary IoU, ids matched over all views
+  boundary      objects: mask IoU and boundary IoU, ids matched over all views; share of wrong ids, and of these at borders
   panoptic      PQ of the whole scene, objects against background
   replica       matched mean IoU and F-score, as on Replica
   lerf          masks of text prompts, as on LERF-Mask, grounded by the true mask of one view

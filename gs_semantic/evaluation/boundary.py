@@ -61,6 +61,45 @@ def boundary_bands(ids: np.ndarray, width: int | None = None) -> np.ndarray:
     return np.where(inside, 0, keys[dense.reshape(ids.shape)]).astype(np.int64)
 
 
+def near_borders(ids: np.ndarray, reach_px: int = 1) -> np.ndarray:
+    """bool (H, W): pixels of an id image with another id no farther than ``reach_px``, as in a square."""
+    dense = np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.float32)
+    square = np.ones((2 * reach_px + 1, 2 * reach_px + 1), np.uint8)
+    return cv2.dilate(dense, square) != cv2.erode(dense, square)
+
+
+@dataclass
+class ErrorPlaces:
+    """Which share of the labelled pixels has the wrong id, and which share of these lies at borders of the truth.
+
+    Pixels whose truth is 0 or in ``ignore`` do not count. At borders: the next pixel, also diagonally, has another id.
+    """
+
+    ignore: Collection[int] = ()
+    _all: Contingency = field(default_factory=Contingency, init=False)
+    _border: Contingency = field(default_factory=Contingency, init=False)
+
+    def update(self, predicted: np.ndarray, truth: np.ndarray) -> None:
+        """One view: id images (H, W), 0 = none."""
+        _check(predicted, truth)
+        ignored = (0, *self.ignore)
+        self._all += Contingency.of(predicted, truth, ignored)
+        self._border += Contingency.of(predicted, np.where(near_borders(truth), truth, 0), ignored)
+
+    def result(self, match: Mapping[int, int]) -> tuple[float, float]:
+        """Both shares, 0..1, when ``match`` gives the predicted id of each true one; NaN where nothing is labelled or wrong."""
+        wrong, total = _wrong(self._all, match)
+        at_borders, _ = _wrong(self._border, match)
+        return wrong / total if total else float("nan"), at_borders / wrong if wrong else float("nan")
+
+
+def _wrong(table: Contingency, match: Mapping[int, int]) -> tuple[int, int]:
+    """Pixels whose prediction is not the match of their truth, and all."""
+    own = np.array([match.get(key, -1) for key in table.truths.tolist()], np.int64)
+    right = table.pixels[own[:, None] == table.predictions[None]].sum()
+    return int(table.pixels.sum() - right), int(table.pixels.sum())
+
+
 @dataclass
 class MaskPairScore:
     """Mask IoU and boundary IoU of named masks over views: mean over the views of a name, then plain mean over names.

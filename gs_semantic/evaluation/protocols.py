@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from gs_semantic.errors import GsSemanticError
-from gs_semantic.evaluation.boundary import MaskPairScore, ObjectMaskScore
+from gs_semantic.evaluation.boundary import ErrorPlaces, MaskPairScore, ObjectMaskScore
 from gs_semantic.evaluation.depth import DepthErrors, depth_errors
 from gs_semantic.evaluation.image_quality import psnr, ssim
 from gs_semantic.evaluation.instances import InstanceScore
@@ -98,23 +98,30 @@ class Segmentation(Protocol):
 
 
 class Boundary(Protocol):
-    """Mask IoU and boundary IoU of objects, whose ids are matched one to one over all views."""
+    """Mask IoU and boundary IoU of objects, whose ids are matched one to one over all views; and where errors lie."""
 
     name, truth, shown = "boundary", "instance", ("instance",)
 
     def __init__(self, options: ProtocolOptions) -> None:
         super().__init__(options)
         self._objects, self._match = ObjectMaskScore(options.ignore), InstanceScore(options.ignore)
+        self._errors = ErrorPlaces(options.ignore)
 
     def update(self, index: int, shown: ViewImages, truth: ViewImages) -> None:
         assert truth.instance is not None
         predicted = _or_nothing(shown.instance, truth.instance)
-        self._objects.update(predicted, truth.instance)
-        self._match.update(predicted, truth.instance)
+        for score in (self._objects, self._match, self._errors):
+            score.update(predicted, truth.instance)
 
     def results(self) -> dict[str, float | None]:
-        result = self._objects.result(self._match.result().match)
-        return {"mask_miou": result.miou, "boundary_miou": result.mean_boundary_iou}
+        match = self._match.result().match
+        result, (wrong, at_borders) = self._objects.result(match), self._errors.result(match)
+        return {
+            "mask_miou": result.miou,
+            "boundary_miou": result.mean_boundary_iou,
+            "wrong_ids": wrong,
+            "of_these_at_borders": at_borders,
+        }
 
 
 class Panoptic(Protocol):

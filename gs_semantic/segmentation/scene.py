@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidInputError
+from gs_semantic.evaluation.boundary import near_borders
 from gs_semantic.evaluation.damage import NOISE, Damage
 from gs_semantic.gaussians import Camera, Frame, GaussianMap, MaskInfo
 from gs_semantic.gaussians.frame import class_image
@@ -128,15 +128,9 @@ class Scene:
         if key not in self._borders:
             ids = self.train[index].ids
             assert ids is not None
-            self._borders[key] = torch.from_numpy(near_borders(ids).astype(np.int32)).to(device)
+            pixels = np.flatnonzero(near_borders(ids, BORDER_PX)).astype(np.int32)
+            self._borders[key] = torch.from_numpy(pixels).to(device)
         return self._borders[key].long()
-
-
-def near_borders(ids: np.ndarray, reach_px: int = BORDER_PX) -> np.ndarray:
-    """int64 (B,): pixels of an id image (H,W), counted row by row, no farther than that from one of another id."""
-    dense = np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.float32)
-    square = np.ones((2 * reach_px + 1, 2 * reach_px + 1), np.uint8)
-    return np.flatnonzero(cv2.dilate(dense, square) != cv2.erode(dense, square))
 
 
 def make_scene(

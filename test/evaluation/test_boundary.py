@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from gs_semantic.evaluation.boundary import (
+    ErrorPlaces,
     MaskPairScore,
     ObjectMaskScore,
     band_width,
@@ -124,3 +125,21 @@ def test_objects_without_a_match_and_pixels_without_a_truth():
 def test_different_sizes_are_refused(compare):
     with pytest.raises(ValueError, match="same shape"):
         compare(ALL, np.ones((50, 100), bool))
+
+
+def test_errors_lie_at_borders_or_elsewhere():
+    truth = np.zeros((20, 30), int)
+    truth[:, :15], truth[:, 15:], truth[:5, :5] = 3, 8, 0  # 0: unlabelled
+    predicted = np.where(truth == 3, 1, 2)
+    predicted[10:12, 15:17] = 1  # two pixels at the border, two behind them
+    predicted[18, 25] = 7
+    score = ErrorPlaces()
+    score.update(predicted, truth)
+    score.update(
+        np.where(truth == 3, 1, 2), np.where(truth == 8, 9, truth)
+    )  # 9 is ignored nowhere, and matched with nothing
+    wrong, at_borders = score.result({3: 1, 8: 2})
+    border_of_9 = 20
+    assert wrong == pytest.approx((5 + 300) / (2 * 575))
+    assert at_borders == pytest.approx((2 + border_of_9) / 305)
+    assert ErrorPlaces(ignore=(3, 8)).result({}) == pytest.approx((np.nan, np.nan), nan_ok=True)

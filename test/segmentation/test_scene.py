@@ -10,9 +10,10 @@ import torch
 from training_room import RoomSequence, small_config, small_method, small_scene
 
 from gs_semantic.data.sequence import SparsePoints
+from gs_semantic.evaluation.boundary import near_borders
 from gs_semantic.gaussians.map_folder import save_map
 from gs_semantic.objects.registry import ObjectRegistry
-from gs_semantic.segmentation.scene import first_gaussians, make_scene, near_borders
+from gs_semantic.segmentation.scene import first_gaussians, make_scene
 
 
 def test_held_out_views_are_every_kth_those_set_apart_or_another_recording():
@@ -87,14 +88,12 @@ def test_pixels_near_borders_are_those_with_another_id_close_by():
     ids = np.zeros((9, 12), np.int32)
     ids[:, 5:] = 7
     ids[2, 10] = 100_000
-    found = np.zeros(ids.shape, bool)
-    found.ravel()[near_borders(ids, 1)] = True
     expected = np.zeros(ids.shape, bool)
     expected[:, 4:6] = True
     expected[1:4, 9:12] = True
-    assert (found == expected).all()
+    assert (near_borders(ids) == expected).all()
     scene = small_scene(small_config("grouping"))
-    assert scene.borders(0).tolist() == near_borders(scene.train[0].ids).tolist()
+    assert scene.borders(0).tolist() == np.flatnonzero(near_borders(scene.train[0].ids, 2)).tolist()
 
 
 @pytest.mark.parametrize("unlabelled", ["class", "ignore"])

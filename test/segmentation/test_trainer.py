@@ -171,7 +171,14 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_checkpoint_kept(tmp_pat
     assert torch.isfinite(method.gaussians.means).all()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: 9 bytes")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] can't allocate memory: 9 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
 def test_out_of_memory_says_what_to_lower(error):
     method = small_method("plain")
 

@@ -30,7 +30,7 @@ class UnifiedLiftConfig(ContrastiveConfig):
     grow_every: int = option(1000, "iterations between two looks at how full it is; 0: never", low=0, schedule=True)
     grow_from: float = option(0.75, "share of its codes in use from which it grows", low=0, high=1)
     in_use: float = option(
-        0.5, "a code is an answer from this count of matches on, which decays in a round of views; once a round: 0.58",
+        2.0, "a code is an answer from this count of matches on; counts decay in a round of views, so about views a round",
         low=0,
     )  # fmt: skip
     association_pixels: int = option(0, "random pixels of a view for matching, filter and codes; 0: all", low=0)
