@@ -1,75 +1,135 @@
-"""Distances and path checks for planners, from a field that is at most ``PERIOD_S`` old."""
+"""Distances and path checks for planners, from what a thread in the background has built of the map."""
 
 from __future__ import annotations
 
 import array
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import Point
 
-from gs_semantic.errors import InvalidRequestError, UnknownObjectError
+from gs_semantic.errors import GsSemanticError, InvalidRequestError, UnknownObjectError
+from gs_semantic.gaussians import Camera
 from gs_semantic.mapping.view import MapView
-from gs_semantic.mapping.visibility import Visibility
 from gs_semantic.nodes.region_messages import to_vector
-from gs_semantic.objects.distance import DistanceField
+from gs_semantic.objects.queries import changed_boxes
+from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.space.distance import DistanceField
+from gs_semantic.space.seen import SeenSpace
 from gs_semantic.srv import CheckPath, QueryDistance
 
 if TYPE_CHECKING:
     from gs_semantic.nodes.mapper_node import MapperNode
 
-PERIOD_S = 2.0  # a field of an older map revision is used so long: building one for a large map takes a second
+PERIOD_S = 2.0  # a field of an older map revision is used so long
+SLICE_S = 1.0  # of looking around, before what was seen so far is used
+PATIENCE_S = 15.0  # of the first question, for which there is nothing yet
 RESULTS = {"free": CheckPath.Request.FREE, "blocked": CheckPath.Request.BLOCKED, "unseen": CheckPath.Request.UNSEEN}
 
 
+@dataclass(frozen=True)
+class Built:
+    """What answers come from: ``field`` is of ``view``, ``looked`` is the last view that ``seen`` was drawn from."""
+
+    view: MapView
+    field: DistanceField
+    seen: SeenSpace
+    looked: MapView
+    complete: bool  # all keyframes have been looked at
+    time: float  # when ``field`` was made
+
+
 class Geometry:
-    """Has a thread of its own, because a field takes a while to build."""
+    """Answers in a thread of its own; another one builds, only after somebody asked, and at most every ``PERIOD_S``.
+
+    Meanwhile answers come from what there is, so that no question but the first waits, and that one for a limited time.
+    """
 
     def __init__(self, node: MapperNode) -> None:
         self._node = node
         self._thread = ThreadPoolExecutor(1, "geometry")
-        self._view: MapView | None = None
-        self._field: DistanceField | None = None
-        self._visibility: Visibility | None = None
-        self._built = float("-inf")
+        self._builder = ThreadPoolExecutor(1, "looking")
+        self._built: Built | None = None
+        self._building: Future[None] | None = None
+        self._rasterizer: CpuRasterizer | None = None
+        self._closing = threading.Event()
 
     def run(self, task: Callable[[], None]) -> None:
         self._thread.submit(task)
 
     def close(self) -> None:
+        self._closing.set()
         self._thread.shutdown(wait=True)
+        self._builder.shutdown(wait=True)
 
-    def _current(self, response: Any) -> tuple[DistanceField, MapView]:
-        """The field, and the view that it is of."""
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def current(self, response: Any) -> Built:
+        """What to answer from; its revision is noted in the reply."""
         newest = self._node.map_services.queries.filled_view(response)
-        view, field = self._view, self._field
-        same = view is not None and view.gaussians.map_id == newest.gaussians.map_id
-        fresh = view is not None and (view.revision == newest.revision or time.monotonic() - self._built < PERIOD_S)
-        if view is None or field is None or not (same and fresh):
-            view, field = newest, DistanceField(newest.gaussians, self._look(newest, same))
-            self._view, self._field, self._built = view, field, time.monotonic()
-        response.map_revision = view.revision
-        return field, view
+        built = self._of(newest)
+        fresh = built is not None and (
+            (built.view.revision == newest.revision and built.complete) or time.monotonic() - built.time < PERIOD_S
+        )
+        if not fresh and (self._building is None or self._building.done()):
+            self._building = self._builder.submit(self._build)
+        if built is None:
+            assert self._building is not None
+            built = self._first(self._building, newest)
+        response.map_revision = built.view.revision
+        return built
 
-    def _look(self, view: MapView, same: bool) -> Visibility:
-        """What the keyframes have seen; fused anew when the map was replaced or outgrew the grid, or keyframes moved."""
-        keyframes = list(self._node.mapper.keyframes.frames)
-        means = view.gaussians.means.numpy()
-        eyes = [keyframe.camera.T_world_camera[:3, 3] for keyframe in keyframes]
-        # what is free lies between the cameras and what they see
-        low, high = (np.min([means.min(0), *eyes], axis=0), np.max([means.max(0), *eyes], axis=0))
-        known = self._visibility
-        if known is None or not same or not known.holds(low, high) or not known.update(keyframes):
-            known = Visibility(low, high)
-            known.update(keyframes)
-        self._visibility = known
-        return known
+    def _of(self, view: MapView) -> Built | None:
+        """What has been built, if it is of the same map."""
+        built = self._built
+        return built if built is not None and built.view.gaussians.map_id == view.gaussians.map_id else None
+
+    def _first(self, building: Future[None], view: MapView) -> Built:
+        end = time.monotonic() + PATIENCE_S
+        while (built := self._of(view)) is None:
+            try:
+                building.result(timeout=0.02)
+            except FutureTimeoutError:
+                pass  # not yet
+            if building.done() and self._of(view) is None:  # it was of another map
+                building = self._building = self._builder.submit(self._build)
+            if time.monotonic() > end or self._closing.is_set():
+                raise GsSemanticError(f"the map is not ready for questions of distance after {PATIENCE_S:g} s; ask again")
+        return built
+
+    def _build(self) -> None:
+        """Bring all up to date, slice by slice."""
+        if self._rasterizer is None:
+            self._rasterizer = CpuRasterizer(self._node.config.raster_settings)
+        complete = False
+        while not complete and not self._closing.is_set():
+            view, before = self._node.view, self._of(self._node.view)
+            seen, boxes = SeenSpace(), []
+            if before is not None:
+                seen, boxes = before.seen, changed_boxes(before.looked.objects.records, view.objects.records)
+            complete = seen.update(view.gaussians, self._cameras(), self._rasterizer, boxes, SLICE_S)
+            if before is not None and (
+                before.view.revision == view.revision or time.monotonic() - before.time < PERIOD_S
+            ):
+                self._built = replace(before, looked=view, complete=complete)
+            else:
+                field = DistanceField(view.gaussians, seen)
+                self._built = Built(view, field, seen, view, complete, time.monotonic())
+
+    def _cameras(self) -> dict[int, Camera]:
+        return {keyframe.index: keyframe.camera for keyframe in list(self._node.mapper.keyframes.frames)}
+
+    # --- answering ----------------------------------------------------------------------------------------------------
 
     def query_distance(self, request: QueryDistance.Request, response: QueryDistance.Response) -> None:
-        field, view = self._current(response)
+        built = self.current(response)
+        field, view = built.field, built.view
         points = np.array(request.points, np.float32)
         if len(points) % 3:
             raise InvalidRequestError(f"points has {len(points)} numbers, expected three for each point")
@@ -87,7 +147,8 @@ class Geometry:
             response.gradients = array.array("f", found.gradient.astype("<f4").tobytes())
 
     def check_path(self, request: CheckPath.Request, response: CheckPath.Response) -> None:
-        field, view = self._current(response)
+        built = self.current(response)
+        field, view = built.field, built.view
         path = np.array([[corner.x, corner.y, corner.z] for corner in request.path]).reshape(-1, 3)
         pose = self._node.map_services.queries.T_map(request.frame_id, view)
         path = path @ pose[:3, :3].T + pose[:3, 3]
