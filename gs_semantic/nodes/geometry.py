@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from geometry_msgs.msg import Point
 
-from gs_semantic.errors import GsSemanticError, InvalidRequestError, UnknownObjectError
+from gs_semantic.errors import GsSemanticError, InvalidRequestError
 from gs_semantic.gaussians import Camera
 from gs_semantic.mapping.view import MapView
+from gs_semantic.nodes import conversions
 from gs_semantic.nodes.region_messages import to_vector
 from gs_semantic.objects.queries import changed_boxes
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.space.distance import DistanceField
+from gs_semantic.space.occupancy import GridSpec, Inflation, inflate, occupancy
 from gs_semantic.space.seen import SeenSpace
-from gs_semantic.srv import CheckPath, QueryDistance
+from gs_semantic.srv import CheckPath, GetGrid, QueryDistance
 
 if TYPE_CHECKING:
     from gs_semantic.nodes.mapper_node import MapperNode
@@ -157,12 +159,28 @@ class Geometry:
         response.travelled, response.point = found.travelled, to_vector(Point, found.point)
         response.object_id = int(view.ids[found.slot])
 
-    @staticmethod
-    def _slots(ids: Iterable[int], view: MapView) -> list[int]:
-        records, out = view.objects.records, []
-        for object_id in ids:
-            index = np.flatnonzero(records["id"] == object_id)
-            if not len(index):
-                raise UnknownObjectError(f"object {object_id} is not in the map; list_objects gives the ids there are")
-            out.append(int(records["slot"][index[0]]))
-        return out
+    def get_grid(self, request: GetGrid.Request, response: GetGrid.Response) -> None:
+        built = self.current(response)
+        view = built.view
+        if len(request.class_ids) != len(request.class_radii):
+            raise InvalidRequestError(
+                f"class_ids has {len(request.class_ids)} entries, class_radii has {len(request.class_radii)}"
+            )
+        lower, upper = ([point.x, point.y] for point in (request.lower, request.upper))
+        everything = not any([*lower, *upper])
+        spec = GridSpec(
+            request.resolution or GridSpec.resolution,
+            *((request.low, request.high) if request.low or request.high else (GridSpec.low, GridSpec.high)),
+            *((None, None) if everything else (np.array(lower), np.array(upper))),
+        )
+        grid = occupancy(view.gaussians, built.seen, spec, self._slots(request.without_ids, view))
+        if request.costs:
+            radii = dict(zip(request.class_ids, request.class_radii, strict=True))
+            inflation = Inflation(
+                request.inscribed_radius, request.inflation_radius, request.decay or Inflation.decay, radii
+            )
+            grid = inflate(grid, inflation, view.classes)
+        response.grid = conversions.write_grid(grid, response.header)
+
+    def _slots(self, ids: Iterable[int], view: MapView) -> list[int]:
+        return self._node.map_services.queries.slots(ids, view)
