@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import Point
+from nav_msgs.msg import OccupancyGrid
 
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 from gs_semantic.gaussians import Camera
 from gs_semantic.mapping.view import MapView
-from gs_semantic.nodes import conversions
+from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.mapper_parameters import class_radii
+from gs_semantic.nodes.outputs import listened_to
 from gs_semantic.nodes.region_messages import to_vector
 from gs_semantic.objects.queries import changed_boxes
 from gs_semantic.rendering.cpu import CpuRasterizer
@@ -61,6 +64,9 @@ class Geometry:
         self._building: Future[None] | None = None
         self._rasterizer: CpuRasterizer | None = None
         self._closing = threading.Event()
+        self._grids = [node.create_publisher(OccupancyGrid, f"~/{name}", qos.LATCHED) for name in ("occupancy", "costmap")]
+        self._grids_time = float("-inf")
+        self._grids_shown: tuple[int, ...] = ()  # what was built, and who listened
 
     def run(self, task: Callable[[], None]) -> None:
         self._thread.submit(task)
@@ -69,22 +75,29 @@ class Geometry:
         self._closing.set()
         self._thread.shutdown(wait=True)
         self._builder.shutdown(wait=True)
+        for publisher in self._grids:
+            self._node.destroy_publisher(publisher)
 
     # --- building -----------------------------------------------------------------------------------------------------
 
     def current(self, response: Any) -> Built:
         """What to answer from; its revision is noted in the reply."""
         newest = self._node.map_services.queries.filled_view(response)
+        built = self._refreshed(newest)
+        if built is None:
+            assert self._building is not None
+            built = self._first(self._building, newest)
+        response.map_revision = built.view.revision
+        return built
+
+    def _refreshed(self, newest: MapView) -> Built | None:
+        """What there is; something newer is built if it is time for that."""
         built = self._of(newest)
         fresh = built is not None and (
             (built.view.revision == newest.revision and built.complete) or time.monotonic() - built.time < PERIOD_S
         )
         if not fresh and (self._building is None or self._building.done()):
             self._building = self._builder.submit(self._build)
-        if built is None:
-            assert self._building is not None
-            built = self._first(self._building, newest)
-        response.map_revision = built.view.revision
         return built
 
     def _of(self, view: MapView) -> Built | None:
@@ -181,6 +194,39 @@ class Geometry:
             )
             grid = inflate(grid, inflation, view.classes)
         response.grid = conversions.write_grid(grid, response.header)
+
+    # --- topics -------------------------------------------------------------------------------------------------------
+
+    def update(self) -> None:
+        """Publish the grids when somebody listens and it is time to. Returns at once."""
+        parameters, now = self._node.parameters, time.monotonic()
+        if now - self._grids_time >= 1 / parameters.grids_hz and any(map(listened_to, self._grids)):
+            self._grids_time = now
+            self.run(self._publish_grids)
+
+    def _publish_grids(self) -> None:
+        view, parameters = self._node.view, self._node.parameters
+        built = self._refreshed(view) if len(view.gaussians) else None
+        listeners = tuple(publisher.get_subscription_count() for publisher in self._grids)
+        shown = (0 if built is None else id(built), *listeners)
+        if built is None or shown == self._grids_shown:
+            return
+        self._grids_shown = shown
+        header = conversions.make_header(built.view.stamp_ns, self._node.frame_id)
+        spec = GridSpec(parameters.grids_resolution_m, parameters.grids_low_m, parameters.grids_high_m)
+        try:
+            grid = occupancy(built.view.gaussians, built.seen, spec)
+        except InvalidRequestError as error:
+            self._node.report("grids", error)
+            return
+        radii = class_radii(parameters)
+        named = {key: radii[name] for key, name in built.view.labels.names.items() if name in radii}
+        inflation = Inflation(
+            parameters.costmap_inscribed_m, parameters.costmap_inflation_m, parameters.costmap_decay, named
+        )
+        self._grids[0].publish(conversions.write_grid(grid, header))
+        if listened_to(self._grids[1]):
+            self._grids[1].publish(conversions.write_grid(inflate(grid, inflation, built.view.classes), header))
 
     def _slots(self, ids: Iterable[int], view: MapView) -> list[int]:
         return self._node.map_services.queries.slots(ids, view)

@@ -476,6 +476,7 @@ class MapperNode(ManagedNode):
             self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected
         )
         self._splats.update(self.view, self._map_header())
+        self.map_services.geometry.update()
         fresh = time.monotonic() - self._last_frame_time < self.parameters.idle_optimise_s
         if self._paused or not (self.mapper.pending or (fresh and self.mapper.can_optimise)):
             if self._view_is_old:
