@@ -182,7 +182,7 @@ class Geometry:
         lower, upper = ([point.x, point.y] for point in (request.lower, request.upper))
         everything = not any([*lower, *upper])
         spec = GridSpec(
-            request.resolution or GridSpec.resolution,
+            round(request.resolution, 6) or GridSpec.resolution,  # float32
             *((request.low, request.high) if request.low or request.high else (GridSpec.low, GridSpec.high)),
             *((None, None) if everything else (np.array(lower), np.array(upper))),
         )

@@ -111,8 +111,10 @@ class NodeParameters:
     splats_hz: float = parameter(5.0, "rate of ~/splats at most", 0.1, 50.0, live=True)
     grids_hz: float = parameter(0.5, "rate of ~/occupancy and ~/costmap at most", 0.01, 10.0, live=True)
     grids_resolution_m: float = parameter(0.05, "edge of a cell of the grids", 0.01, 1.0, live=True)
-    grids_low_m: float = parameter(0.1, "heights in the map from which the grids show what stands in the way", live=True)
-    grids_high_m: float = parameter(1.5, "and up to which", live=True)
+    grids_low_m: float = parameter(
+        0.1, "heights in the map from which the grids show what stands in the way", -1000.0, 1000.0, live=True
+    )
+    grids_high_m: float = parameter(1.5, "and up to which", -1000.0, 1000.0, live=True)
     costmap_inscribed_m: float = parameter(
         0.2, "inner radius of the robot: ~/costmap is 99 so far around obstacles", 0.0, 10.0, live=True
     )
