@@ -179,8 +179,9 @@ def run_distance(
     points, before = samples(recording, SAMPLES, rng)
     results: dict[str, Any] = {}
     if mesh is not None:
-        field = DistanceField(shown.mapper.gaussians, look(shown.mapper)[0])
-        results |= {"mapped_gaussians": len(shown.mapper.gaussians)}
+        seen, _ = look(shown.mapper)
+        field = DistanceField(shown.mapper.gaussians, seen)
+        results |= {"mapped_gaussians": len(shown.mapper.gaussians), "mapped_voxel_m": seen.voxel}
         results |= accuracy(field, points, before, scene_distance(points, read_triangles(mesh), rng))
     grow(shown.mapper.gaussians, gaussians)
     return results | speed(shown.mapper, points[before], rng)

@@ -131,7 +131,7 @@ def surface_depth(
     gaussians: GaussianMap, camera: Camera, rasterizer: Rasterizer
 ) -> tuple[np.ndarray, np.ndarray]:
     """Depth float32 (H, W) m of a map where a pixel shows one opaque surface, else 0; and how far nothing is in the way:
-    at an outline, as far as the nearest of the surfaces around, and not at all where the map shows nothing."""
+    at outlines and in small holes as far as the nearest of the surfaces around, and not at all where the map shows nothing."""
     with torch.no_grad():
         shown = rasterizer.render(gaussians, camera, median_depth=True)
     assert shown.median_depth is not None
@@ -139,9 +139,10 @@ def surface_depth(
     opaque = shown.alpha.numpy() >= OPAQUE
     one = opaque & (np.abs(mean - median) <= ONE_SURFACE * median)
     depth = np.where(one, mean, 0).astype(np.float32)
-    around = cv2.erode(np.where(one, mean, np.float32(np.inf)).astype(np.float32), np.ones((3, 3), np.uint8))
-    outline = np.where(np.isfinite(around), np.minimum(around, np.minimum(mean, median)), 0)
-    return depth, np.where(one, depth, np.where(opaque, outline, 0)).astype(np.float32)
+    around = cv2.erode(np.where(one, mean, np.float32(np.inf)).astype(np.float32), np.ones((5, 5), np.uint8))
+    own = np.where(opaque, np.minimum(mean, median), np.float32(np.inf))
+    outline = np.where(np.isfinite(around), np.minimum(around, own), 0)
+    return depth, np.where(one, depth, outline).astype(np.float32)
 
 
 def sees_box(camera: Camera, low: np.ndarray, high: np.ndarray) -> bool:
