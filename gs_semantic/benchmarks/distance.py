@@ -131,8 +131,7 @@ def accuracy(field: DistanceField, points: np.ndarray, before: np.ndarray, truth
 def look(mapper: Mapper) -> tuple[SeenSpace, float]:
     """What the keyframes of a mapper saw, and the seconds that looking took."""
     seen, start = SeenSpace(), time.perf_counter()
-    cameras = {keyframe.index: keyframe.camera for keyframe in mapper.keyframes.frames}
-    while not seen.update(mapper.gaussians, cameras, mapper.rasterizer):
+    while not seen.update(mapper.gaussians, mapper.views, mapper.rasterizer):
         pass
     return seen, time.perf_counter() - start
 

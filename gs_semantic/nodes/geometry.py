@@ -16,7 +16,6 @@ from geometry_msgs.msg import Point
 from nav_msgs.msg import OccupancyGrid
 
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
-from gs_semantic.gaussians import Camera
 from gs_semantic.mapping.view import MapView
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.mapper_parameters import class_radii
@@ -128,7 +127,7 @@ class Geometry:
             seen, boxes = SeenSpace(), []
             if before is not None:
                 seen, boxes = before.seen, changed_boxes(before.looked.objects.records, view.objects.records)
-            complete = seen.update(view.gaussians, self._cameras(), self._rasterizer, boxes, SLICE_S)
+            complete = seen.update(view.gaussians, self._node.mapper.views, self._rasterizer, boxes, SLICE_S)
             if before is not None and (
                 before.view.revision == view.revision or time.monotonic() - before.time < PERIOD_S
             ):
@@ -136,9 +135,6 @@ class Geometry:
             else:
                 field = DistanceField(view.gaussians, seen)
                 self._built = Built(view, field, seen, view, complete, time.monotonic())
-
-    def _cameras(self) -> dict[int, Camera]:
-        return {keyframe.index: keyframe.camera for keyframe in list(self._node.mapper.keyframes.frames)}
 
     # --- answering ----------------------------------------------------------------------------------------------------
 

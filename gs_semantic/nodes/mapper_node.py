@@ -601,7 +601,9 @@ class MapperNode(ManagedNode):
         def copied() -> tuple[GaussianMap, ObjectRegistry]:
             self.mapper.gaussians.frame_id = self.frame_id
             self.mapper.gaussians.anchor = self._anchor()
-            return self.mapper.gaussians.snapshot(), copy.deepcopy(self.mapper.objects)
+            gaussians = self.mapper.gaussians.snapshot()
+            gaussians.views = tuple(self.mapper.views.values())
+            return gaussians, copy.deepcopy(self.mapper.objects)
 
         gaussians, objects = self.while_mapping_waits(copied)
         save_map(path, gaussians, objects)

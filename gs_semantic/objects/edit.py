@@ -161,11 +161,12 @@ def move(
 
 
 def move_map(gaussians: GaussianMap, objects: ObjectRegistry, motion: np.ndarray) -> None:
-    """Move a whole map, objects and anchor with it, rigidly by ``motion`` (4, 4): into another frame."""
+    """Move a whole map, objects, views and anchor with it, rigidly by ``motion`` (4, 4): into another frame."""
     motion = _rigid(motion)
     _move(gaussians, np.arange(len(gaussians)), motion)
     for obj in objects:
         _place(obj, motion)
+    gaussians.views = tuple(camera.at(motion @ camera.T_world_camera) for camera in gaussians.views)
     if gaussians.anchor is not None:
         gaussians.anchor = replace(gaussians.anchor, T_map_frame=motion @ gaussians.anchor.T_map_frame)
 

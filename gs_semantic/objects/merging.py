@@ -121,6 +121,7 @@ def merge_maps(
     other.keep(torch.from_numpy(~(gone | covered)))
     added = len(other)
     gaussians.merge(other)
+    gaussians.views += other.views
     gaussians.map_id = uuid.uuid4().hex
     labels = gaussians["object"].numpy()
     for slot in touched:

@@ -95,7 +95,7 @@ class DistanceField:
             return Distances(distance - radii, gradient, found.slot, np.ones(len(points), bool))
         unknown = ~self.seen.known(points)
         near = np.flatnonzero(~unknown & (distance <= self.seen.truncation))
-        inside = near[self.seen.at(points[near])[0] < 0]
+        inside = near[self.seen.inside(points[near], distance[near])]
         distance[inside] *= -1
         gradient[inside] *= -1
         for axis in np.vstack([np.eye(3), -np.eye(3)]).astype(np.float32):  # a sphere is known where its poles are

@@ -22,6 +22,7 @@ WIDTH_PX = 320  # of the rendered depth
 OPAQUE = 0.5  # alpha from which a pixel shows a surface
 ONE_SURFACE = 0.05  # share of the depth by which its mean and its median differ at most where a pixel shows one surface
 COARSER = 1.5  # voxels grow by, when the space is too large
+BETWEEN = 1.5  # voxels from a surface up to which its side is told by interpolation
 AGAIN = 2  # views that are drawn again in each update: the map changes a little all the time
 
 
@@ -57,6 +58,14 @@ class SeenSpace:
         """As ``TsdfVolume.at``."""
         with self._lock:
             return self.volume.at(points)
+
+    def inside(self, points: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """bool (N,): known points behind a surface, whose distance (N,) m from surfaces, in any direction, is known."""
+        with self._lock:
+            depth, known = self.volume.in_voxels(points)
+            close = np.flatnonzero(known & (distance <= BETWEEN * self.voxel))  # here the place within the voxel matters
+            depth[close] = self.volume.at(points[close])[0]
+            return np.asarray(known & (depth < 0))
 
     def clear(self, points: np.ndarray) -> np.ndarray:
         """bool (N,): cameras looked through there, and no surface is near."""

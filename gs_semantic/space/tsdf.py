@@ -233,11 +233,16 @@ class TsdfVolume:
 
     def known(self, points: np.ndarray) -> np.ndarray:
         """Has somebody looked there: bool (N,) for points (N, 3) m."""
+        return self.in_voxels(points)[1]
+
+    def in_voxels(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As ``at``, but the distance in the middle of the voxel that a point lies in."""
         row, voxel = self.states(points)
-        held = row >= 0
-        seen = row == FREE
-        seen[held] = self.weight[row[held], voxel[held]] > 0
-        return np.asarray(seen)
+        held, known = np.flatnonzero(row >= 0), row == FREE
+        distance = np.where(known, np.float32(self.truncation), np.float32(0))
+        own = row[held], voxel[held]
+        distance[held], known[held] = self.distance[own], self.weight[own] > 0
+        return distance, known
 
     def at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distance (N,) m along the cameras' views at points (N, 3), at most the truncation, between voxels by trilinear
@@ -248,12 +253,7 @@ class TsdfVolume:
         share -= np.floor(share)
         total, weights = np.zeros(len(start)), np.zeros(len(start))
         for corner in np.ndindex(2, 2, 2):
-            row, voxel = self.states(start + np.array(corner) * self.voxel)
-            held = row >= 0
-            distance = np.where(row == FREE, self.truncation, 0.0)
-            seen = row == FREE
-            distance[held] = self.distance[row[held], voxel[held]]
-            seen[held] = self.weight[row[held], voxel[held]] > 0
+            distance, seen = self.in_voxels(start + np.array(corner) * self.voxel)
             part = np.prod(np.where(corner, share, 1 - share), axis=1) * seen
             total += part * distance
             weights += part

@@ -266,6 +266,16 @@ def test_paths(planner: SemanticMap) -> None:
         planner.check_path([towards], 0.0)
 
 
+def test_what_was_known_is_known_after_loading(planner: SemanticMap, tmp_path) -> None:
+    before = np.array([centre(BOX_PIXEL) - [0, 0, 0.5], [0, 0, -5.0]])
+    assert planner.query_distance(before).unknown.tolist() == [False, True]
+    planner.save(tmp_path / "map")
+    planner.reset()
+    planner.load(tmp_path / "map")
+    found = planner.query_distance(before)
+    assert found.unknown.tolist() == [False, True] and found.distances[0] == pytest.approx(0.5, abs=0.03)
+
+
 def test_grids(planner: SemanticMap) -> None:
     """The camera looks along z of the map, so that the band of "heights" is a slab of depth here."""
     heights, point = (1.0, 1.9), centre(BOX_PIXEL)
