@@ -101,7 +101,8 @@ class MapOffline:
         return fitter.exposures
 
     def save(self, folder: str | Path) -> None:
-        save_map(folder, self.mapper.gaussians, self.mapper.objects, self.mapper.objects.labels)
+        mapper = self.mapper
+        save_map(folder, mapper.gaussians, mapper.objects, mapper.objects.labels, views=mapper.views.values())
 
     @property
     def confirmed_slots(self) -> list[int]:

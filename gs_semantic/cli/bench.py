@@ -1,5 +1,5 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
-over time), `budget`, `query` (times of planners' questions), `identity` (ids while things move), `faults` (are faults of a
+over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `identity` (ids while things move), `faults` (are faults of a
 running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
 maps), `association` (ids over time)."""
 
@@ -26,6 +26,8 @@ EXAMPLES = """examples:
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
   gs-semantic bench query --gaussians 1000000 --objects 200 --json query.json
+  gs-semantic bench distance --sequence house/living --mesh house/scene.npz --gaussians 1000000 --json distance.json
+  gs-semantic bench text --json text.json
   gs-semantic bench identity --objects 25 --json identity.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
@@ -55,6 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_query(add("query", "questions of planners on a large map while mapping: times in another process"))
+    _configure_distance(add("distance", "distances to the map: how exact against a mesh, how fast on a large map"))
+    options.add_json(add("text", "names of things that are in a map, and of things that are not, against the offline matcher"))
     _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
@@ -142,6 +146,15 @@ def _configure_query(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_distance(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, help="sequence to map [the house of the sample]")
+    sub.add_argument("--mesh", type=Path, help="its triangles, .npz with 'tri' (T, 3, 3) or a mesh file; without: times only")
+    sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the map that is timed [1000000]")
+    sub.add_argument("--width", type=int, help="shrink images to this width [as recorded]")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
 def _configure_identity(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--objects", type=int, default=25, help="objects in the room [25]")
     sub.add_argument(
@@ -208,6 +221,8 @@ def run(arguments: argparse.Namespace) -> int:
         "soak": run_soak,
         "budget": run_budget,
         "query": run_query,
+        "distance": run_distance,
+        "text": run_text,
         "identity": run_identity,
         "faults": run_faults,
         "segmenter": run_segmenter,
@@ -354,6 +369,27 @@ def run_query(arguments: argparse.Namespace) -> int:
             advance,
         )
     options.report(arguments, f"Queries on {results['gaussians']:,.0f} Gaussians", results)
+    return 0
+
+
+def run_distance(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.distance import run_distance as measure
+    from gs_semantic.data.formats import open_sequence
+    from gs_semantic.share import share_path
+
+    sequence = arguments.sequence or share_path("sample", "house")
+    with options.progress_bar("mapping", len(open_sequence(sequence))) as advance:
+        results = measure(
+            sequence, arguments.mesh, arguments.gaussians, tuple(arguments.param or ()), arguments.width, advance
+        )
+    options.report(arguments, f"Distances to {results['gaussians']:,} Gaussians", results)
+    return 0
+
+
+def run_text(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.words import run_words
+
+    options.report(arguments, "Words of the offline matcher", run_words())
     return 0
 
 

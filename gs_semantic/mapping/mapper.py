@@ -203,6 +203,12 @@ class Mapper:
         self._planned = _Planned(max(poses)) if self.can_optimise else self._planned
         return len(moves), len(rows)
 
+    @property
+    def views(self) -> dict[int, Camera]:
+        """From where what the map shows was seen: by number of the keyframe, those of earlier runs by negative numbers."""
+        earlier = {-1 - number: camera for number, camera in enumerate(self.gaussians.views)}
+        return earlier | {keyframe.index: keyframe.camera for keyframe in list(self.keyframes.frames)}
+
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def render_labels(self, camera: Camera, stamp_ns: int = 0, tentative: bool = False) -> LabelImages:

@@ -478,6 +478,7 @@ class MapperNode(ManagedNode):
             self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected
         )
         self._splats.update(self.view, self._map_header())
+        self.map_services.geometry.update()
         fresh = time.monotonic() - self._last_frame_time < self.parameters.idle_optimise_s
         if self._paused or not (self.mapper.pending or (fresh and self.mapper.can_optimise)):
             if self._view_is_old:
@@ -602,7 +603,9 @@ class MapperNode(ManagedNode):
         def copied() -> tuple[GaussianMap, ObjectRegistry]:
             self.mapper.gaussians.frame_id = self.frame_id
             self.mapper.gaussians.anchor = self._anchor()
-            return self.mapper.gaussians.snapshot(), copy.deepcopy(self.mapper.objects)
+            gaussians = self.mapper.gaussians.snapshot()
+            gaussians.views = tuple(self.mapper.views.values())
+            return gaussians, copy.deepcopy(self.mapper.objects)
 
         gaussians, objects = self.while_mapping_waits(copied)
         save_map(path, gaussians, objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +68,17 @@ class Queries:
             return poses.transform(self._node.frame_id, frame_id, view.stamp_ns)
         except TransformError as error:
             raise InvalidRequestError(f"frame_id '{frame_id}': {error}") from error
+
+    @staticmethod
+    def slots(ids: Iterable[int], view: MapView) -> list[int]:
+        """Slots of objects; UnknownObjectError names an id that is not there."""
+        records, out = view.objects.records, []
+        for object_id in ids:
+            index = np.flatnonzero(records["id"] == object_id)
+            if not len(index):
+                raise UnknownObjectError(f"object {object_id} is not in the map; list_objects gives the ids there are")
+            out.append(int(records["slot"][index[0]]))
+        return out
 
     def point(self, point: Any, frame_id: str, view: MapView, what: str) -> np.ndarray:
         """A message's point (3,) in the map frame."""
