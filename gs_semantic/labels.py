@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 VOID = 0  # class id and object slot of "nothing known"
+OBJECT_COLOURS = 1024  # colours of objects, by slot, repeat after so many
 
 
 def palette(count: int, seed: int = 7) -> np.ndarray:

@@ -17,6 +17,7 @@ from gs_semantic.errors import (
     UnknownObjectError,
 )
 from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.gaussians.camera import looking_along
 from gs_semantic.mapping.view import MapView
 from gs_semantic.nodes import conversions
 from gs_semantic.nodes.outputs import map_cloud
@@ -243,17 +244,6 @@ def object_filter(request: Any) -> Filter:
         request.include_tentative,
         request.since_revision,
     )
-
-
-def looking_along(origin: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Camera-to-world pose (4, 4), optical axes, of a camera in ``origin`` that looks along the unit vector ``forward``."""
-    up = np.array([0.0, 0.0, 1.0]) if abs(forward[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right)
-    pose = np.eye(4)
-    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-    pose[:3, 3] = origin
-    return pose
 
 
 def packed_rows(gaussians: GaussianMap, rows: torch.Tensor, limit: int) -> tuple[int, Any]:
