@@ -22,6 +22,7 @@ from gs_semantic.share import share_path
 
 NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
 MAPPER, REPLAY, SEGMENTER, TRAINER, GENERALIZER = "mapper", "replay", "segmenter", "trainer", "generalizer"
+VIEWER = "viewer"
 SENSORS = ("rgbd", "structured_light", "tof", "mono")
 MODES = ("realtime", "quality")
 PER_CAMERA = ("color", "depth", "instance")  # first words of the topics that each camera has
@@ -239,6 +240,14 @@ SEGMENT_ARGUMENTS = (
         bool,
     ),
     _flag("rviz", "Open RViz with config/segment.rviz."),
+    _flag("viewer", "Show the map in the browser; the log tells the address."),
+    Argument(
+        "viewer_host",
+        "",
+        "Address that the viewer listens on; empty: loopback only, otherwise browsers need the token that is logged.",
+        parameters=((VIEWER, "host"),),
+    ),
+    Argument("viewer_port", "", "Port of the viewer; empty: 8080.", kind=int, parameters=((VIEWER, "port"),)),
     *RECORDING,
     *COMMON,
 )
@@ -381,7 +390,7 @@ class Use:
 
 
 def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
-    """Mapper, and where asked for replay and RViz."""
+    """Mapper, and where asked for replay, RViz and viewer."""
     values = _with_bag(_checked(SEGMENT_ARGUMENTS, given))
     files = [
         share_path("config", "base.yaml"),
@@ -409,6 +418,8 @@ def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
         starts.append(_preflight(SEGMENT_ARGUMENTS, values))
     if values["rviz"] == "true":
         starts.append(_rviz(values))
+    if values["viewer"] == "true":
+        starts.append(_node(VIEWER, SEGMENT_ARGUMENTS, values, files[:1], essential=False))
     return starts
 
 

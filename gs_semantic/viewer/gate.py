@@ -28,10 +28,9 @@ class Gate:
     def __init__(self, host: str, port: int, inner_port: int, token: str) -> None:
         self.port = port
         self._inner_port, self._token = inner_port, token.encode()
-        self._loop = asyncio.new_event_loop()
         self._ready, self._failed = threading.Event(), ""
         self._open: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._run, args=(host, port), name="gate", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(host, port)), name="gate", daemon=True)
         self._thread.start()
         self._ready.wait()
         if self._failed:
@@ -40,26 +39,24 @@ class Gate:
 
     def close(self) -> None:
         """Close the door and every connection."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(timeout=5)
 
-    def _run(self, host: str, port: int) -> None:
-        loop = self._loop
+    async def _run(self, host: str, port: int) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         try:
-            server = loop.run_until_complete(asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES))
+            server = await asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES)
         except OSError as error:
             self._failed = f"the viewer cannot listen on {host}:{port}: {reason(error)}"
             self._ready.set()
-            loop.close()
             return
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
-        loop.run_forever()
+        await self._end.wait()
         server.close()
         for task in self._open:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*self._open, return_exceptions=True))
-        loop.close()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -81,8 +78,8 @@ class Gate:
         given = dict(query).get("token")
         if given is not None and self._is_token(given):
             rest = urllib.parse.urlencode([(name, value) for name, value in query if name != "token"])
-            # a path of its own, never another host's ("//elsewhere")
-            place = urllib.parse.urlunsplit(("", "", "/" + address.path.lstrip("/"), rest, ""))
+            # a path here, never another host's ("//elsewhere")
+            place = "/" + urllib.parse.quote(address.path.lstrip("/\\"), safe="/%") + (f"?{rest}" if rest else "")
             cookie = f"{COOKIE}={urllib.parse.quote(given)}; Path=/; HttpOnly; SameSite=Strict"
             await _answer(writer, http.HTTPStatus.SEE_OTHER, {"Location": place, "Set-Cookie": cookie})
             return

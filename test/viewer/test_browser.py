@@ -23,17 +23,17 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):
     pytest.skip("no chromium and chromedriver (apt install chromium chromium-driver)", allow_module_level=True)
 
-from selenium import webdriver  # noqa: E402
-from selenium.common.exceptions import TimeoutException  # noqa: E402
-from selenium.webdriver import ActionChains  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver import ActionChains
+from selenium.webdriver.chrome.service import Service
 
-from gs_semantic.gaussians import Camera  # noqa: E402
-from gs_semantic.gaussians.map_folder import load_map  # noqa: E402
-from gs_semantic.viewer.picking import Picker  # noqa: E402
-from gs_semantic.viewer.server import Viewer  # noqa: E402
-from gs_semantic.viewer.session import Session, camera_of  # noqa: E402
-from gs_semantic.viewer.source import FolderSource  # noqa: E402
+from gs_semantic.gaussians import Camera
+from gs_semantic.gaussians.map_folder import load_map
+from gs_semantic.viewer.picking import Picker
+from gs_semantic.viewer.server import Viewer
+from gs_semantic.viewer.session import Session, camera_of
+from gs_semantic.viewer.source import FolderSource
 
 PATIENCE_S = 45.0
 FLAGS = (  # a browser without screen, GPU, network and user
