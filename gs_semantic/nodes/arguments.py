@@ -217,6 +217,12 @@ SEGMENT_ARGUMENTS = (
         parameters=((MAPPER, "semantics"),),
     ),
     Argument(
+        "language",
+        "",
+        "Folder of CLIP or SigLIP weights: objects are found by words that are no names, too.",
+        parameters=((MAPPER, "language"),),
+    ),
+    Argument(
         "autostart",
         "true",
         "Configure and activate the mapper at once; false: a lifecycle manager does.",
@@ -498,6 +504,8 @@ def _checked(arguments: tuple[Argument, ...], given: Mapping[str, str]) -> dict[
     for name in paths:
         if values.get(name):  # the nodes may run in another folder
             values[name] = str(Path(values[name]).expanduser().absolute())
+    if values.get("language") and (weights := Path(values["language"]).expanduser()).is_dir():  # or a name in the cache
+        values["language"] = str(weights.absolute())
     return values
 
 

@@ -170,7 +170,8 @@ def test_an_object_is_named_and_hidden_from_the_page(browser: webdriver.Chrome, 
         v, u = np.argwhere(ids == 1).mean(0).round().astype(int)
         page.click(u, v)
         until(lambda: page.session.selected == 1, "the selection")
-        field = until(lambda: browser.find_elements("xpath", "//input[@type='text' and not(@disabled) and @value='']"), "the name")[0]
+        below = "//*[normalize-space(text())='Name']/following::*[self::input or self::textarea][1][not(@disabled)]"
+        field = until(lambda: browser.find_elements("xpath", below), "the field for the name")[0]
         field.send_keys("<b>my</b> *mug*")
         until(lambda: page.session._name.value == "<b>my</b> *mug*", "the name on the server")
         page.press("Rename")
