@@ -15,7 +15,7 @@ from gs_semantic.objects.splats import ROTATION_ONE
 MODES = ("colour", "semantic", "instance", "confidence")
 UNKNOWN = (96, 96, 100)  # colour of what belongs to no object, except in "colour"
 HIGHLIGHT = (255, 0, 255)  # no surface has it
-HIGHLIGHT_SHARE = 0.7
+HIGHLIGHT_SHARE = 0.55
 NEAREST_M = 0.3  # nearer splats count as if they were so far away
 MARGIN = 1.3  # of the image: a small turn of the camera shows something, too
 OUTSIDE = 0.02  # weight of what lies outside of the image
@@ -27,6 +27,11 @@ def largest(splats: np.ndarray, limit: int, camera: Camera | None = None) -> np.
     """Rows of at most ``limit`` splats: those that cover most, of the image of a camera or, without one, of surface."""
     if len(splats) <= limit:
         return np.arange(len(splats))
+    return np.argpartition(-_cover(splats, camera), limit)[:limit]
+
+
+def _cover(splats: np.ndarray, camera: Camera | None) -> np.ndarray:
+    """How much each splat (N,) covers, in some unit."""
     scale = np.sort(splats["scale"].astype(np.float32), axis=1)
     weight = scale[:, 2] * scale[:, 1] * splats["opacity"]
     if camera is not None:
@@ -37,7 +42,7 @@ def largest(splats: np.ndarray, limit: int, camera: Camera | None = None) -> np.
         for axis, focal, size in ((0, camera.fx, camera.width), (1, camera.fy, camera.height)):
             inside &= np.abs(local[:, axis]) * focal < MARGIN * size / 2 * depth
         weight = weight / np.maximum(distance, NEAREST_M) ** 2 * np.where(inside, 1.0, OUTSIDE)
-    return np.argpartition(-weight, limit)[:limit]
+    return weight
 
 
 def covariances(splats: np.ndarray, camera: Camera | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@ and the buttons, which hand over."""
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -13,7 +14,8 @@ import numpy as np
 
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.gaussians import Camera
-from gs_semantic.objects.packing import matrix_to_quaternion, quaternion_to_matrix
+from gs_semantic.objects.packing import quaternion_to_matrix
+from gs_semantic.objects.registry import Box
 from gs_semantic.viewer.appearance import MODES, colours, covariances, largest, without
 from gs_semantic.viewer.card import card, plain
 from gs_semantic.viewer.history import History
@@ -49,6 +51,7 @@ class Session:
         self._next_s = 0.0
         self._picker: tuple[Snapshot, frozenset[int], Picker] | None = None
         self._splats: viser.GaussianSplatHandle | None = None
+        self._marks: list[viser.SceneNodeHandle] = []  # of the selected object
         self._placed = False
         self._make_panel()
         client.scene.on_click()(lambda event: self.click(event.ray_origin, event.ray_direction))
@@ -190,8 +193,7 @@ class Session:
 
     def _send(self, camera: Camera) -> None:
         splats = without(self.snapshot.splats, self.hidden)
-        rows = largest(splats, self._limit, camera)
-        chosen = splats[rows]
+        chosen = splats[largest(splats, self._limit, camera)]
         self.shown = len(chosen)
         spread = np.clip(covariances(chosen, camera) * UNIT**2, -((LARGEST_M * UNIT) ** 2), (LARGEST_M * UNIT) ** 2)
         rgb = colours(chosen, self.snapshot.objects, str(self._mode.value), self.selected)
@@ -210,23 +212,17 @@ class Session:
     def _send_box(self) -> None:
         scene = self.client.scene
         obj = self.snapshot.objects.get(self.selected)
-        for name in ("/selected/box", "/selected/name"):
-            scene.remove_by_name(name)
+        for part in self._marks:
+            part.remove()
+        self._marks = []
         if obj is None or obj.box is None or not self._box.value or self.selected in self.hidden:
             return
-        wxyz = np.roll(matrix_to_quaternion(obj.box.rotation), 1)
-        scene.add_box(
-            "/selected/box",
-            color=BOX_RGB,
-            dimensions=tuple(float(side) for side in np.maximum(obj.box.size, 0.001)),
-            wireframe=True,
-            cast_shadow=False,
-            receive_shadow=False,
-            position=obj.box.centre,
-            wxyz=wxyz,
-        )
-        top = obj.box.centre + [0, 0, np.abs(obj.box.rotation[2]) @ obj.box.size / 2]
-        scene.add_label("/selected/name", obj.label, position=top)
+        edges = edges_of(obj.box)
+        top = obj.box.centre + [0, 0, edges[..., 2].max() - obj.box.centre[2]]
+        self._marks = [
+            scene.add_line_segments("/selected/box", edges, BOX_RGB, thickness=2.0, thickness_units="screen"),
+            scene.add_label("/selected/name", obj.label, position=top),
+        ]
 
     def _told(self) -> str:
         total, snapshot = len(self.snapshot.splats), self.snapshot
@@ -261,6 +257,13 @@ def camera_of(handle: viser.CameraHandle) -> Camera:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = quaternion_to_matrix(np.roll(handle.wxyz, -1)), handle.position
     return Camera(width, height, focal, focal, width / 2 - 0.5, height / 2 - 0.5, pose)
+
+
+def edges_of(box: Box) -> np.ndarray:
+    """The twelve edges (12, 2, 3) of a box."""
+    corners = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
+    pairs = [(a, b) for a, b in itertools.combinations(range(8), 2) if (corners[a] != corners[b]).sum() == 1]
+    return (corners[np.array(pairs)] * box.size) @ box.rotation.T + box.centre
 
 
 def _class_names(snapshot: Snapshot) -> dict[int, str]:
