@@ -64,12 +64,22 @@ def covariances(splats: np.ndarray, camera: Camera | None = None) -> np.ndarray:
     return out
 
 
-def colours(splats: np.ndarray, objects: Mapping[int, ObjectView], mode: str, selected: int = 0) -> np.ndarray:
-    """uint8 (M, 3). Semantic and instance colours are those of the label images and of RViz's boxes; confidence is that of
-    the object's class, dark to bright. The selected object is tinted."""
+def colours(
+    splats: np.ndarray,
+    objects: Mapping[int, ObjectView],
+    mode: str,
+    selected: int = 0,
+    confidence: np.ndarray | None = None,
+) -> np.ndarray:
+    """uint8 (M, 3). Semantic and instance colours are those of the label images and of RViz's boxes; confidence, dark to
+    bright, is that of each splat, uint8 (M,), or, when that is not known, of its object's class. The selected object is
+    tinted."""
     own = splats["object_id"]
     if mode == "colour":
         rgb = splats["rgb"].copy()
+    elif mode == "confidence" and confidence is not None:
+        known = np.isin(own, np.array(sorted(objects), np.uint64))
+        rgb = np.where(known[:, None], _brightness(confidence), np.array(UNKNOWN, np.uint8))
     else:
         ids, place = np.unique(own, return_inverse=True)
         rgb = _object_colours([objects.get(int(i)) for i in ids], mode)[place]
@@ -92,14 +102,20 @@ def _object_colours(objects: Sequence[ObjectView | None], mode: str) -> np.ndarr
         classes = np.array([obj.class_id for obj in known])
         out[there] = np.where((classes == VOID)[:, None], UNKNOWN, palette(int(classes.max()) + 1)[classes])
     else:
-        levels = np.array([[round(obj.confidence * 255)] for obj in known], np.uint8)
-        out[there] = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+        out[there] = _brightness(np.array([round(obj.confidence * 255) for obj in known], np.uint8))
     return out
 
 
-def without(splats: np.ndarray, hidden: Collection[int]) -> np.ndarray:
-    """Splats that do not belong to one of the objects."""
-    return splats[~np.isin(splats["object_id"], np.array(sorted(hidden), np.uint64))] if hidden else splats
+def _brightness(levels: np.ndarray) -> np.ndarray:
+    """Colours uint8 (K, 3) of levels uint8 (K,), dark to bright."""
+    return cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1] if len(levels) else np.zeros((0, 3), np.uint8)
+
+
+def visible(splats: np.ndarray, hidden: Collection[int]) -> np.ndarray:
+    """Rows of the splats that do not belong to one of the objects."""
+    if not hidden:
+        return np.arange(len(splats))
+    return np.flatnonzero(~np.isin(splats["object_id"], np.array(sorted(hidden), np.uint64)))
 
 
 def _local(splats: np.ndarray, camera: Camera) -> np.ndarray:

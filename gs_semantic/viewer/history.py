@@ -43,4 +43,7 @@ class History:
 
     def _light(self, snapshot: Snapshot) -> Snapshot:
         rows = np.sort(largest(snapshot.splats, self._splats))
-        return snapshot if len(rows) == len(snapshot.splats) else replace(snapshot, splats=snapshot.splats[rows])
+        if len(rows) == len(snapshot.splats):
+            return snapshot
+        confidence = None if snapshot.confidence is None else snapshot.confidence[rows]
+        return replace(snapshot, splats=snapshot.splats[rows], confidence=confidence)

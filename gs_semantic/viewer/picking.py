@@ -10,7 +10,7 @@ from gs_semantic.gaussians import Camera
 from gs_semantic.gaussians.camera import looking_along
 from gs_semantic.objects.splats import map_of_splats
 from gs_semantic.rendering import RasterSettings, create_rasterizer
-from gs_semantic.viewer.appearance import without
+from gs_semantic.viewer.appearance import visible
 
 RAY_PX, RAY_FOCAL_PX = 9, 500.0  # a click is a tiny image along its ray: one pixel is 2 mrad wide
 
@@ -19,7 +19,7 @@ class Picker:
     """Draws ids of one set of splats ``SPLAT`` (N,); objects in ``hidden`` are not there."""
 
     def __init__(self, splats: np.ndarray, hidden: Collection[int] = ()) -> None:
-        self._gaussians, self._ids = map_of_splats(without(splats, hidden))
+        self._gaussians, self._ids = map_of_splats(splats[visible(splats, hidden)])
         self._rasterizer = create_rasterizer("auto", RasterSettings(eps2d=0.01))
 
     def ids(self, camera: Camera) -> np.ndarray:

@@ -16,7 +16,7 @@ from gs_semantic.errors import GsSemanticError
 from gs_semantic.gaussians import Camera
 from gs_semantic.objects.packing import quaternion_to_matrix
 from gs_semantic.objects.registry import Box
-from gs_semantic.viewer.appearance import MODES, colours, covariances, largest, without
+from gs_semantic.viewer.appearance import MODES, colours, covariances, largest, visible
 from gs_semantic.viewer.card import card, plain
 from gs_semantic.viewer.history import History
 from gs_semantic.viewer.picking import Picker
@@ -192,11 +192,13 @@ class Session:
         return bool(step > MOVED * reach) or before.fx != camera.fx
 
     def _send(self, camera: Camera) -> None:
-        splats = without(self.snapshot.splats, self.hidden)
-        chosen = splats[largest(splats, self._limit, camera)]
+        rows = visible(self.snapshot.splats, self.hidden)
+        rows = rows[largest(self.snapshot.splats[rows], self._limit, camera)]
+        chosen, confidence = self.snapshot.splats[rows], self.snapshot.confidence
+        confidence = None if confidence is None else confidence[rows]
         self.shown = len(chosen)
         spread = np.clip(covariances(chosen, camera) * UNIT**2, -((LARGEST_M * UNIT) ** 2), (LARGEST_M * UNIT) ** 2)
-        rgb = colours(chosen, self.snapshot.objects, str(self._mode.value), self.selected)
+        rgb = colours(chosen, self.snapshot.objects, str(self._mode.value), self.selected, confidence)
         values = (chosen["position"] * np.float32(UNIT), spread, rgb, chosen["opacity"][:, None])
         with self.client.atomic():
             if self._splats is None:

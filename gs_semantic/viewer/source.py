@@ -22,13 +22,15 @@ from gs_semantic.objects.splats import SPLAT, make_splats
 @dataclass(frozen=True)
 class Snapshot:
     """One revision of a map. splats: records ``SPLAT`` (N,), never changed; objects: those of them that are shown, by id.
-    ``name`` tells people where it comes from."""
+    ``name`` tells people where it comes from. confidence: uint8 (N,), how sure it is which object each splat is of, where that
+    is known."""
 
     name: str = ""
     revision: int = 0
     frame_id: str = ""
     splats: np.ndarray = field(default_factory=lambda: np.zeros(0, SPLAT))
     objects: Mapping[int, ObjectView] = field(default_factory=dict)
+    confidence: np.ndarray | None = None
 
 
 class MapSource(Protocol):
@@ -96,7 +98,11 @@ def _snapshot(shown: MapOffline, name: str) -> Snapshot:
     mapper = shown.mapper
     view = MapView.of(mapper.gaussians, mapper.objects, 0, pack_registry(mapper.objects))
     splats = make_splats(view, np.arange(len(mapper.gaussians)))
-    return Snapshot(name, mapper.gaussians.revision, mapper.gaussians.frame_id, splats, by_id(unpack_objects(view.objects.to_bytes())))
+    objects = by_id(unpack_objects(view.objects.to_bytes()))
+    votes = mapper.gaussians["vote_weight"].numpy()
+    # the leader's share, with one vote of doubt: a few votes that agree are not yet certainty
+    confidence = np.round(255 * votes.max(1) / (votes.sum(1) + 1)).astype(np.uint8)
+    return Snapshot(name, mapper.gaussians.revision, mapper.gaussians.frame_id, splats, objects, confidence)
 
 
 def by_id(objects: Sequence[ObjectView]) -> dict[int, ObjectView]:

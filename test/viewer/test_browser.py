@@ -27,6 +27,7 @@ from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.keys import Keys
 
 from gs_semantic.gaussians import Camera
 from gs_semantic.gaussians.map_folder import load_map
@@ -35,7 +36,7 @@ from gs_semantic.viewer.server import Viewer
 from gs_semantic.viewer.session import Session, camera_of
 from gs_semantic.viewer.source import FolderSource
 
-PATIENCE_S = 45.0
+PATIENCE_S = 120.0
 FLAGS = (  # a browser without screen, GPU, network and user
     *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-quic"),
@@ -159,6 +160,28 @@ def test_a_click_lights_up_what_the_id_image_shows(browser: webdriver.Chrome, bl
         page.click(u, v)
         until(lambda: page.session.selected == 0, "the end of the selection")
         assert (np.abs(page.still(differs_from=lit) - before).max(axis=2) > 20).mean() < 0.01
+
+
+def test_the_time_line_shows_earlier_revisions(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    folders = [Blocks(tmp_path / name, floor).folder for name, floor in (("monday", 10), ("tuesday", 20))]
+    with Viewer(FolderSource(*folders), port=0) as viewer:
+        page = Page(browser, viewer)
+        newest = page.session.shown
+        until(lambda: "tuesday revision" in page.text and "all 2,200 Gaussians; 3 objects" in page.text, "the newest")
+        knob = until(lambda: browser.find_elements("css selector", "[role='slider']"), "the time line")[0]
+        knob.send_keys(Keys.ARROW_LEFT)
+        until(lambda: page.session.shown < newest, "the earlier revision")
+        until(lambda: "monday revision" in page.text and "all 1,900 Gaussians; 3 objects" in page.text, "what is told of it")
+        knob.send_keys(Keys.ARROW_RIGHT)
+        until(lambda: page.session.shown == newest, "the newest again")
+
+
+def test_with_a_token_the_page_opens_through_the_gate(browser: webdriver.Chrome, blocks: Blocks) -> None:
+    with Viewer(FolderSource(blocks.folder), port=0, token="a key") as viewer:
+        browser.get(viewer.address.partition("?")[0])
+        assert "needs a token" in browser.page_source and not viewer.sessions
+        page = Page(browser, viewer)
+        assert "token" not in browser.current_url and "3 objects" in until(lambda: page.text, "a text")
 
 
 def test_an_object_is_named_and_hidden_from_the_page(browser: webdriver.Chrome, blocks: Blocks) -> None:

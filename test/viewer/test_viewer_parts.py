@@ -20,7 +20,17 @@ from gs_semantic.gaussians import Camera
 from gs_semantic.gaussians.camera import looking_along
 from gs_semantic.labels import palette
 from gs_semantic.objects.splats import SPLAT
-from gs_semantic.viewer.appearance import HIGHLIGHT, LEAST_PX, MODES, UNKNOWN, colours, covariances, largest, without
+from gs_semantic.viewer.appearance import (
+    HIGHLIGHT,
+    HIGHLIGHT_SHARE,
+    LEAST_PX,
+    MODES,
+    UNKNOWN,
+    colours,
+    covariances,
+    largest,
+    visible,
+)
 from gs_semantic.viewer.card import card, plain, when
 from gs_semantic.viewer.gate import COOKIE, Gate
 from gs_semantic.viewer.history import KEPT, History
@@ -110,8 +120,11 @@ def test_colours_of_every_mode(source: FolderSource) -> None:
     lit = colours(splats, snapshot.objects, "colour", selected=2)
     changed = (lit != splats["rgb"]).any(axis=1)
     assert (changed == (ids == 2)).all()
-    assert np.abs(lit[ids == 2].astype(int) - HIGHLIGHT).max() <= 80
-    assert len(without(splats, {2})) == len(splats) - BLOCKS["green block"].gaussians
+    assert np.abs(lit[ids == 2].astype(int) - HIGHLIGHT).max() <= round((1 - HIGHLIGHT_SHARE) * 255) + 1
+    assert len(visible(splats, {2})) == len(splats) - BLOCKS["green block"].gaussians
+    own = colours(splats, snapshot.objects, "confidence", confidence=np.arange(len(splats)).astype(np.uint8))
+    assert (own[ids == 0] == UNKNOWN).all() and len(np.unique(own[ids == 1], axis=0)) > 100
+    assert (snapshot.confidence == np.where(ids > 0, round(255 * 3 / 4), 0)).all()  # three votes, and one of doubt
 
 
 def test_the_card_tells_what_is_known(source: FolderSource) -> None:
