@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ class ViewerParameters:
 
 
 class LiveSource:
-    """A running mapper's map, as ``gs_semantic.viewer.source.MapSource``. A thread of its own asks for the objects, so that
-    a mapper which is busy, or gone, does not stop the view."""
+    """A running mapper's map, as ``gs_semantic.viewer.source.MapSource``. A thread of its own asks for the objects and
+    tells of selections, so that a mapper which is busy, or gone, does not stop the view."""
 
     def __init__(self, node: Node, mapper: str) -> None:
         self.title = mapper
@@ -42,6 +43,8 @@ class LiveSource:
         self._client = SemanticMap(node, ANSWER_S, mapper)
         self._newest = Snapshot()
         self._objects: dict[int, ObjectView] = {}
+        self._logger = node.get_logger()
+        self._selected: queue.SimpleQueue[int] = queue.SimpleQueue()  # what the mapper has to be told
         self._ending, self._again = threading.Event(), threading.Event()
         self._lister = threading.Thread(target=self._list, name="objects", daemon=True)
         self._lister.start()
@@ -58,6 +61,7 @@ class LiveSource:
         while not self._ending.is_set():
             wanted = self._again.wait(LIST_S)
             self._again.clear()
+            self._tell_selected()
             revision = self._stream.revision
             if self._ending.is_set() or not len(self._stream.splats) or (revision == listed and not wanted):
                 continue
@@ -80,7 +84,20 @@ class LiveSource:
         self._again.set()
 
     def select(self, object_id: int) -> None:
-        self._client.select(object_id)
+        """The mapper is told later: the view does not wait for it."""
+        self._selected.put(object_id)
+        self._again.set()
+
+    def _tell_selected(self) -> None:
+        selected = None
+        while not self._selected.empty():
+            selected = self._selected.get()  # only the last one counts
+        if selected is None or self._ending.is_set():
+            return
+        try:
+            self._client.select(selected)
+        except GsSemanticError as error:
+            self._logger.warning(f"the mapper was not told that object {selected} is selected: {error}")
 
 
 class ViewerNode(Node):

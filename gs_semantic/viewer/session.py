@@ -53,6 +53,7 @@ class Session:
         self._splats: viser.GaussianSplatHandle | None = None
         self._marks: list[viser.SceneNodeHandle] = []  # of the selected object
         self._placed = False
+        self._place = 1  # on the time line
         self._make_panel()
         client.scene.on_click()(lambda event: self.click(event.ray_origin, event.ray_direction))
 
@@ -118,28 +119,29 @@ class Session:
     def update(self, newest: Snapshot) -> None:
         """Do what the page asked for and send what it does not show yet."""
         self._follow(newest)
+        if self._choice.value != self._chosen:
+            self.select(self._choices.get(self._choice.value, 0))
         while not self._asked.empty():
             try:
                 self._asked.get()()
             except GsSemanticError as error:
                 self.client.add_notification("Not done", str(error), with_close_button=True, color="red")
-        if self._choice.value != self._chosen:
-            self.select(self._choices.get(self._choice.value, 0))
         self._show_object()
         self._draw()
 
     def _follow(self, newest: Snapshot) -> None:
         """Look at the revision that the time line is set to."""
         earlier = self._history.before(newest.revision)
-        at_end = self._time.value >= self._time.max
-        place = len(earlier) if at_end else min(int(self._time.value), len(earlier))
         steps = max(len(earlier), 1)
-        if self._time.max != steps:
-            self._time.max = steps
-        if at_end and self._time.value != steps:
-            self._time.value = steps
-        if self._time.disabled == bool(earlier):
-            self._time.disabled = not earlier
+        place = min(int(self._time.value), len(earlier))
+        if self._time.value >= self._time.max:  # follows the newest
+            place = steps
+        elif place == self._place:  # not moved: the same snapshot, even when others went
+            place = next((i for i, snapshot in enumerate(earlier) if snapshot is self.snapshot), place)
+        _set(self._time, "max", steps)
+        _set(self._time, "value", place)
+        _set(self._time, "disabled", not earlier)
+        self._place = place
         snapshot = newest if place >= len(earlier) else earlier[place]
         if snapshot is self.snapshot:
             return
@@ -152,8 +154,7 @@ class Session:
         kept = next((text for text, value in choices.items() if value == self.selected), NOTHING)
         self.selected = choices[kept]
         self._chosen = kept
-        if self._choice.value != kept:
-            self._choice.value = kept
+        _set(self._choice, "value", kept)
 
     def _show_object(self) -> None:
         obj = self.snapshot.objects.get(self.selected)
@@ -201,10 +202,14 @@ class Session:
         rgb = colours(chosen, self.snapshot.objects, str(self._mode.value), self.selected, confidence)
         values = (chosen["position"] * np.float32(UNIT), spread, rgb, chosen["opacity"][:, None])
         with self.client.atomic():
-            if self._splats is None:
+            if not len(chosen):
+                if self._splats is not None:
+                    _set(self._splats, "visible", False)
+            elif self._splats is None:
                 self._splats = self.client.scene.add_gaussian_splats("/map", *values, scale=1 / UNIT)
             else:
                 self._splats.set_gaussians(*values)
+                _set(self._splats, "visible", True)
             self._send_box()
             self._status.content = self._told()
         if not self._placed and len(chosen):
