@@ -8,6 +8,7 @@ import numpy as np
 
 VOID = 0  # class id and object slot of "nothing known"
 UNKNOWN = "unknown"  # what an object of class VOID is called: pixels may be void, a thing is one of which the class is not known
+OBJECT_COLOURS = 1024  # colours of objects, by slot, repeat after so many
 
 
 def palette(count: int, seed: int = 7) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
 over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `identity` (ids while things move), `faults` (are faults of a
 running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
-maps), `association` (ids over time)."""
+maps), `association` (ids over time), `viewer` (choice of what a browser gets)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ EXAMPLES = """examples:
   gs-semantic bench identity --objects 25 --json identity.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
-  gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json"""
+  gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json
+  gs-semantic bench viewer --gaussians 1000000 --json viewer.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "frame", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
@@ -63,9 +64,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
-    _configure_association(
-        add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU")
-    )
+    _configure_association(add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU"))
+    _configure_viewer(add("viewer", "choice of the Gaussians that a browser gets, and clicks, on a large map"))
+
+
+def _configure_viewer(sub: argparse.ArgumentParser) -> None:
+    from gs_semantic.viewer.settings import SPLATS
+
+    sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the room [1000000]")
+    sub.add_argument("--map", type=Path, help="map folder to look at instead")
+    sub.add_argument("--splats", type=int, default=SPLATS, help=f"Gaussians sent at most [{SPLATS}]")
+    options.add_json(sub)
 
 
 def _configure_map(sub: argparse.ArgumentParser) -> None:
@@ -228,8 +237,17 @@ def run(arguments: argparse.Namespace) -> int:
         "segmenter": run_segmenter,
         "rt_gs2": run_rt_gs2,
         "association": run_association,
+        "viewer": run_viewer,
     }
     return runs[arguments.kind](arguments)
+
+
+def run_viewer(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.viewer import run_viewer_bench
+
+    results = run_viewer_bench(arguments.gaussians, arguments.splats, path=arguments.map)
+    options.report(arguments, "what a browser gets", results)
+    return 0
 
 
 def run_map(arguments: argparse.Namespace) -> int:

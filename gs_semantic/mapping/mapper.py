@@ -22,6 +22,7 @@ from gs_semantic.mapping.corrections import motions
 from gs_semantic.mapping.depth_noise import smooth_depth
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.keyframes import KeyframeStore, make_keyframe, usable_depth
+from gs_semantic.mapping.language import LanguageSource, embed
 from gs_semantic.mapping.lifting import add_votes, grow_labels, hand_over_votes, register_votes, relabel_votes
 from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
 from gs_semantic.mapping.pose_refinement import PoseRefiner
@@ -76,13 +77,14 @@ class Mapper:
         labels: LabelSet | None = None,
         associator: Associator | None = None,
         semantics: SemanticSource | None = None,
+        language: LanguageSource | None = None,
         live: bool = False,
     ) -> None:
-        """semantics: labels the Gaussians of keyframes that bring no masks. live: the next keyframe comes soon, so boxes of
-        objects are not brought up to date after every one."""
+        """semantics: labels the Gaussians of keyframes that bring no masks. language: gives objects their embeddings. live:
+        the next keyframe comes soon, so boxes of objects are not brought up to date after every one."""
         self.live = live
         self.config = config or MapperConfig()
-        self.semantics = semantics
+        self.semantics, self.language = semantics, language
         self.config.validate()
         self.rasterizer = rasterizer or CpuRasterizer(self.config.raster_settings)
         self._labels = labels
@@ -279,6 +281,11 @@ class Mapper:
                 changed = take_classes(self.gaussians, self.objects, update, self.semantics.labels)
                 self._dirty |= changed
                 self._events.objects_changed |= changed
+            yield
+        if self.language is not None and index % self.config.embed_every == 0 and len(self.gaussians):
+            with self._timed("embed"):
+                seen = self.render_labels(frame.camera, frame.stamp_ns, tentative=True)
+                embed(self.objects, seen, self.language.map(frame.rgb), self.language.name)
             yield
         with self._timed("keyframe"):
             self.keyframes.add(make_keyframe(index, frame, slots, self.config))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from geometry_msgs.msg import PointStamped
@@ -61,6 +61,9 @@ from gs_semantic.nodes.worker import Worker
 from gs_semantic.objects.events import EventWatch
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
+
+if TYPE_CHECKING:
+    from gs_semantic.segmenters.language import LanguageFeatures
 
 T = TypeVar("T")
 
@@ -236,12 +239,22 @@ class MapperNode(ManagedNode):
     def _make_mapper(self, config: MapperConfig) -> Mapper:
         rasterizer = CpuRasterizer(config.raster_settings)
         semantics = self._semantics(rasterizer)
+        self.language = self._language()
         labels = semantics.labels if semantics is not None else None
         if not self.parameters.load_map:
-            return Mapper(config, rasterizer, labels=labels, semantics=semantics, live=True)
+            return Mapper(config, rasterizer, labels=labels, semantics=semantics, language=self.language, live=True)
         gaussians, objects = load_map(self.parameters.load_map)
         self.get_logger().info(f"loaded {len(gaussians)} Gaussians and {len(objects)} objects")
-        return Mapper(config, rasterizer, gaussians, objects, semantics=semantics, live=True)
+        return Mapper(config, rasterizer, gaussians, objects, semantics=semantics, language=self.language, live=True)
+
+    def _language(self) -> LanguageFeatures | None:
+        """What puts objects and words into one space, if anything does."""
+        if not self.parameters.language:
+            return None
+        from gs_semantic.segmenters.language import LanguageFeatures  # torch networks: only when used
+        from gs_semantic.segmenters.weights import Weights
+
+        return LanguageFeatures(Weights(self.parameters.language), self.parameters.device)
 
     def _semantics(self, rasterizer: CpuRasterizer) -> SemanticSource | None:
         """What labels frames without masks, if anything does."""

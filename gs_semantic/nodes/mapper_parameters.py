@@ -97,6 +97,9 @@ class NodeParameters:
     semantics: str = parameter(
         "", "checkpoint of a method that generalises, which labels frames without masks (docs/generalization.md)"
     )
+    language: str = parameter(
+        "", "folder of CLIP or SigLIP weights: objects get embeddings, and query_text understands words that are no names"
+    )
     save_on_exit: str = parameter("", "map folder to write when the node ends", live=True)
     view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0, live=True)
     idle_optimise_s: float = parameter(20.0, "go on optimising so long after the last frame", 0.0, 86400.0, live=True)

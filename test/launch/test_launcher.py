@@ -15,7 +15,17 @@ import yaml
 
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.nodes.arguments import GENERALIZER, MAPPER, REPLAY, SEGMENTER, TOPIC, TRAINER, USES, plan_replay
+from gs_semantic.nodes.arguments import (
+    GENERALIZER,
+    MAPPER,
+    REPLAY,
+    SEGMENTER,
+    TOPIC,
+    TRAINER,
+    USES,
+    VIEWER,
+    plan_replay,
+)
 from gs_semantic.nodes.generalizer_node import GeneralizerParameters
 from gs_semantic.nodes.launcher import PACKAGE_ROOT, NodeProcesses
 from gs_semantic.nodes.mapper_parameters import NodeParameters
@@ -23,6 +33,7 @@ from gs_semantic.nodes.parameters import default_of
 from gs_semantic.nodes.replay_node import ReplayParameters
 from gs_semantic.nodes.segmenter_node import SegmenterParameters
 from gs_semantic.nodes.trainer_node import TrainerParameters
+from gs_semantic.nodes.viewer_node import ViewerParameters
 from gs_semantic.share import share_path
 
 SLEEPER = """
@@ -146,6 +157,7 @@ def parameters_of(node: str) -> dict[str, Field]:
         SEGMENTER: (SegmenterParameters,),
         TRAINER: (TrainerParameters,),
         GENERALIZER: (GeneralizerParameters,),
+        VIEWER: (ViewerParameters,),
     }[node]
     return {spec.name: spec for kind in kinds for spec in fields(kind)}
 
