@@ -115,8 +115,8 @@ class Tour(Once):
             raise GsSemanticError("list_objects: the map has no objects after the whole recording")
         classes = Counter(obj.label for obj in objects).most_common(5)
         self.note("list_objects", f"{len(objects)} objects: {', '.join(f'{n} {name}' for name, n in classes)}, ...")
-        u, v = self.labelled_pixel()
-        pixel = planner.query_pixel(u, v)
+        u, v, stamp = self.labelled_pixel()
+        pixel = planner.query_pixel(u, v, stamp_ns=stamp)
         seen = f"{pixel.object.label}, object {pixel.object.id}, {pixel.depth:.2f} m ahead"
         self.note(f"query_pixel({u}, {v})", seen)
         target = self.target(objects)
@@ -129,16 +129,17 @@ class Tour(Once):
         view = planner.render_view(camera.T_world_camera, camera, instance=True)
         self.note("render_view(last pose)", f"{camera.width}x{camera.height}, {len(view.object_ids)} objects in view")
 
-    def labelled_pixel(self) -> tuple[int, int]:
-        """Column and row of the labelled pixel nearest to the middle of the newest instance image."""
+    def labelled_pixel(self) -> tuple[int, int, int]:
+        """Column and row of the labelled pixel nearest to the middle of the newest instance image, and its stamp."""
         with self._lock:
             kept = self._messages["instance"]
-            image = kept[max(kept)]
+            stamp = max(kept)
+            image = kept[stamp]
         rows, columns = np.nonzero(conversions.read_image(image, TOPICS["instance"], [image.encoding]))
         if not len(rows):
             raise GsSemanticError("instance/image: the last frame shows no object of the map")
         nearest = np.hypot(rows - image.height / 2, columns - image.width / 2).argmin()
-        return int(columns[nearest]), int(rows[nearest])
+        return int(columns[nearest]), int(rows[nearest]), stamp
 
     @staticmethod
     def target(objects: Iterable[ObjectView]) -> ObjectView:
