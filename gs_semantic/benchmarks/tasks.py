@@ -78,11 +78,15 @@ class Once(Task):
                 deadline = time.monotonic() + LAST_ANSWER_PATIENCE_S
             if last_ns is not None and self.recorder.last_answer_ns >= last_ns:
                 break  # frames before the last one were not answered
+        self.played()
         self.planner.pause()
         self.measured()
         self.stop_ns = max(max(times.values()) for times in self.recorder.images.values() if times)  # not the waiting
         self.planner.save(str(self.options.save))
         return {"answers": self.recorder.answers}
+
+    def played(self) -> None:
+        """Called when the last answer has come, before the map is frozen."""
 
     def answered(self, answers: int) -> None:
         """Called while the recording plays, when so many of its frames have been answered."""
