@@ -26,7 +26,7 @@ from gs_semantic.nodes.arguments import MAPPER, REPLAY, SEGMENTER, plan_segment
 from gs_semantic.nodes.launcher import NodeProcesses
 
 CLIENT = "measuring client"
-START_PATIENCE_S = 90.0
+START_PATIENCE_S = 180.0  # a machine under load
 WATCH_S = 0.5
 LINGER_S = 0.3  # of the replay after its last frame, so that this arrives
 LOG_LINES = 12
@@ -223,7 +223,7 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
     def _end_replay(self) -> None:
         """The replay writes its log when it ends."""
         self.processes.interrupt(REPLAY)
-        code = self.processes.processes[REPLAY].wait(timeout=30)
+        code = self.processes.processes[REPLAY].wait(timeout=START_PATIENCE_S)
         self._fail_if(code != 0 or not self.publish_log.is_file(), REPLAY, "replay.log")
         del self.processes.processes[REPLAY], self.processes.processes[CLIENT]
 

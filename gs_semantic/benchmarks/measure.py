@@ -28,6 +28,7 @@ from gs_semantic.msg import Status
 from gs_semantic.nodes import qos
 from gs_semantic.nodes.conversions import to_ns
 
+PATIENCE_S = 120.0  # with a mapper on a machine under load
 LABEL_IMAGES = ("semantic/image", "instance/image", "semantic/confidence")
 STATUS_NUMBERS = (
     "state",
@@ -148,9 +149,9 @@ def main() -> int:
     spinner = threading.Thread(target=spin, args=(executor,), daemon=True)
     spinner.start()
     try:
-        with SemanticMap(f"/{options.namespace}/mapper") as planner:
-            if not recorder.wait(lambda: bool(recorder.status), 60.0):
-                raise GsSemanticError("the mapper's status did not come within 60 s")
+        with SemanticMap(f"/{options.namespace}/mapper", timeout_s=PATIENCE_S) as planner:
+            if not recorder.wait(lambda: bool(recorder.status), PATIENCE_S):
+                raise GsSemanticError(f"the mapper's status did not come within {PATIENCE_S:g} s")
             task = TASKS[options.task](recorder, planner, options)
             outcome = task.run()
     except GsSemanticError as error:

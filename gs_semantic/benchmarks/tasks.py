@@ -20,7 +20,8 @@ from gs_semantic.nodes.conversions import to_ns
 if TYPE_CHECKING:
     from gs_semantic.benchmarks.measure import Recorder
 
-LAST_ANSWER_PATIENCE_S = 10.0
+FIRST_ANSWER_PATIENCE_S = 120.0
+LAST_ANSWER_PATIENCE_S = 20.0
 
 
 def say(event: str, **values: Any) -> None:
@@ -41,8 +42,8 @@ class Task:
     def first_answer(self) -> None:
         """Start to measure at the first answer."""
         say("ready")
-        if not self.recorder.wait(lambda: self.recorder.answers > 0, 60.0):
-            raise GsSemanticError("no label image came within 60 s of the start of the replay")
+        if not self.recorder.wait(lambda: self.recorder.answers > 0, FIRST_ANSWER_PATIENCE_S):
+            raise GsSemanticError(f"no label image came within {FIRST_ANSWER_PATIENCE_S:g} s of the start of the replay")
         self.start_ns = time.monotonic_ns()
         say("started")
 
@@ -77,11 +78,15 @@ class Once(Task):
                 deadline = time.monotonic() + LAST_ANSWER_PATIENCE_S
             if last_ns is not None and self.recorder.last_answer_ns >= last_ns:
                 break  # frames before the last one were not answered
+        self.played()
         self.planner.pause()
         self.measured()
         self.stop_ns = max(max(times.values()) for times in self.recorder.images.values() if times)  # not the waiting
         self.planner.save(str(self.options.save))
         return {"answers": self.recorder.answers}
+
+    def played(self) -> None:
+        """Called when the last answer has come, before the map is frozen."""
 
     def answered(self, answers: int) -> None:
         """Called while the recording plays, when so many of its frames have been answered."""

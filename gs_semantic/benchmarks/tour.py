@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 KEPT_FRAMES = 15
 REGION_RADIUS_M = 1.5
+OBJECT_PATIENCE_S = 60.0
 TOPICS = {
     "colour": "color/image",
     "masks": "instance/image",
@@ -96,6 +98,12 @@ class Tour(Once):
         """Camera of the ``number``-th frame that was played (from 1)."""
         return self.sequence.camera(self.indices[min(number, len(self.indices)) - 1])
 
+    def played(self) -> None:
+        """On a machine under load the map may be frames behind: until there is an object to ask about."""
+        deadline = time.monotonic() + OBJECT_PATIENCE_S
+        while time.monotonic() < deadline and all(obj.centroid is None for obj in self.planner.list_objects()):
+            time.sleep(0.1)
+
     # --- afterwards -------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
@@ -111,12 +119,12 @@ class Tour(Once):
         """Every query once."""
         planner, camera = self.planner, self.camera(len(self.indices))
         objects = planner.list_objects()
-        if not objects:
+        if all(obj.centroid is None for obj in objects):
             raise GsSemanticError("list_objects: the map has no objects after the whole recording")
         classes = Counter(obj.label for obj in objects).most_common(5)
         self.note("list_objects", f"{len(objects)} objects: {', '.join(f'{n} {name}' for name, n in classes)}, ...")
-        u, v = self.labelled_pixel()
-        pixel = planner.query_pixel(u, v)
+        u, v, stamp = self.labelled_pixel()
+        pixel = planner.query_pixel(u, v, stamp_ns=stamp)
         seen = f"{pixel.object.label}, object {pixel.object.id}, {pixel.depth:.2f} m ahead"
         self.note(f"query_pixel({u}, {v})", seen)
         target = self.target(objects)
@@ -129,16 +137,16 @@ class Tour(Once):
         view = planner.render_view(camera.T_world_camera, camera, instance=True)
         self.note("render_view(last pose)", f"{camera.width}x{camera.height}, {len(view.object_ids)} objects in view")
 
-    def labelled_pixel(self) -> tuple[int, int]:
-        """Column and row of the labelled pixel nearest to the middle of the newest instance image."""
+    def labelled_pixel(self) -> tuple[int, int, int]:
+        """Column, row and stamp: in the newest instance image with an object, the labelled pixel nearest to its middle."""
         with self._lock:
-            kept = self._messages["instance"]
-            image = kept[max(kept)]
-        rows, columns = np.nonzero(conversions.read_image(image, TOPICS["instance"], [image.encoding]))
-        if not len(rows):
-            raise GsSemanticError("instance/image: the last frame shows no object of the map")
-        nearest = np.hypot(rows - image.height / 2, columns - image.width / 2).argmin()
-        return int(columns[nearest]), int(rows[nearest])
+            kept = sorted(self._messages["instance"].items(), reverse=True)
+        for stamp, image in kept:
+            rows, columns = np.nonzero(conversions.read_image(image, TOPICS["instance"], [image.encoding]))
+            if len(rows):
+                nearest = np.hypot(rows - image.height / 2, columns - image.width / 2).argmin()
+                return int(columns[nearest]), int(rows[nearest]), stamp
+        raise GsSemanticError("instance/image: the last frames show no object of the map")
 
     @staticmethod
     def target(objects: Iterable[ObjectView]) -> ObjectView:
