@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 VOID = 0  # class id and object slot of "nothing known"
+UNKNOWN = "unknown"  # what an object of class VOID is called: pixels may be void, a thing is one of which the class is not known
+OBJECT_COLOURS = 1024  # colours of objects, by slot, repeat after so many
 
 
 def palette(count: int, seed: int = 7) -> np.ndarray:
@@ -46,6 +48,10 @@ class LabelSet:
     def name(self, class_id: int) -> str:
         """Name of a class; ``class_<id>`` when the set does not know it."""
         return self.names.get(int(class_id), f"class_{int(class_id)}")
+
+    def object_name(self, class_id: int) -> str:
+        """What an object of a class is called; ``unknown`` for one without, as of masks that have no classes."""
+        return UNKNOWN if int(class_id) == VOID else self.name(class_id)
 
     def id_of(self, name: str) -> int | None:
         return next((key for key, value in self.names.items() if value == name), None)

@@ -28,5 +28,6 @@ def test_names():
     labels = LabelSet({0: "void", 4: "mug"})
     assert labels.name(4) == "mug" and labels.name(np.int32(4)) == "mug"
     assert labels.name(9) == "class_9" and labels.name(VOID) == "void"
+    assert labels.object_name(VOID) == "unknown" and labels.object_name(4) == "mug"
     assert labels.id_of("mug") == 4 and labels.id_of("spoon") is None
     assert LabelSet().names == {VOID: "void"} and LabelSet().names is not LabelSet().names

@@ -12,6 +12,7 @@ from gs_semantic.nodes.parameters import table
 from gs_semantic.nodes.replay_node import ReplayParameters
 from gs_semantic.nodes.segmenter_node import SegmenterParameters, settings_of
 from gs_semantic.nodes.trainer_node import TrainerParameters
+from gs_semantic.nodes.viewer_node import ViewerParameters
 from gs_semantic.segmenters.registry import KINDS
 
 # segmenters of one module have the same settings
@@ -26,6 +27,7 @@ TABLES: list[tuple[str, type, Iterable[str]]] = [
     *((f"## segmenter: {name}", settings_of(kind), ()) for name, kind in SETTINGS.items()),
     ("## trainer", TrainerParameters, ()),
     ("## generalizer", GeneralizerParameters, ()),
+    ("## viewer", ViewerParameters, ()),
 ]
 INTRODUCTION = """# Parameters
 

@@ -40,21 +40,29 @@ def run_budget(
                 progress()
 
         recording = live.record("traffic", sample, duration=minutes * 60, settle=SETTLE_S)
+        (folder / "resident_mb.txt").write_text("".join(f"{value:.1f}\n" for value in samples))
         peak = MB_PER_MIB * process.peak_rss_mb(live.pid(MAPPER))
     seconds = (recording.stop_ns - recording.start_ns) / 1e9
     received = recording.task["image_bytes"] + recording.task["splat_bytes"]
+    mbps = 8e-6 * received / seconds
     rss, last = np.array(samples), recording.status[-1]
-    return {
+    results = {
         "minutes": minutes,
         "budget_mb": budget_mb,
         "resident_mb_max": float(rss.max()),
         "resident_mb_mean": float(rss.mean()),
         "resident_mb_peak": peak,
         "budget_mbps": budget_mbps,
-        "mbps_mean": 8e-6 * received / seconds,
+        "mbps_mean": mbps,
         "splats_mbps_mean": 8e-6 * recording.task["splat_bytes"] / seconds,
         "splats": recording.task["splats"],
         "gaussians": last["gaussians"],
         "objects": last["objects"],
         "answer_hz": recording.rate().answer_hz,
     }
+    # by how much at most; negative: held with room
+    if budget_mb:
+        results["resident_over_pct"] = 100 * (float(rss.max()) / budget_mb - 1)
+    if budget_mbps:
+        results["mbps_over_pct"] = 100 * (mbps / budget_mbps - 1)
+    return results

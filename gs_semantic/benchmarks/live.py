@@ -22,7 +22,7 @@ import yaml
 from gs_semantic.benchmarks import process
 from gs_semantic.benchmarks.timing import Rate, complete_answers, rate, read_publish_log
 from gs_semantic.errors import GsSemanticError
-from gs_semantic.nodes.arguments import MAPPER, REPLAY, plan_segment
+from gs_semantic.nodes.arguments import MAPPER, REPLAY, SEGMENTER, plan_segment
 from gs_semantic.nodes.launcher import NodeProcesses
 
 CLIENT = "measuring client"
@@ -150,7 +150,7 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
         return self.processes.processes[name].pid
 
     def start(self, nodes: tuple[str, ...]) -> None:
-        """Start some of mapper and replay."""
+        """Start some of mapper, segmenter and replay."""
         file = self.folder / "parameters.yaml"
         layers = {
             "/**/mapper": {"ros__parameters": self.parameters},
@@ -214,7 +214,7 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
         )
 
     def _processor_time(self) -> ProcessorTime:
-        names = [name for name in (MAPPER, REPLAY, CLIENT) if self._alive(name)]
+        names = [name for name in (MAPPER, SEGMENTER, REPLAY, CLIENT) if self._alive(name)]
         return ProcessorTime(time.monotonic_ns(), {name: process.cpu_s(self.pid(name)) for name in names})
 
     def _alive(self, name: str) -> bool:
@@ -243,7 +243,7 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
                 event = json.loads(line)
                 ready |= event["event"] == "ready"
                 yield event
-            for name in (MAPPER, REPLAY):
+            for name in (MAPPER, SEGMENTER, REPLAY):
                 running = self.processes.processes.get(name)
                 self._fail_if(running is not None and running.poll() not in (None, 0), name, f"{name}.log")
             self._fail_if(not ready and time.monotonic() - started > START_PATIENCE_S, MAPPER, "mapper.log")

@@ -20,7 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from gs_semantic.benchmarks.tasks import Once, Query, Services, Steady, Task, Traffic
+from gs_semantic.benchmarks.tasks import Masks, Once, Query, Services, Steady, Task, Traffic
 from gs_semantic.benchmarks.tour import Tour
 from gs_semantic.client import SemanticMap
 from gs_semantic.errors import GsSemanticError
@@ -118,6 +118,7 @@ TASKS: dict[str, type[Task]] = {
     "services": Services,
     "query": Query,
     "traffic": Traffic,
+    "masks": Masks,
     "tour": Tour,
 }
 

@@ -20,6 +20,7 @@ from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.fitting import Exposures, FitSettings, PhotographFitter
+from gs_semantic.mapping.language import LanguageSource
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.objects.registry import ObjectState
@@ -65,11 +66,16 @@ class MapOffline:
 
     @classmethod
     def create(
-        cls, labels: LabelSet | None = None, params: Iterable[str] = (), semantics: SemanticSource | None = None
+        cls,
+        labels: LabelSet | None = None,
+        params: Iterable[str] = (),
+        semantics: SemanticSource | None = None,
+        language: LanguageSource | None = None,
     ) -> MapOffline:
         """An empty map; ``labels`` are the class names, ``params`` texts for ``mapper_config``; ``semantics`` labels it
-        in the place of masks."""
-        return cls(Mapper(mapper_config(params), labels=semantics.labels if semantics else labels, semantics=semantics))
+        in the place of masks, ``language`` gives objects their embeddings."""
+        names = semantics.labels if semantics else labels
+        return cls(Mapper(mapper_config(params), labels=names, semantics=semantics, language=language))
 
     @classmethod
     def open(cls, folder: str | Path) -> MapOffline:
@@ -101,7 +107,8 @@ class MapOffline:
         return fitter.exposures
 
     def save(self, folder: str | Path) -> None:
-        save_map(folder, self.mapper.gaussians, self.mapper.objects, self.mapper.objects.labels)
+        mapper = self.mapper
+        save_map(folder, mapper.gaussians, mapper.objects, mapper.objects.labels, views=mapper.views.values())
 
     @property
     def confirmed_slots(self) -> list[int]:

@@ -1,7 +1,7 @@
 """``bench segmenter``: rate, cost and quality of a source of 2D masks, and of the map that is made of its masks.
 
 Every frame is segmented and its masks are compared with the recorded ones. With ``mapped`` the frames, but for those
-withheld, are also given to a mapper, whose map is then scored at the withheld views.
+withheld, are also given to a mapper, whose map is then scored at the withheld views. ``run_live`` measures the node.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gs_semantic.benchmarks.live import LiveSystem
 from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.benchmarks.scoring import WITHHOLD_EVERY, Evaluation, score_views, withheld
+from gs_semantic.benchmarks.timing import rate
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.evaluation.masks import MaskScore
+from gs_semantic.nodes.arguments import MAPPER, SEGMENTER
 from gs_semantic.segmenters.base import Segmenter
 
+LIVE_SETTLE_S = 5.0
 WARM_UP = 2  # segmentations before time is taken
 MAPPED_KEYS = ("instance_miou", "instance_miou_large", "duplicate_ids_pct", "psnr_db")
 
@@ -70,3 +75,33 @@ def run_segmenter(
         results |= {f"mapped_{key}": scores[key] for key in MAPPED_KEYS if key in scores}
         results["mapped_objects"] = len(shown.confirmed_slots)
     return results
+
+
+def run_live(
+    arguments: dict[str, str],
+    folder: Path,
+    seconds: float,
+    rate_hz: float,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, float]:
+    """The segmenter node beside a mapper that maps its masks, while somebody listens to both.
+
+    arguments: start arguments of ``segment`` (sequence, segmenter, model, words). Latencies run from the replay's
+    publish call to the arrival of the masks. ``progress`` is called every second.
+    """
+    with LiveSystem(folder, {**arguments, "rate_hz": rate_hz, "loop": "true"}) as live:
+        live.start((MAPPER, SEGMENTER))
+        recording = live.record(
+            "masks", lambda event: event["event"] == "second" and progress(), duration=seconds, settle=LIVE_SETTLE_S
+        )
+    came = {int(stamp): when for stamp, when in recording.task["masks"].items()}
+    masks = rate(recording.published, came, recording.start_ns, recording.stop_ns)
+    return {
+        "live_input_hz": rate_hz,
+        "live_hz": masks.answer_hz,
+        "live_p50_ms": masks.latency_p50_ms,
+        "live_p95_ms": masks.latency_p95_ms,
+        "live_core_ms": recording.core_ms_per_frame.get(SEGMENTER, float("nan")),
+        "live_answer_hz": recording.rate().answer_hz,
+        "live_gaussians": recording.status[-1]["gaussians"],
+    }

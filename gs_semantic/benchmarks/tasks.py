@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sensor_msgs.msg import Image
 
 from gs_semantic.benchmarks.timing import read_publish_log
 from gs_semantic.client import SemanticMap, SplatStream
 from gs_semantic.errors import GsSemanticError
+from gs_semantic.nodes import qos
+from gs_semantic.nodes.conversions import to_ns
 
 if TYPE_CHECKING:
     from gs_semantic.benchmarks.measure import Recorder
@@ -102,6 +105,21 @@ class Steady(Task):
             time.sleep(max(0.0, self.start_ns / 1e9 + second + 1 - time.monotonic()))
             say("second")
             yield second
+
+
+class Masks(Steady):
+    """A steady stream; notes when the masks of a segmenter node come."""
+
+    def run(self) -> dict[str, Any]:
+        came: dict[int, int] = {}
+
+        def note(image: Image) -> None:
+            came[to_ns(image.header.stamp)] = time.monotonic_ns()
+
+        topic = f"/{self.options.namespace}/instance/image"
+        self.recorder.create_subscription(Image, topic, note, qos.sensor_input("reliable"))
+        super().run()
+        return {"masks": came}
 
 
 class Services(Steady):

@@ -1,4 +1,4 @@
-"""``gs-semantic``: demo, run, doctor, map, train, train2d, generalize, render, evaluate, edit, data, bench.
+"""``gs-semantic``: demo, run, doctor, map, train, train2d, generalize, render, evaluate, edit, view, data, bench.
 
 Every verb is a module with ``configure(parser)`` and ``run(arguments) -> exit code``; what is heavy is imported when a
 verb runs, so that ``--help`` is quick.
@@ -12,7 +12,21 @@ import sys
 from collections.abc import Sequence
 
 from gs_semantic import __version__
-from gs_semantic.cli import bench, data, demo, doctor, edit, evaluate, generalize, map, render, run, train, train2d
+from gs_semantic.cli import (
+    bench,
+    data,
+    demo,
+    doctor,
+    edit,
+    evaluate,
+    generalize,
+    map,
+    render,
+    run,
+    train,
+    train2d,
+    view,
+)
 from gs_semantic.errors import GsSemanticError
 
 EXIT_ERROR = 2  # wrong input or usage, like argparse
@@ -30,6 +44,7 @@ VERBS = {
     "render": (render, "render views of a map folder to images"),
     "evaluate": (evaluate, "score a map or predicted images against a labelled sequence"),
     "edit": (edit, "remove, extract, move or swap objects of a map"),
+    "view": (view, "look at a saved map in the browser, click and name its objects"),
     "data": (data, "look at recorded sequences; write them as ROS 2 bags"),
     "bench": (bench, "measure mapping, rendering and memory"),
 }

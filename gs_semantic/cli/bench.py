@@ -1,7 +1,7 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
-over time), `budget`, `query` (times of planners' questions), `identity` (ids while things move), `faults` (are faults of a
+over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `identity` (ids while things move), `faults` (are faults of a
 running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
-maps), `association` (ids over time)."""
+maps), `association` (ids over time), `viewer` (choice of what a browser gets)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ EXAMPLES = """examples:
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
   gs-semantic bench faults --json faults.json
   gs-semantic bench query --gaussians 1000000 --objects 200 --json query.json
+  gs-semantic bench distance --sequence house/living --mesh house/scene.npz --gaussians 1000000 --json distance.json
+  gs-semantic bench text --json text.json
   gs-semantic bench identity --objects 25 --json identity.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
-  gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json"""
+  gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json
+  gs-semantic bench viewer --gaussians 1000000 --json viewer.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "frame", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
@@ -55,13 +58,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_query(add("query", "questions of planners on a large map while mapping: times in another process"))
+    _configure_distance(add("distance", "distances to the map: how exact against a mesh, how fast on a large map"))
+    options.add_json(add("text", "names of things that are in a map, and of things that are not, against the offline matcher"))
     _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
-    _configure_association(
-        add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU")
-    )
+    _configure_association(add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU"))
+    _configure_viewer(add("viewer", "choice of the Gaussians that a browser gets, and clicks, on a large map"))
+
+
+def _configure_viewer(sub: argparse.ArgumentParser) -> None:
+    from gs_semantic.viewer.settings import SPLATS
+
+    sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the room [1000000]")
+    sub.add_argument("--map", type=Path, help="map folder to look at instead")
+    sub.add_argument("--splats", type=int, default=SPLATS, help=f"Gaussians sent at most [{SPLATS}]")
+    options.add_json(sub)
 
 
 def _configure_map(sub: argparse.ArgumentParser) -> None:
@@ -142,6 +155,15 @@ def _configure_query(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_distance(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--sequence", type=Path, help="sequence to map [the house of the sample]")
+    sub.add_argument("--mesh", type=Path, help="its triangles, .npz with 'tri' (T, 3, 3) or a mesh file; without: times only")
+    sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the map that is timed [1000000]")
+    sub.add_argument("--width", type=int, help="shrink images to this width [as recorded]")
+    options.add_params(sub)
+    options.add_json(sub)
+
+
 def _configure_identity(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--objects", type=int, default=25, help="objects in the room [25]")
     sub.add_argument(
@@ -181,6 +203,9 @@ def _configure_segmenter(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--words", default="", help="things that 'grounded' looks for, separated by commas")
     sub.add_argument("--skip-every", type=int, default=8, metavar="K", help="withhold each K-th frame from the map [8]")
     sub.add_argument("--no-map", action="store_true", help="score the masks alone")
+    sub.add_argument("--live", type=float, default=0.0, metavar="SECONDS",
+                     help="then run the node beside a mapper for so long; 0: not [0]")  # fmt: skip
+    sub.add_argument("--rate-hz", type=float, default=15.0, help="--live: rate of the replay [15]")
     sub.add_argument("--seed", type=int, default=0, help="seed of the noise [0]")
     options.add_noise(sub)
     options.add_json(sub)
@@ -205,13 +230,24 @@ def run(arguments: argparse.Namespace) -> int:
         "soak": run_soak,
         "budget": run_budget,
         "query": run_query,
+        "distance": run_distance,
+        "text": run_text,
         "identity": run_identity,
         "faults": run_faults,
         "segmenter": run_segmenter,
         "rt_gs2": run_rt_gs2,
         "association": run_association,
+        "viewer": run_viewer,
     }
     return runs[arguments.kind](arguments)
+
+
+def run_viewer(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.viewer import run_viewer_bench
+
+    results = run_viewer_bench(arguments.gaussians, arguments.splats, path=arguments.map)
+    options.report(arguments, "what a browser gets", results)
+    return 0
 
 
 def run_map(arguments: argparse.Namespace) -> int:
@@ -354,6 +390,27 @@ def run_query(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_distance(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.distance import run_distance as measure
+    from gs_semantic.data.formats import open_sequence
+    from gs_semantic.share import share_path
+
+    sequence = arguments.sequence or share_path("sample", "house")
+    with options.progress_bar("mapping", len(open_sequence(sequence))) as advance:
+        results = measure(
+            sequence, arguments.mesh, arguments.gaussians, tuple(arguments.param or ()), arguments.width, advance
+        )
+    options.report(arguments, f"Distances to {results['gaussians']:,} Gaussians", results)
+    return 0
+
+
+def run_text(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.words import run_words
+
+    options.report(arguments, "Words of the offline matcher", run_words())
+    return 0
+
+
 def run_identity(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.identity import run_identity as measure
 
@@ -403,6 +460,7 @@ def run_association(arguments: argparse.Namespace) -> int:
 
 
 def run_segmenter(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.segmenter import run_live
     from gs_semantic.benchmarks.segmenter import run_segmenter as measure
     from gs_semantic.data.formats import open_sequence
     from gs_semantic.segmenters.registry import create
@@ -411,6 +469,11 @@ def run_segmenter(arguments: argparse.Namespace) -> int:
     segmenter = create(arguments.segmenter, model=arguments.model, words=arguments.words.split(","))
     with options.progress_bar("segmenting", len(sequence)) as advance:
         results = measure(segmenter, sequence, not arguments.no_map, arguments.skip_every, advance)
+    if arguments.live:
+        start = {"sequence": arguments.sequence, "segmenter": arguments.segmenter}
+        start |= {name: value for name in ("model", "words") if (value := getattr(arguments, name))}
+        with _folder(None) as folder, options.progress_bar("live", int(arguments.live)) as advance:
+            results |= run_live(start, folder, arguments.live, arguments.rate_hz, advance)
     options.report(arguments, f"{arguments.segmenter} on {arguments.sequence}", results)
     return 0
 

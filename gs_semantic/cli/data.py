@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,9 @@ def describe(sequence: FrameSequence) -> dict[str, Any]:
         "instances": sequence.has_instances,
         "semantic": sequence.has_semantic,
     }
+    if topics := getattr(sequence, "topics", None):  # of a bag
+        found = {spec.name: getattr(topics, spec.name) for spec in fields(topics)}
+        results["topics"] = ", ".join(f"{name} {topic}" for name, topic in found.items() if topic)
     places = sequence.poses[:, :3, 3]
     results["path_m"] = float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum())
     depth_shares, label_shares, ids, classes, points = [], [], set[int](), set[int](), [places.astype(np.float32)]

@@ -1,7 +1,8 @@
 """Edit a map object by object and write the result: as a map folder, or as a PLY file when OUT ends in .ply.
 
 remove takes objects out, extract keeps nothing else, move turns and shifts them, swap lets two change places, mesh makes
-triangles of them (.ply or .glb); identify labels Gaussians by a field that `train coseg` left. Objects are named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
+triangles of them (.ply or .glb); merge-maps adds a second map of the same place and says which id each of its objects has then;
+identify labels Gaussians by a field that `train coseg` left. Objects are named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
 same folder; either way the old content stays whole until the new one is complete.
 """
 
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   gs-semantic edit move house_map moved --object 12 --by 0.5 0 0 --turn 0 0 90
   gs-semantic edit swap house_map swapped --object 12 31
   gs-semantic edit identify grown_map labelled --field house_coseg/checkpoint.pt --sequence sample/house --unlabelled
+  gs-semantic edit merge-maps monday tuesday both --json ids.json
   gs-semantic edit mesh house_map chair.glb --object 12 --trajectory sample/house"""
 
 
@@ -42,10 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
             allow_abbrev=False,
         )
         sub.add_argument("map", type=Path, help="map folder")
+        if name == "merge-maps":
+            sub.add_argument("second", type=Path, help="map folder that is added")
         if name != "list":
             what = "mesh to write, .ply or .glb" if name == "mesh" else "map folder or .ply file to write"
             sub.add_argument("out", type=Path, help=f"{what}; an older one is replaced")
-        if name not in ("list", "identify"):
+        if name not in ("list", "identify", "merge-maps"):
             sub.add_argument("--object", nargs="+", required=True, metavar="ID", help="ids or names of objects")
             sub.add_argument(
                 "--rule",
@@ -74,6 +78,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="degrees about the map's x, then y, then z axis, around the middle of the objects",
     )
     add("swap", "Let two objects change places.")
+    merging = add("merge-maps", "Make one map of two of the same place; ids of the first one stay.")
+    merging.add_argument(
+        "--pose",
+        type=float,
+        nargs=4,
+        metavar=("X", "Y", "Z", "YAW"),
+        help="where the second map's frame is in the first one's, m and degrees about z [as their anchors say, or the same]",
+    )
     identify = add("identify", "Label Gaussians by a trained CoSegGaussians field, without training.")
     identify.add_argument("--field", type=Path, required=True, help="checkpoint.pt of a `gs-semantic train coseg` run")
     identify.add_argument("--sequence", type=Path, required=True, help="recorded views that show the Gaussians")
@@ -97,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
         return run_mesh(arguments, gaussians, objects)
     if arguments.edit_verb == "identify":
         return run_identify(arguments, gaussians, objects)
+    if arguments.edit_verb == "merge-maps":
+        return run_merge_maps(arguments, gaussians, objects)
     before = len(gaussians), len(objects)
     _apply(arguments, gaussians, objects)
     _write(arguments.out, gaussians, objects)
@@ -107,6 +121,35 @@ def run(arguments: argparse.Namespace) -> int:
         "objects": len(objects),
     }
     options.report(arguments, f"{arguments.out}: {arguments.map} after {arguments.edit_verb}", results)
+    return 0
+
+
+def run_merge_maps(arguments: argparse.Namespace, gaussians: GaussianMap, objects: ObjectRegistry) -> int:
+    """Two maps as one, and what became of the second one's objects."""
+    import numpy as np
+
+    from gs_semantic.gaussians.map_folder import load_map
+    from gs_semantic.objects.edit import turn_about
+    from gs_semantic.objects.merging import merge_maps
+
+    pose = None
+    if arguments.pose is not None:
+        *shift, yaw = arguments.pose
+        pose = turn_about(np.zeros(3), np.array([0.0, 0.0, yaw]), np.array(shift))
+    report = merge_maps((gaussians, objects), load_map(arguments.second), pose)
+    _write(arguments.out, gaussians, objects)
+    results: dict[str, object] = {
+        "gaussians": len(gaussians),
+        "gaussians_added": report.added,
+        "gaussians_covered": report.covered,
+        **{f"objects_{what}": report.count(what) for what in ("same", "added", "deleted")},
+        "objects": len(objects.present()),
+    }
+    for found in report.objects:
+        said = "".join(f"; {text}" for text in found.disagreements)
+        overlap = f", overlap {found.overlap:.2f}" if found.what == "same" else ""
+        results[f"id_{found.second_id}"] = f"{found.what} as {found.id}: {found.label}{overlap}{said}"
+    options.report(arguments, f"{arguments.out}: {arguments.map} with {arguments.second}", results)
     return 0
 
 

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--stage", default="", help="part of the training, for methods with several [the first]")
     add_training(train)
     apply = add("apply", "Label a scene that was never seen, with a checkpoint.")
-    apply.add_argument("checkpoint", type=Path, help="best.pt of a training, or one that was shipped")
+    apply.add_argument("checkpoint", type=Path, help="best.pt of a training, or a method whose checkpoint is shipped")
     apply.add_argument("sequence", type=Path, help="recorded sequence of the scene, of any format, or a room")
     apply.add_argument("output", type=Path, metavar="MAP", help="map folder to write")
     apply.add_argument("--map", type=Path, help="map folder of the scene; without, the sequence is mapped first")
@@ -137,6 +137,8 @@ def run_apply(arguments: argparse.Namespace) -> int:
         "time_s": result.seconds,
         **result.metrics,
     }
+    if arguments.views > result.views:
+        print(f"gs-semantic: {arguments.views} views were asked for, the recording has {result.views}", file=sys.stderr)
     if result.missing:
         print(f"gs-semantic: never learned, so not scored: {', '.join(result.missing)}", file=sys.stderr)
     options.report(arguments, f"{arguments.checkpoint} on {arguments.sequence}", results)

@@ -45,6 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="label the map by a method that generalises (gs-semantic generalize), in the place of masks",
     )
+    parser.add_argument(
+        "--language", metavar="WEIGHTS", help="folder of CLIP or SigLIP weights: objects get embeddings that words find"
+    )
     parser.add_argument("--refine", type=int, default=0, metavar="N", help="further optimisation steps at the end [0]")
     fit = parser.add_argument_group("fitting to whole photographs, at the end")
     fit.add_argument("--fit", type=int, default=0, metavar="N", help="steps, one photograph each [0: no fitting]")
@@ -91,7 +94,13 @@ def run(arguments: argparse.Namespace) -> int:
         from gs_semantic.segmentation.generalization.apply import live_source
 
         source = live_source(arguments.semantics)
-    shown = MapOffline.create(sequence.labels, [*defaults, *arguments.param], source)
+    language = None
+    if arguments.language:
+        from gs_semantic.segmenters.language import LanguageFeatures
+        from gs_semantic.segmenters.weights import Weights
+
+        language = LanguageFeatures(Weights(arguments.language))
+    shown = MapOffline.create(sequence.labels, [*defaults, *arguments.param], source, language)
     indices = mapped(sequence, arguments.skip_every)
     masks = options.damage_of(arguments) if sequence.has_instances and source is None else None
     started = time.perf_counter()

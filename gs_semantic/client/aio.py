@@ -62,6 +62,7 @@ class AsyncSemanticMap:
     render_view = _awaited(SemanticMap.render_view)
     query_text = _awaited(SemanticMap.query_text)
     query_distance = _awaited(SemanticMap.query_distance)
+    get_grid = _awaited(SemanticMap.get_grid)
     check_path = _awaited(SemanticMap.check_path)
     correct_poses = _awaited(SemanticMap.correct_poses)
     rename = _awaited(SemanticMap.rename)

@@ -39,12 +39,14 @@ from gs_semantic.objects.packing import (
 )
 from gs_semantic.objects.regions import BoxShape, Region, SphereShape
 from gs_semantic.objects.registry import ObjectState
+from gs_semantic.space.occupancy import Inflation
 from gs_semantic.srv import (
     CheckPath,
     Control,
     CorrectPoses,
     EditObject,
     ExtractObject,
+    GetGrid,
     GetObject,
     ListObjects,
     LoadMap,
@@ -65,7 +67,7 @@ MAPPER = "/gs_semantic/mapper"
 # A reply is lost while the mapper has not discovered this client yet, so requests without side effects are repeated.
 RESEND_S = 2.0
 EDIT_PATIENCE_S = 60.0  # an edit is asked for once
-EXTRACTS = ("gaussians", "mesh", "collision")  # by their number in ExtractObject
+EXTRACTS = ("gaussians", "mesh", "collision", "background")  # by their number in ExtractObject
 
 Gaussians = np.ndarray  # structured array: uid, position, rotation (wxyz), scale, opacity, rgb
 
@@ -189,6 +191,18 @@ class PathAnswer:
     point: np.ndarray
     object_id: int
     revision: int
+
+
+@dataclass(frozen=True)
+class GridAnswer:
+    """cells int8 (H, W): -1 unknown, 0 free, 100 occupied, in between costs. Cell (row, column) has its lower corner at
+    ``origin`` (2,) + resolution (column, row), m in frame ``frame_id``."""
+
+    cells: np.ndarray
+    origin: np.ndarray
+    resolution: float
+    revision: int
+    frame_id: str
 
 
 @dataclass(frozen=True)
@@ -522,6 +536,33 @@ class SemanticMap:
         result = ("free", "blocked", "unseen")[reply.result]
         return PathAnswer(result, reply.clearance, reply.travelled, point, reply.object_id, reply.map_revision)
 
+    def get_grid(
+        self,
+        resolution: float = 0.05,
+        heights: tuple[float, float] = (0.1, 1.5),
+        corners: tuple[Sequence[float], Sequence[float]] | None = None,
+        inflation: Inflation | None = None,
+        without: Iterable[int] = (),
+    ) -> GridAnswer:
+        """Occupancy of the floor, or, with ``inflation``, costs around what stands on it, by class where its ``by_class`` says.
+
+        heights: the band, m in the map frame, that the robot takes up. corners (2,) each, m; None: all that was seen.
+        """
+        request = GetGrid.Request(resolution=float(resolution), low=float(heights[0]), high=float(heights[1]))
+        if corners is not None:
+            request.lower, request.upper = (to_vector(Point, [*corner[:2], 0.0]) for corner in corners)
+        request.without_ids = list(without)
+        if inflation is not None:
+            request.costs, request.decay = True, float(inflation.decay)
+            request.inscribed_radius, request.inflation_radius = float(inflation.inscribed), float(inflation.radius)
+            own = dict(inflation.by_class or {})
+            request.class_ids, request.class_radii = list(own), [float(radius) for radius in own.values()]
+        reply = self._call("get_grid", GetGrid, request)
+        info = reply.grid.info
+        cells = np.array(reply.grid.data, np.int8).reshape(info.height, info.width)
+        origin = np.array([info.origin.position.x, info.origin.position.y])
+        return GridAnswer(cells, origin, info.resolution, reply.map_revision, reply.header.frame_id)
+
     # --- edits ------------------------------------------------------------------------------------------------------
 
     def rename(self, object_id: int, name: str, expected_revision: int = 0) -> ObjectView:
@@ -589,7 +630,8 @@ class SemanticMap:
     def extract(self, object_id: int, path: str | Path, kind: str = "gaussians", max_parts: int = 0) -> Path:
         """Write an object into a file on the mapper's machine; returns its absolute path.
 
-        kind: "gaussians" (.ply of splats), "mesh" (.ply, .glb) or "collision" (convex parts: .obj, .glb).
+        kind: "gaussians" (.ply of splats), "mesh" (.ply, .glb), "collision" (convex parts: .obj, .glb) or "background"
+        (.ply of all splats but the object's; object 0: but those of all objects).
         """
         if kind not in EXTRACTS:
             raise InvalidRequestError(f"kind '{kind}': expected one of {', '.join(EXTRACTS)}")
@@ -609,8 +651,11 @@ class SemanticMap:
         instance: bool = False,
         confidence: bool = False,
         depth: bool = False,
+        without: Iterable[int] = (),
     ) -> View:
-        """The map seen from a pose (4x4, optical frame), through ``camera``'s intrinsics or those of the input camera."""
+        """The map seen from a pose (4x4, optical frame), through ``camera``'s intrinsics or those of the input camera.
+
+        without: objects that are not shown, but what was seen behind them."""
         request = RenderView.Request(
             pose=conversions.write_pose(np.asarray(T_map_camera)),
             include_color=color,
@@ -619,6 +664,7 @@ class SemanticMap:
             include_instance=instance,
             include_confidence=confidence,
             include_depth=depth,
+            without_ids=list(without),
         )
         if camera is not None:
             request.width, request.height = camera.width, camera.height

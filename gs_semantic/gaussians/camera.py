@@ -83,6 +83,17 @@ class Camera:
         return (local @ self.T_world_camera[:3, :3].T + self.T_world_camera[:3, 3]).astype(np.float32)
 
 
+def looking_along(origin: np.ndarray, forward: np.ndarray) -> np.ndarray:
+    """Camera-to-world pose (4, 4), optical axes, of a camera in ``origin`` that looks along the unit vector ``forward``."""
+    up = np.array([0.0, 0.0, 1.0]) if abs(forward[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, 3] = origin
+    return pose
+
+
 def se3_exp(twist: np.ndarray) -> np.ndarray:
     """Rigid motion (4,4) of a twist (6,): rotation vector (rad), translation (m), (Rodrigues' formula)."""
     rotation, translation = np.asarray(twist[:3], np.float64), np.asarray(twist[3:], np.float64)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gs_semantic.gaussians.camera import Camera
 from gs_semantic.gaussians.changes import CHUNK, ChangeRecord
 
 SH_C0 = 0.28209479177387814  # zeroth real spherical harmonic
@@ -61,6 +62,7 @@ class GaussianMap:
         self.map_id = map_id or uuid.uuid4().hex
         self.frame_id = frame_id
         self.anchor: Anchor | None = None
+        self.views: tuple[Camera, ...] = ()  # of earlier runs: from where what the map shows was seen
         self.revision = 0
         self._changes = ChangeRecord()
         self._seen: tuple = ()
@@ -355,7 +357,7 @@ class GaussianMap:
         for (name, key), spec in self._state_specs.items():
             copy.register_state(name, key, spec.shape, spec.fill)
             copy._state[(name, key)] = self.state(name, key).to(copy.device, copy=True)
-        copy.anchor = self.anchor
+        copy.anchor, copy.views = self.anchor, self.views
         copy._count, copy._next_uid, copy.revision = self._count, self._next_uid, self.revision
         copy._note(None)
         return copy

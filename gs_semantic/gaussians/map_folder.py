@@ -2,7 +2,7 @@
 
     gaussians.ply             the five core attributes, readable by any Gaussian splatting viewer
     attributes.safetensors    all attributes and optimiser state, ``attribute/<name>`` and ``state/<name>/<key>``
-    map.json                  schema, map id, frame, revision, objects, labels, counters, sizes and SHA-256 of the files
+    map.json                  schema, map id, frame, anchor, views, revision, objects, labels, counters, sizes and SHA-256 of the files
 
 ``SCHEMA`` rises when the meaning of map.json changes; folders of older schemas are read, and brought up to date on the way
 (``_UPGRADES``). The folder is written beside its destination and swapped in when it is complete and on the disk, so the old map stays
@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from gs_semantic.errors import GsSemanticError, MapFormatError, StorageError
+from gs_semantic.errors import GsSemanticError, InvalidInputError, MapFormatError, StorageError
 from gs_semantic.files import reason, sync_folder
+from gs_semantic.gaussians.camera import Camera
 from gs_semantic.gaussians.gaussian_map import CORE, Anchor, AttributeSpec, GaussianMap
 from gs_semantic.gaussians.ply import write_ply
 from gs_semantic.labels import LabelSet
 from gs_semantic.objects.registry import Box, MapObject, ObjectRegistry, ObjectState, Provenance
 
 SCHEMA = 2
+MOST_VIEWS = 400
 PLY, TENSORS, INDEX = "gaussians.ply", "attributes.safetensors", "map.json"
 
 
@@ -43,8 +45,11 @@ def save_map(
     labels: LabelSet | None = None,
     *,
     optimiser_state: bool = True,
+    views: Iterable[Camera] | None = None,
 ) -> None:
     """Write a map folder, in place of an older one at ``path``; ``labels`` defaults to those of the registry.
+
+    views: from where the map was seen, default those of earlier runs that it has; of many, ``MOST_VIEWS`` evenly.
 
     The arguments must not change meanwhile (give a snapshot when mapping goes on). StorageError names the path: no
     space, no permission, or something at ``path`` that is not a map and is therefore not replaced.
@@ -56,7 +61,8 @@ def save_map(
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)  # left by a save that was killed
         temporary.mkdir()
-        _write_content(temporary, gaussians, objects, labels or objects.labels, optimiser_state)
+        chosen = gaussians.views if views is None else tuple(views)
+        _write_content(temporary, gaussians, objects, labels or objects.labels, optimiser_state, chosen)
         sync_folder(temporary)
         _swap_in(temporary, path)
         sync_folder(path.parent)
@@ -105,7 +111,12 @@ def _check_destination(path: Path) -> None:
 
 
 def _write_content(
-    folder: Path, gaussians: GaussianMap, objects: ObjectRegistry, labels: LabelSet, optimiser_state: bool
+    folder: Path,
+    gaussians: GaussianMap,
+    objects: ObjectRegistry,
+    labels: LabelSet,
+    optimiser_state: bool,
+    views: Sequence[Camera],
 ) -> None:
     tensors = {f"attribute/{name}": gaussians[name].detach().cpu().contiguous() for name in gaussians}
     states = gaussians.state_keys if optimiser_state else []
@@ -119,6 +130,7 @@ def _write_content(
         "map_id": gaussians.map_id,
         "frame_id": gaussians.frame_id,
         "anchor": None if gaussians.anchor is None else _anchor_record(gaussians.anchor),
+        "views": [_view_record(camera) for camera in views[:: -(-len(views) // MOST_VIEWS) or 1]],
         "revision": gaussians.revision,
         "sh_degree": gaussians.sh_degree,
         "gaussians": len(gaussians),
@@ -184,6 +196,11 @@ def _object_record(obj: MapObject) -> dict[str, Any]:
 
 def _anchor_record(anchor: Anchor) -> dict[str, Any]:
     return {"localization_map": anchor.localization_map, "frame": anchor.frame, "T_map_frame": _list(anchor.T_map_frame)}
+
+
+def _view_record(camera: Camera) -> dict[str, Any]:
+    intrinsics = {name: getattr(camera, name) for name in ("width", "height", "fx", "fy", "cx", "cy")}
+    return {**intrinsics, "T_map_camera": _list(camera.T_world_camera)}
 
 
 def _list(values: np.ndarray) -> list[Any]:
@@ -301,6 +318,7 @@ def _gaussians(index: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pa
         gaussians.register_state(name, key, tuple(record["shape"]), record["fill"])
         gaussians.state(name, key).copy_(rows(f"state/{name}/{key}", record))
     gaussians.continue_from(int(index["next_uid"]), int(index["revision"]))
+    gaussians.views = tuple(map(_view, index.get("views", ())))  # older maps have none
     if index["anchor"] is not None:
         anchor = index["anchor"]
         pose = np.array(anchor["T_map_frame"], dtype=np.float64)
@@ -308,6 +326,15 @@ def _gaussians(index: dict[str, Any], tensors: dict[str, torch.Tensor], path: Pa
             raise ValueError("anchor: T_map_frame has the wrong shape")
         gaussians.anchor = Anchor(str(anchor["localization_map"]), str(anchor["frame"]), pose)
     return gaussians
+
+
+def _view(record: dict[str, Any]) -> Camera:
+    fx, fy, cx, cy = (float(record[name]) for name in ("fx", "fy", "cx", "cy"))
+    pose = np.array(record["T_map_camera"], dtype=np.float64)
+    try:
+        return Camera(int(record["width"]), int(record["height"]), fx, fy, cx, cy, pose)
+    except InvalidInputError as error:
+        raise ValueError(f"views: {error}") from error
 
 
 def _objects(index: dict[str, Any]) -> ObjectRegistry:

@@ -77,6 +77,8 @@ class MapperConfig:
     forget_after: int = _p(25, "a tentative object not seen for so many keyframes is forgotten", 1, 10000)
     mask_grow_px: int = _p(8, "unlabelled rims up to this width take the neighbour's label, with little weight", 0, 20)
     mask_grow_weight: float = _p(0.1, "weight of a vote from a grown rim", 0.0, 1.0)
+    # words
+    embed_every: int = _p(3, "every so many keyframes lends objects its features of a model that knows words", 1, 1000)
     # drawing
     eps2d: float = _p(
         0.01, "blur added to every drawn Gaussian, px^2; 3DGS has 0.3, which smears outlines by half a pixel", 0.0, 2.0

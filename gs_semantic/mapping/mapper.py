@@ -22,6 +22,7 @@ from gs_semantic.mapping.corrections import motions
 from gs_semantic.mapping.depth_noise import smooth_depth
 from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.keyframes import KeyframeStore, make_keyframe, usable_depth
+from gs_semantic.mapping.language import LanguageSource, embed
 from gs_semantic.mapping.lifting import add_votes, grow_labels, hand_over_votes, register_votes, relabel_votes
 from gs_semantic.mapping.optimiser import WindowOptimiser, object_codes
 from gs_semantic.mapping.pose_refinement import PoseRefiner
@@ -35,7 +36,8 @@ from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
 
 PUBLISHED = (ObjectState.CONFIRMED, ObjectState.STALE)
-OBJECTS_EVERY = 4  # keyframes between two updates of the objects' boxes while keyframes wait
+OBJECTS_EVERY = 4  # keyframes between two updates of the objects' boxes while keyframes keep coming
+OBJECTS_AFTER = 16  # optimisation steps after a keyframe that they wait at most
 GUESS_LIMIT = 1.5  # votes up to which a Gaussian still takes guessed ones
 SPLIT_VOTES = 1.0  # a Gaussian belongs to a part that comes off when it has so many votes for it
 TOMBSTONE_MARGIN_M = 0.03
@@ -75,10 +77,14 @@ class Mapper:
         labels: LabelSet | None = None,
         associator: Associator | None = None,
         semantics: SemanticSource | None = None,
+        language: LanguageSource | None = None,
+        live: bool = False,
     ) -> None:
-        """semantics: labels the Gaussians of keyframes that bring no masks."""
+        """semantics: labels the Gaussians of keyframes that bring no masks. language: gives objects their embeddings. live:
+        the next keyframe comes soon, so boxes of objects are not brought up to date after every one."""
+        self.live = live
         self.config = config or MapperConfig()
-        self.semantics = semantics
+        self.semantics, self.language = semantics, language
         self.config.validate()
         self.rasterizer = rasterizer or CpuRasterizer(self.config.raster_settings)
         self._labels = labels
@@ -129,6 +135,10 @@ class Mapper:
         """May ``step(None)`` improve the map although nothing is pending?"""
         return self.config.steps_when_idle and len(self.keyframes) > 0 and len(self.gaussians) > 0
 
+    @property
+    def _boxes_wait(self) -> bool:
+        return self.live and self.can_optimise and self._step < OBJECTS_AFTER
+
     def step(self, frame: Frame | None = None, answer: bool = True) -> Events:
         """With a frame: render its label images (when ``answer``), queue it if it is a keyframe. Without: one slice of work."""
         self._events = Events()
@@ -168,7 +178,7 @@ class Mapper:
         if self._work is not None:
             if next(self._work, "done") == "done":
                 self._work = None
-        elif self._dirty and self._planned is None:
+        elif self._dirty and self._planned is None and not self._boxes_wait:
             self._refresh_objects()
         elif self._planned is not None or self.can_optimise:
             self._optimise()
@@ -194,6 +204,12 @@ class Mapper:
         self._dirty |= {int(slot) for slot in np.unique(self.gaussians["object"].numpy()[rows]) if slot}
         self._planned = _Planned(max(poses)) if self.can_optimise else self._planned
         return len(moves), len(rows)
+
+    @property
+    def views(self) -> dict[int, Camera]:
+        """From where what the map shows was seen: by number of the keyframe, those of earlier runs by negative numbers."""
+        earlier = {-1 - number: camera for number, camera in enumerate(self.gaussians.views)}
+        return earlier | {keyframe.index: keyframe.camera for keyframe in list(self.keyframes.frames)}
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -265,6 +281,11 @@ class Mapper:
                 changed = take_classes(self.gaussians, self.objects, update, self.semantics.labels)
                 self._dirty |= changed
                 self._events.objects_changed |= changed
+            yield
+        if self.language is not None and index % self.config.embed_every == 0 and len(self.gaussians):
+            with self._timed("embed"):
+                seen = self.render_labels(frame.camera, frame.stamp_ns, tentative=True)
+                embed(self.objects, seen, self.language.map(frame.rgb), self.language.name)
             yield
         with self._timed("keyframe"):
             self.keyframes.add(make_keyframe(index, frame, slots, self.config))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.gaussians.copies import CopyPool
+from gs_semantic.gaussians.gaussian_map import CORE
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.events import LabelImages
 from gs_semantic.objects.packing import PackedObjects, pack_objects
@@ -58,9 +60,25 @@ class MapView:
     def revision(self) -> int:
         return self.gaussians.revision
 
+    def without(self, slots: Collection[int]) -> MapView:
+        """The map as if some objects were not there; what was hidden behind them may never have been seen."""
+        left = torch.from_numpy(np.flatnonzero(~np.isin(self.gaussians["object"].numpy(), list(slots))))
+        part = rows_of(self.gaussians, left)
+        part.register("object", (), torch.int32)
+        part["object"] = self.gaussians["object"][left]
+        return replace(self, gaussians=part)
+
     def render_labels(self, rasterizer: Rasterizer, camera: Camera, stamp_ns: int = 0) -> LabelImages:
         """Label images seen by a camera."""
         return label_images(rasterizer, self.gaussians, camera, self._slots, self.classes, stamp_ns)
+
+
+def rows_of(gaussians: GaussianMap, rows: torch.Tensor) -> GaussianMap:
+    """A map of some rows, core attributes only, with the revision of the whole."""
+    part = GaussianMap(gaussians.sh_degree, gaussians.map_id, gaussians.frame_id)
+    part.add(**{name: gaussians[name][rows] for name in CORE})
+    part.continue_from(gaussians.next_uid, gaussians.revision)
+    return part
 
 
 def label_images(

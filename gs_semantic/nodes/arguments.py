@@ -22,6 +22,7 @@ from gs_semantic.share import share_path
 
 NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
 MAPPER, REPLAY, SEGMENTER, TRAINER, GENERALIZER = "mapper", "replay", "segmenter", "trainer", "generalizer"
+VIEWER = "viewer"
 SENSORS = ("rgbd", "structured_light", "tof", "mono")
 MODES = ("realtime", "quality")
 PER_CAMERA = ("color", "depth", "instance")  # first words of the topics that each camera has
@@ -85,6 +86,7 @@ COMMON = (
     _topic("instance_image", "instance/image", "2D instance masks (mono8 or 16UC1, 0 = unlabelled); may be silent."),
     _topic("instance_info", "instance/info", "Class and score of each mask (gs_semantic/MaskInfo); may be silent."),
     _topic("label_map", "label_map", "Names of the classes (gs_semantic/LabelMap, latched)."),
+    _topic("label_info", "vision/label_info", "The same as vision_msgs/LabelInfo, where vision_msgs is installed."),
     _topic("odom", "odom", "Odometry topic, used with pose_source odom."),
     _topic("pose", "pose", "PoseStamped topic, used with pose_source pose."),
     Argument(
@@ -216,6 +218,12 @@ SEGMENT_ARGUMENTS = (
         parameters=((MAPPER, "semantics"),),
     ),
     Argument(
+        "language",
+        "",
+        "Folder of CLIP or SigLIP weights: objects are found by words that are no names, too.",
+        parameters=((MAPPER, "language"),),
+    ),
+    Argument(
         "autostart",
         "true",
         "Configure and activate the mapper at once; false: a lifecycle manager does.",
@@ -239,6 +247,14 @@ SEGMENT_ARGUMENTS = (
         bool,
     ),
     _flag("rviz", "Open RViz with config/segment.rviz."),
+    _flag("viewer", "Show the map in the browser; the log tells the address."),
+    Argument(
+        "viewer_host",
+        "",
+        "Address that the viewer listens on; empty: loopback only, otherwise browsers need the token that is logged.",
+        parameters=((VIEWER, "host"),),
+    ),
+    Argument("viewer_port", "", "Port of the viewer; empty: 8080.", kind=int, parameters=((VIEWER, "port"),)),
     *RECORDING,
     *COMMON,
 )
@@ -381,7 +397,7 @@ class Use:
 
 
 def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
-    """Mapper, and where asked for replay and RViz."""
+    """Mapper, and where asked for replay, RViz and viewer."""
     values = _with_bag(_checked(SEGMENT_ARGUMENTS, given))
     files = [
         share_path("config", "base.yaml"),
@@ -409,6 +425,8 @@ def plan_segment(given: Mapping[str, str]) -> list[NodeStart]:
         starts.append(_preflight(SEGMENT_ARGUMENTS, values))
     if values["rviz"] == "true":
         starts.append(_rviz(values))
+    if values["viewer"] == "true":
+        starts.append(_node(VIEWER, SEGMENT_ARGUMENTS, values, files[:1], essential=False))
     return starts
 
 
@@ -487,6 +505,8 @@ def _checked(arguments: tuple[Argument, ...], given: Mapping[str, str]) -> dict[
     for name in paths:
         if values.get(name):  # the nodes may run in another folder
             values[name] = str(Path(values[name]).expanduser().absolute())
+    if values.get("language") and (weights := Path(values["language"]).expanduser()).is_dir():  # or a name in the cache
+        values["language"] = str(weights.absolute())
     return values
 
 

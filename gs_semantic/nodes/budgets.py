@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 
 from gs_semantic.nodes import faults
@@ -18,12 +19,15 @@ ACTIVE_S = 2.0  # a class of traffic that has not asked for so long has no share
 # measured: resident bytes per Gaussian in units of the bytes of its row, which exists several times: copies for answers,
 # packed forms of two rasterisers, gradients, what was sent of it
 COPIES = 4.8
-SAFETY = 0.96  # of budget.mb that is aimed at
-OVER = 1.02  # of budget.mb: from here on the map is cut
+PEAK_LOOKS = 10  # what counts is the largest of so many looks: images that wait or are drawn come and go
+SAFETY = 0.95  # of budget.mb that is aimed at
+OVER = 0.985  # of budget.mb: from here on the map is cut
 HOLD_S = 5.0  # between two cuts: memory comes back late
+GROWN = 1.02  # times the memory before the cuts: they did not fail to free something, it has grown all the same
 FUTILE = 0.25  # of the memory that cuts should have freed; with less, further ones would only lose the map
 KEYFRAME_SHARE = 0.35  # of the memory beside the base that keyframes may take
-FEWEST_GAUSSIANS, FEWEST_KEYFRAMES = 1000, 4
+FEWEST_GAUSSIANS, FEWEST_KEYFRAMES, FEWEST_ANSWERS = 1000, 4, 3
+ANSWERS_SHARE = 0.05  # of budget.mb that answers kept for query_pixel may take
 LARGEST_CUT = 0.15  # of the Gaussians, at a time
 REST_STEP, REST_MOST = 0.1, 0.9
 
@@ -118,12 +122,13 @@ class Limits:
 class Memory:
     """Turns ``budget.mb`` into limits on Gaussians and keyframes.
 
-    What the process takes beside the map is measured all the time: resident memory less Gaussians x row x COPIES less
-    keyframes x images. Limits are what fits into the rest. Memory that the map once had does not all come back when it
-    gets smaller, so growth is limited in time, and cuts are few: step by step, and not when they do not help.
+    What the process takes beside the map is measured all the time: resident memory, at its recent peak, less Gaussians x
+    row x COPIES less keyframes x images. Limits are what fits into the rest. Memory that the map once had does not all come
+    back when it gets smaller, so growth is limited in time, and cuts are few: step by step, and not when they do not help.
     """
 
     def __init__(self) -> None:
+        self._looks: deque[float] = deque(maxlen=PEAK_LOOKS)
         self._cut_at = float("-inf")
         self._before_mb = 0.0  # resident before the first of the cuts
         self._expected_mb = 0.0  # what they should have freed; 0: none is needed
@@ -142,6 +147,8 @@ class Memory:
         """Limits for the present state; ``wanted`` are those of the user, ``reserve_mb`` will be taken by others soon."""
         if not budget_mb:
             return wanted
+        self._looks.append(rss_mb)
+        rss_mb = max(self._looks)
         row_mb = COPIES * row_bytes / 1e6
         base = rss_mb + reserve_mb - gaussians * row_mb - keyframes * keyframe_mb
         room = SAFETY * budget_mb - base
@@ -159,6 +166,7 @@ class Memory:
         excess = int((rss_mb - SAFETY * budget_mb) / row_mb)
         left = max(gaussians - excess, int(gaussians * (1 - LARGEST_CUT)), FEWEST_GAUSSIANS)
         self._cut_at = time.monotonic()
+        self._looks.clear()  # they were of the larger map
         self._expected_mb += (gaussians - left) * row_mb
         return Limits(min(most_gaussians, left), most_keyframes, cut=left, cannot=cannot)
 
@@ -166,10 +174,17 @@ class Memory:
         """Is it time for a cut, and have those before freed something?"""
         if time.monotonic() - self._cut_at < HOLD_S:
             return False
-        if not self._expected_mb or rss_mb > OVER * self._before_mb:  # the first one, or it has grown all the same
+        if not self._expected_mb or rss_mb > GROWN * self._before_mb:  # the first one, or it has grown all the same
             self._before_mb, self._expected_mb = rss_mb, 0.0
             return True
         return self._before_mb - rss_mb >= FUTILE * self._expected_mb
+
+
+def answers_within(budget_mb: float, answer_mb: float, wanted: int) -> int:
+    """How many answers may be kept; ``wanted`` are those of the user."""
+    if not (budget_mb and answer_mb):
+        return wanted
+    return min(wanted, max(FEWEST_ANSWERS, int(ANSWERS_SHARE * budget_mb / answer_mb)))
 
 
 def held(parameter: str, limit: str, given_up: str) -> str:

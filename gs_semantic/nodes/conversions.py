@@ -13,6 +13,7 @@ import array
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, Transform
+from nav_msgs.msg import OccupancyGrid
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
@@ -31,6 +32,7 @@ from gs_semantic.nodes.images import read_depth as read_depth  # noqa: PLC0414
 from gs_semantic.nodes.images import read_image as read_image  # noqa: PLC0414
 from gs_semantic.nodes.images import read_instances as read_instances  # noqa: PLC0414
 from gs_semantic.nodes.transforms import checked_transform
+from gs_semantic.space.occupancy import Grid
 
 # --- time -------------------------------------------------------------------------------------------------------------
 
@@ -179,6 +181,19 @@ def write_masks(masks: dict[int, MaskInfo], header: Header) -> MaskInfoMsg:
         class_ids=array.array("H", [info.class_id for info in masks.values()]),
         scores=array.array("f", [info.score for info in masks.values()]),
     )
+
+
+# --- grids ------------------------------------------------------------------------------------------------------------
+
+
+def write_grid(grid: Grid, header: Header) -> OccupancyGrid:
+    """A grid on the ground of the header's frame."""
+    msg = OccupancyGrid(header=header)
+    msg.info.map_load_time, msg.info.resolution = header.stamp, float(grid.resolution)
+    msg.info.height, msg.info.width = grid.cells.shape
+    msg.info.origin.position.x, msg.info.origin.position.y = map(float, grid.origin)
+    msg.data = array.array("b", grid.cells.tobytes())
+    return msg
 
 
 # --- clouds -----------------------------------------------------------------------------------------------------------

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from gs_semantic.errors import InvalidInputError, InvalidRequestError, NothingThereError, UnknownObjectError
-from gs_semantic.gaussians import GaussianMap
 from gs_semantic.gaussians.ply import save_ply
 from gs_semantic.mapping.edits import Editor, Outcome
-from gs_semantic.mapping.view import pack_registry
+from gs_semantic.mapping.view import pack_registry, rows_of
 from gs_semantic.nodes import conversions
 from gs_semantic.nodes.region_messages import read_region
 from gs_semantic.objects.convex import convex_parts, save_parts
@@ -104,6 +103,13 @@ class Edits:
         if not request.path:
             raise InvalidRequestError("path is empty: give a file")
         path = Path(request.path).expanduser().absolute()
+        if request.kind == ExtractObject.Request.BACKGROUND:
+            slots = self._node.map_services.queries.slots([request.id], view) if request.id else view.objects.records["slot"]
+            _check_splats(path)
+            rest = view.without(slots.tolist() if isinstance(slots, np.ndarray) else slots).gaussians
+            save_ply(path, rest)
+            response.path, response.parts = str(path), len(rest)
+            return
         index = np.flatnonzero(view.objects.records["id"] == request.id)
         if not len(index):
             raise UnknownObjectError(self._node.mapper.objects.why_unknown(request.id))
@@ -111,10 +117,9 @@ class Edits:
         rows = torch.from_numpy(np.flatnonzero(view.gaussians["object"].numpy() == int(record["slot"])))
         if not len(rows):
             raise NothingThereError(f"object {request.id}: no Gaussian of the map belongs to it")
-        own = _part(view.gaussians, rows)
+        own = rows_of(view.gaussians, rows)
         if request.kind == ExtractObject.Request.GAUSSIANS:
-            if path.suffix.lower() != ".ply":
-                raise InvalidRequestError(f"{path}: Gaussians are written as .ply")
+            _check_splats(path)
             save_ply(path, own)
             response.parts = len(own)
         elif request.kind == ExtractObject.Request.MESH:
@@ -127,12 +132,10 @@ class Edits:
             save_parts(path, parts)
             response.parts = len(parts)
         else:
-            raise InvalidRequestError(f"kind is {request.kind}: 0 (Gaussians), 1 (mesh) and 2 (collision) are known")
+            raise InvalidRequestError(f"kind is {request.kind}: 0 (Gaussians), 1 (mesh), 2 (collision) and 3 (background) are known")
         response.path = str(path)
 
 
-def _part(gaussians: GaussianMap, rows: torch.Tensor) -> GaussianMap:
-    """A map of some rows, core attributes only."""
-    part = GaussianMap(gaussians.sh_degree, frame_id=gaussians.frame_id)
-    part.add(**{name: gaussians[name][rows].clone() for name in ("means", "quats", "log_scales", "opacity_logits", "sh")})
-    return part
+def _check_splats(path: Path) -> None:
+    if path.suffix.lower() != ".ply":
+        raise InvalidRequestError(f"{path}: Gaussians are written as .ply")

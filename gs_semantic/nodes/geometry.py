@@ -1,75 +1,146 @@
-"""Distances and path checks for planners, from a field that is at most ``PERIOD_S`` old."""
+"""Distances and path checks for planners, from what a thread in the background has built of the map."""
 
 from __future__ import annotations
 
 import array
+import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import Point
+from nav_msgs.msg import OccupancyGrid
 
-from gs_semantic.errors import InvalidRequestError, UnknownObjectError
+from gs_semantic.errors import GsSemanticError, InvalidRequestError
 from gs_semantic.mapping.view import MapView
-from gs_semantic.mapping.visibility import Visibility
+from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes.mapper_parameters import class_radii
+from gs_semantic.nodes.outputs import listened_to
 from gs_semantic.nodes.region_messages import to_vector
-from gs_semantic.objects.distance import DistanceField
-from gs_semantic.srv import CheckPath, QueryDistance
+from gs_semantic.objects.queries import changed_boxes
+from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.space.distance import DistanceField
+from gs_semantic.space.occupancy import GridSpec, Inflation, inflate, occupancy
+from gs_semantic.space.seen import SeenSpace
+from gs_semantic.srv import CheckPath, GetGrid, QueryDistance
 
 if TYPE_CHECKING:
     from gs_semantic.nodes.mapper_node import MapperNode
 
-PERIOD_S = 2.0  # a field of an older map revision is used so long: building one for a large map takes a second
+PERIOD_S = 2.0  # a field of an older map revision is used so long
+SLICE_S = 1.0  # of looking around, before what was seen so far is used
+PATIENCE_S = 15.0  # of the first question, for which there is nothing yet
 RESULTS = {"free": CheckPath.Request.FREE, "blocked": CheckPath.Request.BLOCKED, "unseen": CheckPath.Request.UNSEEN}
 
 
+@dataclass(frozen=True)
+class Built:
+    """What answers come from: ``field`` is of ``view``, ``looked`` is the last view that ``seen`` was drawn from."""
+
+    view: MapView
+    field: DistanceField
+    seen: SeenSpace
+    looked: MapView
+    complete: bool  # all keyframes have been looked at
+    time: float  # when ``field`` was made
+
+
 class Geometry:
-    """Has a thread of its own, because a field takes a while to build."""
+    """Answers in a thread of its own; another one builds, only after somebody asked, and at most every ``PERIOD_S``.
+
+    Meanwhile answers come from what there is, so that no question but the first waits, and that one for a limited time.
+    """
 
     def __init__(self, node: MapperNode) -> None:
         self._node = node
         self._thread = ThreadPoolExecutor(1, "geometry")
-        self._view: MapView | None = None
-        self._field: DistanceField | None = None
-        self._visibility: Visibility | None = None
-        self._built = float("-inf")
+        self._builder = ThreadPoolExecutor(1, "looking")
+        self._built: Built | None = None
+        self._building: Future[None] | None = None
+        self._rasterizer: CpuRasterizer | None = None
+        self._closing = threading.Event()
+        self._grids = [node.create_publisher(OccupancyGrid, f"~/{name}", qos.LATCHED) for name in ("occupancy", "costmap")]
+        self._grids_time = float("-inf")
+        self._grids_shown: tuple[int, ...] = ()  # what was built, and who listened
 
     def run(self, task: Callable[[], None]) -> None:
         self._thread.submit(task)
 
     def close(self) -> None:
+        self._closing.set()
         self._thread.shutdown(wait=True)
+        self._builder.shutdown(wait=True)
+        for publisher in self._grids:
+            self._node.destroy_publisher(publisher)
 
-    def _current(self, response: Any) -> tuple[DistanceField, MapView]:
-        """The field, and the view that it is of."""
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def current(self, response: Any) -> Built:
+        """What to answer from; its revision is noted in the reply."""
         newest = self._node.map_services.queries.filled_view(response)
-        view, field = self._view, self._field
-        same = view is not None and view.gaussians.map_id == newest.gaussians.map_id
-        fresh = view is not None and (view.revision == newest.revision or time.monotonic() - self._built < PERIOD_S)
-        if view is None or field is None or not (same and fresh):
-            view, field = newest, DistanceField(newest.gaussians, self._look(newest, same))
-            self._view, self._field, self._built = view, field, time.monotonic()
-        response.map_revision = view.revision
-        return field, view
+        built = self._refreshed(newest)
+        if built is None:
+            assert self._building is not None
+            built = self._first(self._building, newest)
+        response.map_revision = built.view.revision
+        return built
 
-    def _look(self, view: MapView, same: bool) -> Visibility:
-        """What the keyframes have seen; fused anew when the map was replaced or outgrew the grid, or keyframes moved."""
-        keyframes = list(self._node.mapper.keyframes.frames)
-        means = view.gaussians.means.numpy()
-        eyes = [keyframe.camera.T_world_camera[:3, 3] for keyframe in keyframes]
-        # what is free lies between the cameras and what they see
-        low, high = (np.min([means.min(0), *eyes], axis=0), np.max([means.max(0), *eyes], axis=0))
-        known = self._visibility
-        if known is None or not same or not known.holds(low, high) or not known.update(keyframes):
-            known = Visibility(low, high)
-            known.update(keyframes)
-        self._visibility = known
-        return known
+    def _refreshed(self, newest: MapView) -> Built | None:
+        """What there is; something newer is built if it is time for that."""
+        built = self._of(newest)
+        fresh = built is not None and (
+            (built.view.revision == newest.revision and built.complete) or time.monotonic() - built.time < PERIOD_S
+        )
+        if not fresh and (self._building is None or self._building.done()):
+            self._building = self._builder.submit(self._build)
+        return built
+
+    def _of(self, view: MapView) -> Built | None:
+        """What has been built, if it is of the same map."""
+        built = self._built
+        return built if built is not None and built.view.gaussians.map_id == view.gaussians.map_id else None
+
+    def _first(self, building: Future[None], view: MapView) -> Built:
+        end = time.monotonic() + PATIENCE_S
+        while (built := self._of(view)) is None:
+            try:
+                building.result(timeout=0.02)
+            except FutureTimeoutError:
+                pass  # not yet
+            if building.done() and self._of(view) is None:  # it was of another map
+                building = self._building = self._builder.submit(self._build)
+            if time.monotonic() > end or self._closing.is_set():
+                raise GsSemanticError(f"the map is not ready for questions of distance after {PATIENCE_S:g} s; ask again")
+        return built
+
+    def _build(self) -> None:
+        """Bring all up to date, slice by slice."""
+        if self._rasterizer is None:
+            self._rasterizer = CpuRasterizer(self._node.config.raster_settings)
+        complete = False
+        while not complete and not self._closing.is_set():
+            view, before = self._node.view, self._of(self._node.view)
+            seen, boxes = SeenSpace(), []
+            if before is not None:
+                seen, boxes = before.seen, changed_boxes(before.looked.objects.records, view.objects.records)
+            complete = seen.update(view.gaussians, self._node.mapper.views, self._rasterizer, boxes, SLICE_S)
+            if before is not None and (
+                before.view.revision == view.revision or time.monotonic() - before.time < PERIOD_S
+            ):
+                self._built = replace(before, looked=view, complete=complete)
+            else:
+                field = DistanceField(view.gaussians, seen)
+                self._built = Built(view, field, seen, view, complete, time.monotonic())
+
+    # --- answering ----------------------------------------------------------------------------------------------------
 
     def query_distance(self, request: QueryDistance.Request, response: QueryDistance.Response) -> None:
-        field, view = self._current(response)
+        built = self.current(response)
+        field, view = built.field, built.view
         points = np.array(request.points, np.float32)
         if len(points) % 3:
             raise InvalidRequestError(f"points has {len(points)} numbers, expected three for each point")
@@ -87,7 +158,8 @@ class Geometry:
             response.gradients = array.array("f", found.gradient.astype("<f4").tobytes())
 
     def check_path(self, request: CheckPath.Request, response: CheckPath.Response) -> None:
-        field, view = self._current(response)
+        built = self.current(response)
+        field, view = built.field, built.view
         path = np.array([[corner.x, corner.y, corner.z] for corner in request.path]).reshape(-1, 3)
         pose = self._node.map_services.queries.T_map(request.frame_id, view)
         path = path @ pose[:3, :3].T + pose[:3, 3]
@@ -96,12 +168,61 @@ class Geometry:
         response.travelled, response.point = found.travelled, to_vector(Point, found.point)
         response.object_id = int(view.ids[found.slot])
 
-    @staticmethod
-    def _slots(ids: Iterable[int], view: MapView) -> list[int]:
-        records, out = view.objects.records, []
-        for object_id in ids:
-            index = np.flatnonzero(records["id"] == object_id)
-            if not len(index):
-                raise UnknownObjectError(f"object {object_id} is not in the map; list_objects gives the ids there are")
-            out.append(int(records["slot"][index[0]]))
-        return out
+    def get_grid(self, request: GetGrid.Request, response: GetGrid.Response) -> None:
+        built = self.current(response)
+        view = built.view
+        if len(request.class_ids) != len(request.class_radii):
+            raise InvalidRequestError(
+                f"class_ids has {len(request.class_ids)} entries, class_radii has {len(request.class_radii)}"
+            )
+        lower, upper = ([point.x, point.y] for point in (request.lower, request.upper))
+        everything = not any([*lower, *upper])
+        spec = GridSpec(
+            round(request.resolution, 6) or GridSpec.resolution,  # float32
+            *((request.low, request.high) if request.low or request.high else (GridSpec.low, GridSpec.high)),
+            *((None, None) if everything else (np.array(lower), np.array(upper))),
+        )
+        grid = occupancy(view.gaussians, built.seen, spec, self._slots(request.without_ids, view))
+        if request.costs:
+            radii = dict(zip(request.class_ids, request.class_radii, strict=True))
+            inflation = Inflation(
+                request.inscribed_radius, request.inflation_radius, request.decay or Inflation.decay, radii
+            )
+            grid = inflate(grid, inflation, view.classes)
+        response.grid = conversions.write_grid(grid, response.header)
+
+    # --- topics -------------------------------------------------------------------------------------------------------
+
+    def update(self) -> None:
+        """Publish the grids when somebody listens and it is time to. Returns at once."""
+        parameters, now = self._node.parameters, time.monotonic()
+        if now - self._grids_time >= 1 / parameters.grids_hz and any(map(listened_to, self._grids)):
+            self._grids_time = now
+            self.run(self._publish_grids)
+
+    def _publish_grids(self) -> None:
+        view, parameters = self._node.view, self._node.parameters
+        built = self._refreshed(view) if len(view.gaussians) else None
+        listeners = tuple(publisher.get_subscription_count() for publisher in self._grids)
+        shown = (0 if built is None else id(built), *listeners)
+        if built is None or shown == self._grids_shown:
+            return
+        self._grids_shown = shown
+        header = conversions.make_header(built.view.stamp_ns, self._node.frame_id)
+        spec = GridSpec(parameters.grids_resolution_m, parameters.grids_low_m, parameters.grids_high_m)
+        try:
+            grid = occupancy(built.view.gaussians, built.seen, spec)
+        except InvalidRequestError as error:
+            self._node.report("grids", error)
+            return
+        radii = class_radii(parameters)
+        named = {key: radii[name] for key, name in built.view.labels.names.items() if name in radii}
+        inflation = Inflation(
+            parameters.costmap_inscribed_m, parameters.costmap_inflation_m, parameters.costmap_decay, named
+        )
+        self._grids[0].publish(conversions.write_grid(grid, header))
+        if listened_to(self._grids[1]):
+            self._grids[1].publish(conversions.write_grid(inflate(grid, inflation, built.view.classes), header))
+
+    def _slots(self, ids: Iterable[int], view: MapView) -> list[int]:
+        return self._node.map_services.queries.slots(ids, view)

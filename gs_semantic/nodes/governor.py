@@ -7,7 +7,7 @@ import time
 from gs_semantic.mapping.config import MapperConfig
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.trim import bytes_per_gaussian, bytes_per_keyframe, give_back, give_back_at_once, trim
-from gs_semantic.nodes.budgets import Bandwidth, Limits, Memory, Pace, Rest, held
+from gs_semantic.nodes.budgets import SAFETY, Bandwidth, Limits, Memory, Pace, Rest, answers_within, held
 from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.statistics import Statistics, Window
 
@@ -15,6 +15,7 @@ TICK_S = 1.0
 HZ, MBPS = "budget.hz", "budget.mbps"
 # Images and tables of changing sizes leave the heap full of holes that the system counts as ours, and that grow for hours.
 GIVE_BACK_S = 15.0
+GIVE_BACK_NEAR_S = 3.0  # near budget.mb: what the heap holds for nothing must not cost Gaussians
 FULL = 0.98  # of a limit: from here on it costs something
 
 
@@ -31,7 +32,8 @@ class Governor:
         self._at_once = False  # has memory, since there is a budget of it, been given back at once?
         self._limits = Limits(config.max_gaussians, config.max_keyframes)
         self._due = 0.0
-        self._give_back_due = time.monotonic() + GIVE_BACK_S
+        self._given_back = time.monotonic()
+        self.answers_kept = parameters.answers_kept
         self.splats_waiting = 0
         self.given_up: list[str] = []
 
@@ -53,10 +55,10 @@ class Governor:
 
     # --- once a second ------------------------------------------------------------------------------------------------
 
-    def tick(self, mapper: Mapper, answering: bool, reserve_mb: float = 0.0) -> None:
+    def tick(self, mapper: Mapper, answering: bool, answers: int = 0, answer_mb: float = 0.0) -> None:
         """Look at everything and set limits.
 
-        answering: does anybody listen to answers? reserve_mb: memory that others than the map will take soon.
+        answering: does anybody listen to answers? answers: so many are kept now, each of answer_mb.
         """
         now = time.monotonic()
         if now < self._due:
@@ -64,16 +66,21 @@ class Governor:
         self._due = now + TICK_S
         self.bandwidth.limit_mbps = self._parameters.budget_mbps
         self._hold_rate(answering)
-        self._hold_memory(mapper, reserve_mb)
-        if now >= self._give_back_due:
+        if now - self._given_back >= (GIVE_BACK_NEAR_S if self._near_budget() else GIVE_BACK_S):
             give_back()
-            self._give_back_due = now + GIVE_BACK_S
+            self._given_back = now
+        self.answers_kept = answers_within(self._parameters.budget_mb, answer_mb, self._parameters.answers_kept)
+        self._hold_memory(mapper, reserve_mb=max(0, self.answers_kept - answers) * answer_mb)
         self.given_up = [*self._memory_costs(mapper), *self._rate_costs(), *self._bandwidth_costs()]
 
     def _hold_rate(self, answering: bool) -> None:
         goal = min(self._parameters.budget_hz, self._statistics.inputs.rate_hz())
         limited = self._withheld[MBPS].rate_hz() > 0  # then resting would not help
         self._rest.adjust(self._statistics.answers.rate_hz(), goal if answering and not limited else 0.0)
+
+    def _near_budget(self) -> bool:
+        budget_mb = self._parameters.budget_mb
+        return bool(budget_mb) and self._statistics.rss_mb() > SAFETY * budget_mb
 
     def _hold_memory(self, mapper: Mapper, reserve_mb: float) -> None:
         if self._parameters.budget_mb and not self._at_once:
@@ -103,24 +110,26 @@ class Governor:
 
     def _memory_costs(self, mapper: Mapper) -> list[str]:
         limits, wanted = self._limits, self._config
-        full = len(mapper.gaussians) >= FULL * limits.gaussians
-        if limits.gaussians >= wanted.max_gaussians and limits.keyframes >= wanted.max_keyframes:
-            left_out = "surfaces that are new are left out of the map"
-            return [held("max_gaussians", str(wanted.max_gaussians), left_out)] if full else []
-        limit = f"{self._parameters.budget_mb:g} MB"
+        budget = f"{self._parameters.budget_mb:g} MB"
         if limits.cannot:
             alone = f"the process takes {self._statistics.rss_mb():.0f} MB with the smallest map there can be"
-            return [held("budget.mb", limit, alone)]
-        if not (full or len(mapper.keyframes) >= limits.keyframes):
-            return []
-        return [
-            held(
-                "budget.mb",
-                limit,
+            return [held("budget.mb", budget, alone)]
+        full = len(mapper.gaussians) >= FULL * limits.gaussians
+        limited = limits.gaussians < wanted.max_gaussians or limits.keyframes < wanted.max_keyframes
+        costs = []
+        if limited and (full or len(mapper.keyframes) >= limits.keyframes):
+            costs.append(
                 f"at most {limits.gaussians} Gaussians and {limits.keyframes} keyframes are kept instead of "
-                f"{wanted.max_gaussians} and {wanted.max_keyframes}",
+                f"{wanted.max_gaussians} and {wanted.max_keyframes}"
             )
-        ]
+        if self.answers_kept < self._parameters.answers_kept:
+            costs.append(f"{self.answers_kept} answers are kept instead of {self._parameters.answers_kept}")
+        told = [held("budget.mb", budget, ", ".join(costs))] if costs else []
+        if full and not limited:
+            told.append(
+                held("max_gaussians", str(wanted.max_gaussians), "surfaces that are new are left out of the map")
+            )
+        return told
 
     def _rate_costs(self) -> list[str]:
         costs = []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from typing import TypeVar
 
 from rclpy.node import Node
 
+from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Frame
+from gs_semantic.labels import LabelSet
 from gs_semantic.msg import LabelMap
-from gs_semantic.nodes import qos
+from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.camera_input import CameraInput
 from gs_semantic.nodes.mapper_parameters import NodeParameters
 from gs_semantic.nodes.poses import Poses
@@ -17,7 +21,8 @@ from gs_semantic.nodes.statistics import Statistics
 from gs_semantic.nodes.subscriptions import Subscriptions
 from gs_semantic.nodes.synchronizer import Match
 
-LABELS = "label_map"
+LABELS, LABEL_INFO = "label_map", "vision/label_info"
+L = TypeVar("L")
 
 
 class Inputs:
@@ -33,11 +38,11 @@ class Inputs:
         parameters: NodeParameters,
         statistics: Statistics,
         on_match: Callable[[Match], None],
-        on_labels: Callable[[LabelMap], None],
+        on_labels: Callable[[LabelSet], None],
         on_problem: Callable[[str, Exception], None],
     ) -> None:
-        self._parameters, self._on_labels = parameters, on_labels
-        self.topics = {LABELS: node.resolve_topic_name(LABELS)}
+        self._parameters, self._on_labels, self._on_problem = parameters, on_labels, on_problem
+        self.topics = {name: node.resolve_topic_name(name) for name in (LABELS, LABEL_INFO)}
         self.subscriptions = Subscriptions(node)
         self.stamps = StampWatch()
         self.poses = Poses(node, parameters, self.stamps, on_problem, self._retry)
@@ -52,7 +57,15 @@ class Inputs:
     def subscribe(self) -> None:
         """Start to listen."""
         self.poses.subscribe(self.subscriptions)
-        self.subscriptions.add(LabelMap, LABELS, self._on_labels, qos.LATCHED_INPUT)
+        take = self._labels_callback(LABELS, conversions.read_label_map)
+        self.subscriptions.add(LabelMap, LABELS, take, qos.LATCHED_INPUT)
+        if importlib.util.find_spec("vision_msgs") is not None:
+            from vision_msgs.msg import LabelInfo
+
+            from gs_semantic.nodes.vision import read_label_info
+
+            take = self._labels_callback(LABEL_INFO, read_label_info)
+            self.subscriptions.add(LabelInfo, LABEL_INFO, take, qos.LATCHED_INPUT)
         for camera in self.cameras:
             camera.subscribe()
 
@@ -79,6 +92,17 @@ class Inputs:
             camera.retry()
 
     # --- what came ----------------------------------------------------------------------------------------------------
+
+    def _labels_callback(self, name: str, read: Callable[[L, str], LabelSet]) -> Callable[[L], None]:
+        def take(msg: L) -> None:
+            try:
+                labels = read(msg, self.topics[name])
+            except InvalidInputError as error:
+                self._on_problem(name, error)
+                return
+            self._on_labels(labels)
+
+        return take
 
     def camera_of(self, match: Match) -> CameraInput:
         """The camera that a match is of."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from geometry_msgs.msg import PointStamped
@@ -41,11 +41,11 @@ from gs_semantic.mapping.events import Events, LabelImages
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.mapping.view import MapView, pack_registry
-from gs_semantic.msg import LabelMap, Status
+from gs_semantic.msg import Status
 from gs_semantic.nodes import conversions, faults, qos
 from gs_semantic.nodes.diagnostics import Diagnostics
 from gs_semantic.nodes.governor import Governor
-from gs_semantic.nodes.inputs import LABELS, Inputs
+from gs_semantic.nodes.inputs import Inputs
 from gs_semantic.nodes.lifecycle import ManagedNode
 from gs_semantic.nodes.live_training import LiveTrainer
 from gs_semantic.nodes.mapper_parameters import LIVE_MAPPING, NodeParameters, check
@@ -62,10 +62,13 @@ from gs_semantic.objects.events import EventWatch
 from gs_semantic.objects.registry import MapObject, ObjectRegistry, ObjectState
 from gs_semantic.rendering.cpu import CpuRasterizer
 
+if TYPE_CHECKING:
+    from gs_semantic.segmenters.language import LanguageFeatures
+
 T = TypeVar("T")
 
 ANCHOR_M, ANCHOR_DEG = 0.1, 3.0  # an anchor farther off means another map frame
-MAPPING_QUEUE = 8  # frames that may wait for a slice of mapping to end
+MAPPING_QUEUE, SHORT_MAPPING_QUEUE = 8, 2  # frames that may wait for a slice of mapping to end; within a budget of memory
 LOG_PERIOD_S = 5.0  # the same trouble is logged once in this time
 STATES = {
     Status.STATE_WAITING: "waiting",
@@ -149,7 +152,7 @@ class MapperNode(ManagedNode):
         self._newest: dict[str, Frame] = {}  # the newest frame of each camera
         self._last_frame_time = 0.0
         self._mapped_stamp_ns = 0
-        self._answers: deque[tuple[str, LabelImages]] = deque(maxlen=self.parameters.answers_kept)
+        self._answers: deque[tuple[str, LabelImages]] = deque()
         self._paused = False
         self._jumps = JumpWatch()
         self._disk = ThreadPoolExecutor(1, "disk")
@@ -236,12 +239,22 @@ class MapperNode(ManagedNode):
     def _make_mapper(self, config: MapperConfig) -> Mapper:
         rasterizer = CpuRasterizer(config.raster_settings)
         semantics = self._semantics(rasterizer)
+        self.language = self._language()
         labels = semantics.labels if semantics is not None else None
         if not self.parameters.load_map:
-            return Mapper(config, rasterizer, labels=labels, semantics=semantics)
+            return Mapper(config, rasterizer, labels=labels, semantics=semantics, language=self.language, live=True)
         gaussians, objects = load_map(self.parameters.load_map)
         self.get_logger().info(f"loaded {len(gaussians)} Gaussians and {len(objects)} objects")
-        return Mapper(config, rasterizer, gaussians, objects, semantics=semantics)
+        return Mapper(config, rasterizer, gaussians, objects, semantics=semantics, language=self.language, live=True)
+
+    def _language(self) -> LanguageFeatures | None:
+        """What puts objects and words into one space, if anything does."""
+        if not self.parameters.language:
+            return None
+        from gs_semantic.segmenters.language import LanguageFeatures  # torch networks: only when used
+        from gs_semantic.segmenters.weights import Weights
+
+        return LanguageFeatures(Weights(self.parameters.language), self.parameters.device)
 
     def _semantics(self, rasterizer: CpuRasterizer) -> SemanticSource | None:
         """What labels frames without masks, if anything does."""
@@ -285,12 +298,7 @@ class MapperNode(ManagedNode):
         if not self._paused:
             self.answering.submit(match)
 
-    def _take_labels(self, msg: LabelMap) -> None:
-        try:
-            labels = conversions.read_label_map(msg, self.inputs.topics[LABELS])
-        except InvalidInputError as error:
-            self.report(LABELS, error)
-            return
+    def _take_labels(self, labels: LabelSet) -> None:
         self.mapping.call(lambda: self._use_labels(labels))
 
     def _take_click(self, msg: PointStamped) -> None:
@@ -410,7 +418,7 @@ class MapperNode(ManagedNode):
         try:
             answer = view.render_labels(self.rasterizer, frame.camera, frame.stamp_ns)
             rendered = time.perf_counter()
-            self._answers.append((name, answer))
+            self._keep(name, answer)
             answerer.publish(answer, frame, view)
         except Exception as error:  # noqa: BLE001 - one frame must not end the node
             self.report("answer", error)
@@ -430,6 +438,12 @@ class MapperNode(ManagedNode):
         self.report("jump", InvalidInputError(faults.POSE_JUMP.text(what=what, metres=jump[0], seconds=jump[1])))
         return True
 
+    def _keep(self, camera: str, answer: LabelImages) -> None:
+        """For questions about this frame's pixels. In the answering thread."""
+        self._answers.append((camera, answer))
+        while len(self._answers) > self.governor.answers_kept:
+            self._answers.popleft()
+
     def answer_at(self, stamp_ns: int, camera: str = "") -> LabelImages:
         """The answer of a camera (empty: of any) with a stamp; with 0 the newest, drawn now when nobody listened.
 
@@ -448,7 +462,7 @@ class MapperNode(ManagedNode):
                 if (known, answer.stamp_ns) == (name, newest_ns):
                     return answer
             answer = self.view.render_labels(self.rasterizer, self._newest[name].camera, newest_ns)
-            self._answers.append((name, answer))
+            self._keep(name, answer)
             return answer
         for answer in kept:
             if answer.stamp_ns == stamp_ns:
@@ -471,11 +485,13 @@ class MapperNode(ManagedNode):
         """One slice of mapping, and map topics that are due."""
         self.governor.splats_waiting = self._splats.waiting
         answering = any(answerer.wanted for answerer in self.answerers.values())
-        self.governor.tick(self.mapper, answering, self._answers_to_come_mb)
+        self.mapping.queue = SHORT_MAPPING_QUEUE if self.parameters.budget_mb else MAPPING_QUEUE
+        self.governor.tick(self.mapper, answering, len(self._answers), self._answer_mb)
         self._map_publisher.update(
             self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected
         )
         self._splats.update(self.view, self._map_header())
+        self.map_services.geometry.update()
         fresh = time.monotonic() - self._last_frame_time < self.parameters.idle_optimise_s
         if self._paused or not (self.mapper.pending or (fresh and self.mapper.can_optimise)):
             if self._view_is_old:
@@ -488,13 +504,13 @@ class MapperNode(ManagedNode):
         return worked
 
     @property
-    def _answers_to_come_mb(self) -> float:
-        """Memory that answers will take until as many are kept as ``answers_kept`` says."""
+    def _answer_mb(self) -> float:
+        """Memory that an answer takes; 0 before the first."""
         if not self._answers:
             return 0.0
         images = self._answers[-1][1]
         size = sum(image.nbytes for image in (images.instance, images.semantic, images.confidence, images.depth))
-        return (self.parameters.answers_kept - len(self._answers)) * size / 1e6
+        return size / 1e6
 
     def _step(self, frame: Frame | None) -> bool:
         """False when it failed."""
@@ -600,7 +616,9 @@ class MapperNode(ManagedNode):
         def copied() -> tuple[GaussianMap, ObjectRegistry]:
             self.mapper.gaussians.frame_id = self.frame_id
             self.mapper.gaussians.anchor = self._anchor()
-            return self.mapper.gaussians.snapshot(), copy.deepcopy(self.mapper.objects)
+            gaussians = self.mapper.gaussians.snapshot()
+            gaussians.views = tuple(self.mapper.views.values())
+            return gaussians, copy.deepcopy(self.mapper.objects)
 
         gaussians, objects = self.while_mapping_waits(copied)
         save_map(path, gaussians, objects)

@@ -97,6 +97,9 @@ class NodeParameters:
     semantics: str = parameter(
         "", "checkpoint of a method that generalises, which labels frames without masks (docs/generalization.md)"
     )
+    language: str = parameter(
+        "", "folder of CLIP or SigLIP weights: objects get embeddings, and query_text understands words that are no names"
+    )
     save_on_exit: str = parameter("", "map folder to write when the node ends", live=True)
     view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0, live=True)
     idle_optimise_s: float = parameter(20.0, "go on optimising so long after the last frame", 0.0, 86400.0, live=True)
@@ -109,6 +112,23 @@ class NodeParameters:
     map_points_max: int = parameter(200_000, "points in ~/map/points at most", 1, 10_000_000, live=True)
     answers_kept: int = parameter(30, "answered frames that query_pixel can be asked about", 1, 1000)
     splats_hz: float = parameter(5.0, "rate of ~/splats at most", 0.1, 50.0, live=True)
+    grids_hz: float = parameter(0.5, "rate of ~/occupancy and ~/costmap at most", 0.01, 10.0, live=True)
+    grids_resolution_m: float = parameter(0.05, "edge of a cell of the grids", 0.01, 1.0, live=True)
+    grids_low_m: float = parameter(
+        0.1, "heights in the map from which the grids show what stands in the way", -1000.0, 1000.0, live=True
+    )
+    grids_high_m: float = parameter(1.5, "and up to which", -1000.0, 1000.0, live=True)
+    costmap_inscribed_m: float = parameter(
+        0.2, "inner radius of the robot: ~/costmap is 99 so far around obstacles", 0.0, 10.0, live=True
+    )
+    costmap_inflation_m: float = parameter(0.5, "costs around obstacles end there", 0.0, 10.0, live=True)
+    costmap_decay: float = parameter(5.0, "costs fall with exp(-decay x distance), 1/m", 0.0, 100.0, live=True)
+    costmap_classes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "text": "classes around which costs end elsewhere, e.g. [person=1.5, plant=0.1], m", "live": True
+        },
+    )
     diagnostics_hz: float = parameter(1.0, "rate of /diagnostics", 0.1, 10.0)
     # training of the map while it is mapped: what ~/start_training starts
     train_method: str = parameter("gradiseg", "lifting method", live=True, name="train.method")
@@ -159,7 +179,26 @@ def check(parameters: NodeParameters, config: MapperConfig) -> None:
         raise InvalidInputError(
             "parameter pose_child_frame is empty: with several cameras, name the frame that the poses speak of"
         )
+    if parameters.grids_low_m >= parameters.grids_high_m:
+        raise InvalidInputError(
+            f"parameter grids_low_m = {parameters.grids_low_m:g} is not below grids_high_m = {parameters.grids_high_m:g}"
+        )
+    class_radii(parameters)
     if config.depth_min_m >= config.depth_max_m:
         raise InvalidInputError(
             f"parameter depth_min_m = {config.depth_min_m:g} is not below depth_max_m = {config.depth_max_m:g}"
         )
+
+
+def class_radii(parameters: NodeParameters) -> dict[str, float]:
+    """``costmap_classes`` by class name, m."""
+    radii = {}
+    for entry in parameters.costmap_classes:
+        name, _, text = entry.rpartition("=")
+        try:
+            radii[name.strip()] = radius = float(text)
+        except ValueError:
+            radius = -1.0
+        if not (name.strip() and 0 <= radius <= 10):
+            raise InvalidInputError(f"parameter costmap_classes: '{entry}' is not a class=metres with 0 to 10 m")
+    return radii

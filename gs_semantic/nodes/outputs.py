@@ -18,7 +18,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from gs_semantic.gaussians import Frame
 from gs_semantic.gaussians.gaussian_map import sh_to_rgb
-from gs_semantic.labels import VOID, LabelSet, palette
+from gs_semantic.labels import OBJECT_COLOURS, VOID, LabelSet, palette
 from gs_semantic.mapping.events import LabelImages
 from gs_semantic.mapping.view import MapView
 from gs_semantic.msg import InstanceInfo, LabelMap, ObjectEvent, ObjectList, ObjectMasks, Status
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from gs_semantic.nodes.vision import VisionPublisher
 
 LARGEST_VALUE = 65535  # of a 16UC1 pixel
-OBJECT_COLOURS = 1024  # colours repeat after so many objects
 
 
 def instance_values(instance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

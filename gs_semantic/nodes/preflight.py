@@ -29,6 +29,7 @@ def main() -> int:
     end = sys.argv.index("--ros-args") if "--ros-args" in sys.argv else len(sys.argv)
     words = sys.argv[1:end]  # name=value, because ROS would take name:=value for a remapping
     setting = Setting.of(plan_segment(dict(word.split("=", 1) for word in words))[0])
+    stop.started()
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node = Node("doctor", enable_rosout=True, start_parameter_services=False)
 

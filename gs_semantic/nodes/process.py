@@ -6,6 +6,7 @@ The main thread only waits for signals, because Python handles them there; a thr
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -24,12 +25,24 @@ GIL_SWITCH_S = 0.001  # a thread that computes in Python gives way to one with a
 
 
 class StopSignal:
-    """Set by SIGINT and SIGTERM from the first moment on; a node ends in its own order when it sees it."""
+    """Set by SIGINT and SIGTERM from the first moment on; a node ends in its own order when it sees it.
+
+    Until ``started`` nothing is there that would have to be ended in order: a signal ends the process at once, with code 0.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self._started = False
         for number in SIGNALS:
-            signal.signal(number, lambda *_: self.event.set())
+            signal.signal(number, self._take)
+
+    def _take(self, *_: object) -> None:
+        if not self._started:
+            os._exit(0)  # an exception could be caught by what is being imported
+        self.event.set()
+
+    def started(self) -> None:
+        self._started = True
 
     @staticmethod
     def ignore() -> None:
@@ -52,14 +65,12 @@ def run_process(module: str, node_class: str) -> int:
 
     An error that the user can mend is told in one sentence (code 1); an interrupt at any moment is a normal end (0).
     """
-    stop = StopSignal()  # before the imports, which take seconds
+    stop = StopSignal()  # before the imports, which take seconds, on a busy machine minutes
     make = getattr(importlib.import_module(module), node_class)
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    if stop:
-        stop.ignore()
-        return 0
+    stop.started()
     sys.setswitchinterval(GIL_SWITCH_S)
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node = None
@@ -88,6 +99,7 @@ class SpinThread:
 
     def _spin(self) -> None:
         from rclpy.executors import ExternalShutdownException, ShutdownException
+        from rclpy.impl.implementation_singleton import rclpy_implementation
         from rclpy.logging import get_logger
 
         while not self._ending:
@@ -96,7 +108,9 @@ class SpinThread:
                 return
             except (ExternalShutdownException, ShutdownException):
                 return
-            except Exception:  # noqa: BLE001 - one callback must not end the node
+            except Exception as error:  # noqa: BLE001 - one callback must not end the node
+                if self._ending and isinstance(error, rclpy_implementation.InvalidHandle):
+                    return  # the executor went while it was in a callback
                 get_logger("executor").error(f"a callback failed:\n{traceback.format_exc()}")
 
     def __enter__(self) -> None:

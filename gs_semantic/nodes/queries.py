@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from gs_semantic.errors import (
     UnknownObjectError,
 )
 from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.gaussians.camera import looking_along
 from gs_semantic.mapping.view import MapView
 from gs_semantic.nodes import conversions
 from gs_semantic.nodes.outputs import map_cloud
@@ -25,7 +27,7 @@ from gs_semantic.nodes.transforms import TransformError
 from gs_semantic.objects.packing import pack_gaussians
 from gs_semantic.objects.queries import Filter, box_distances, in_regions
 from gs_semantic.objects.registry import ObjectState
-from gs_semantic.objects.text import THRESHOLD, match_names
+from gs_semantic.objects.text import THRESHOLD, TextEncoder, match_embeddings, match_names
 from gs_semantic.srv import GetObject, ListObjects, QueryNearest, QueryPixel, QueryRay, QueryRegion, QueryText
 
 if TYPE_CHECKING:
@@ -67,6 +69,17 @@ class Queries:
             return poses.transform(self._node.frame_id, frame_id, view.stamp_ns)
         except TransformError as error:
             raise InvalidRequestError(f"frame_id '{frame_id}': {error}") from error
+
+    @staticmethod
+    def slots(ids: Iterable[int], view: MapView) -> list[int]:
+        """Slots of objects; UnknownObjectError names an id that is not there."""
+        records, out = view.objects.records, []
+        for object_id in ids:
+            index = np.flatnonzero(records["id"] == object_id)
+            if not len(index):
+                raise UnknownObjectError(f"object {object_id} is not in the map; list_objects gives the ids there are")
+            out.append(int(records["slot"][index[0]]))
+        return out
 
     def point(self, point: Any, frame_id: str, view: MapView, what: str) -> np.ndarray:
         """A message's point (3,) in the map frame."""
@@ -123,17 +136,35 @@ class Queries:
             raise InvalidRequestError(f"min_score is {request.min_score}, expected 0 to 1")
         objects = view.objects
         names = zip(objects.operator_names, objects.class_names, strict=True)
-        scores = np.where(Filter().fits(objects), match_names(request.text, list(names), list(request.negatives)), 0)
+        present, least = Filter().fits(objects), request.min_score or THRESHOLD
+        scores = np.where(present, match_names(request.text, list(names), list(request.negatives)), 0)
         response.matcher = "names"
-        index = np.flatnonzero(scores >= (request.min_score or THRESHOLD))
+        language = self._node.language
+        if not (scores >= least).any() and language is not None and view.embedding_model == language.name:
+            # nothing is called so: does something look so?
+            response.matcher = language.name
+            scores = np.where(present, self._likeness(request, view, language), 0)
+        index = np.flatnonzero(scores >= least)
         if not len(index):
-            raise NothingThereError(f"'{request.text}' is not found: no object of the map is called so")
+            looks = "" if response.matcher == "names" else f", nor does one look so to {response.matcher}"
+            raise NothingThereError(f"'{request.text}' is not found: no object of the map is called so{looks}")
         index = index[np.argsort(-scores[index], kind="stable")][: request.max_results or None]
         response.count = len(index)
         response.objects = conversions.to_bytes_field(objects.to_bytes(index))
         response.scores = scores[index].tolist()
         if request.include_heat:
             response.heat = self._heat(view, scores)
+
+    @staticmethod
+    def _likeness(request: QueryText.Request, view: MapView, language: TextEncoder) -> np.ndarray:
+        """Scores (N,) of the view's objects by their embeddings; 0 without one."""
+        ids = view.objects.records["id"].tolist()
+        there = [row for row, object_id in enumerate(ids) if object_id in view.embeddings]
+        scores = np.zeros(len(ids))
+        if there:
+            embeddings = np.stack([view.embeddings[ids[row]] for row in there])
+            scores[there] = match_embeddings(request.text, embeddings, language, list(request.negatives))
+        return scores
 
     def _heat(self, view: MapView, scores: np.ndarray) -> Image:
         """How well what the newest frame shows fits; ``scores`` (N,) belong to the view's objects."""
@@ -243,17 +274,6 @@ def object_filter(request: Any) -> Filter:
         request.include_tentative,
         request.since_revision,
     )
-
-
-def looking_along(origin: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Camera-to-world pose (4, 4), optical axes, of a camera in ``origin`` that looks along the unit vector ``forward``."""
-    up = np.array([0.0, 0.0, 1.0]) if abs(forward[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
-    right = np.cross(forward, up)
-    right /= np.linalg.norm(right)
-    pose = np.eye(4)
-    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-    pose[:3, 3] = origin
-    return pose
 
 
 def packed_rows(gaussians: GaussianMap, rows: torch.Tensor, limit: int) -> tuple[int, Any]:

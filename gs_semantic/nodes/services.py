@@ -20,12 +20,14 @@ from gs_semantic.nodes.edits import Edits
 from gs_semantic.nodes.geometry import Geometry
 from gs_semantic.nodes.outputs import instance_info, instance_values
 from gs_semantic.nodes.queries import Queries
+from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.srv import (
     CheckPath,
     Control,
     CorrectPoses,
     EditObject,
     ExtractObject,
+    GetGrid,
     GetObject,
     ListObjects,
     LoadMap,
@@ -87,6 +89,7 @@ class Services:
             ("query_ray", QueryRay, queries.query_ray, by_answerer),
             ("query_distance", QueryDistance, geometry.query_distance, geometry.run),
             ("check_path", CheckPath, geometry.check_path, geometry.run),
+            ("get_grid", GetGrid, geometry.get_grid, geometry.run),
             ("render_view", RenderView, self._render_view, by_answerer),
             ("edit_object", EditObject, edits.edit, by_mapper),
             ("correct_poses", CorrectPoses, edits.correct_poses, by_mapper),
@@ -148,16 +151,20 @@ class Services:
         camera = self._camera(request)
         header = response.header
         response.camera_info = conversions.write_camera(camera, header)
+        rasterizer = node.rasterizer
+        if request.without_ids:
+            view = view.without(self.queries.slots(request.without_ids, view))
+            rasterizer = CpuRasterizer(node.config.raster_settings)  # the node's keeps the whole map packed
         if flags & {"color", "depth"}:
             with torch.no_grad():
-                rendering = node.rasterizer.render(view.gaussians, camera)
+                rendering = rasterizer.render(view.gaussians, camera)
             if "color" in flags:
                 rgb = (rendering.rgb.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
                 response.color = conversions.write_image(rgb, "rgb8", header)
             if "depth" in flags:
                 response.depth = conversions.write_image(rendering.depth.numpy(), "32FC1", header)
         if flags - {"color", "depth"}:
-            labels = view.render_labels(node.rasterizer, camera)
+            labels = view.render_labels(rasterizer, camera)
             if "semantic" in flags:
                 encoding = conversions.semantic_encoding(view.labels)
                 response.semantic = conversions.write_classes(labels.semantic, encoding, header)

@@ -1,4 +1,4 @@
-"""Class names and objects once more as vision_msgs, for tools that know those; only where vision_msgs is installed."""
+"""Class names and objects as vision_msgs, for tools that know those; only where vision_msgs is installed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,26 @@ from vision_msgs.msg import (
     VisionClass,
 )
 
+from gs_semantic.errors import InvalidInputError
 from gs_semantic.labels import LabelSet
-from gs_semantic.nodes import qos
+from gs_semantic.nodes import faults, qos
 from gs_semantic.objects.packing import matrix_to_quaternion
 from gs_semantic.objects.registry import MapObject
+
+UNLABELED = 65535  # by the definition of VisionClass, whatever its name
+
+
+def read_label_info(msg: LabelInfo, topic: str) -> LabelSet:
+    """The classes of a vision pipeline; InvalidInputError when an id has two names, or there is none."""
+    names: dict[int, str] = {}
+    for entry in msg.class_map:
+        if names.setdefault(int(entry.class_id), str(entry.class_name)) != entry.class_name:
+            reason = f"class_map names class {entry.class_id} both {names[entry.class_id]!r} and {entry.class_name!r}"
+            raise InvalidInputError(faults.LABELS_UNREADABLE.text(source=topic, reason=reason))
+    names.pop(UNLABELED, None)
+    if not names:
+        raise InvalidInputError(faults.LABELS_UNREADABLE.text(source=topic, reason="class_map names no class"))
+    return LabelSet({0: "void"} | names)
 
 
 class VisionPublisher:

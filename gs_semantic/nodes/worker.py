@@ -16,7 +16,8 @@ T = TypeVar("T")
 class Worker(Generic[T]):
     """Runs, one at a time and in this order: requests, inputs, a slice of background work.
 
-    Inputs go through a queue that keeps the latest ``queue``; ``replaced`` counts those that were overtaken. ``idle``
+    Inputs go through a queue that keeps the latest ``queue``; ``replaced`` counts those that were overtaken. ``queue`` may be
+    changed at any time. ``idle``
     does one slice and returns whether there was something to do; it is called again at once if so, else after
     ``idle_period_s`` or when something comes. ``niceness`` lets other threads go first (Linux).
     """
@@ -33,7 +34,8 @@ class Worker(Generic[T]):
         self._process, self._idle, self._idle_period_s = process, idle, idle_period_s
         self._niceness = niceness
         self._changed = threading.Condition()
-        self._inputs: deque[T] = deque(maxlen=queue)
+        self.queue = queue
+        self._inputs: deque[T] = deque()
         self._requests: deque[Callable[[], None]] = deque()
         self._stopping = False
         self._running = False
@@ -46,8 +48,10 @@ class Worker(Generic[T]):
     def submit(self, item: T) -> None:
         """Process this input when its turn comes, unless newer ones push it out before."""
         with self._changed:
-            self.replaced += len(self._inputs) == self._inputs.maxlen
             self._inputs.append(item)
+            while len(self._inputs) > self.queue:
+                self._inputs.popleft()
+                self.replaced += 1
             self._changed.notify()
 
     def call(self, request: Callable[[], None]) -> bool:

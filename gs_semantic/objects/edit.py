@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -154,13 +154,21 @@ def move(
     selection: Selection = Selection(),
 ) -> None:
     """Move the chosen objects rigidly, together, by ``motion`` (4, 4) in the map frame: p becomes motion @ p."""
-    motion = np.asarray(motion, np.float64)
-    rotation = motion[:3, :3] if motion.shape == (4, 4) else np.zeros((3, 3))
-    if not (np.isfinite(motion).all() and np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)):
-        raise InvalidRequestError("motion: expected a rigid 4x4 matrix of finite numbers")
+    motion = _rigid(motion)
     taken = _selected(gaussians, chosen, selection)
     _move(gaussians, np.flatnonzero(np.logical_or.reduce(list(taken.values()))), motion)
     _follow(gaussians, objects, {obj.slot: motion for obj in chosen}, taken)
+
+
+def move_map(gaussians: GaussianMap, objects: ObjectRegistry, motion: np.ndarray) -> None:
+    """Move a whole map, objects, views and anchor with it, rigidly by ``motion`` (4, 4): into another frame."""
+    motion = _rigid(motion)
+    _move(gaussians, np.arange(len(gaussians)), motion)
+    for obj in objects:
+        _place(obj, motion)
+    gaussians.views = tuple(camera.at(motion @ camera.T_world_camera) for camera in gaussians.views)
+    if gaussians.anchor is not None:
+        gaussians.anchor = replace(gaussians.anchor, T_map_frame=motion @ gaussians.anchor.T_map_frame)
 
 
 def turn_about(centre: np.ndarray, degrees: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -234,6 +242,14 @@ def _label(gaussians: GaussianMap, owner: np.ndarray) -> None:
     add_votes(gaussians, rows, owner[rows], np.ones(len(rows), np.float32))
 
 
+def _rigid(motion: np.ndarray) -> np.ndarray:
+    motion = np.asarray(motion, np.float64)
+    rotation = motion[:3, :3] if motion.shape == (4, 4) else np.zeros((3, 3))
+    if not (np.isfinite(motion).all() and np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)):
+        raise InvalidRequestError("motion: expected a rigid 4x4 matrix of finite numbers")
+    return motion
+
+
 def _move(gaussians: GaussianMap, rows: np.ndarray, motion: np.ndarray) -> None:
     if gaussians.sh_degree and not np.array_equal(motion[:3, :3], np.eye(3)):
         gaussians.sh[rows] = rotate_harmonics(gaussians.sh[rows], torch.from_numpy(motion[:3, :3]))
@@ -245,16 +261,20 @@ def _follow(
 ) -> None:
     """Move what is known of the objects with their Gaussians; those of others that came along are looked at anew."""
     for slot, motion in motions.items():
-        obj, rotation = objects.by_slot(slot), motion[:3, :3]
+        obj = objects.by_slot(slot)
         obj.provenance, obj.revision = Provenance.OPERATOR, gaussians.revision
-        if obj.centroid is not None and obj.covariance is not None:
-            obj.centroid = rotation @ obj.centroid + motion[:3, 3]
-            obj.covariance = rotation @ obj.covariance @ rotation.T
-        if obj.box is not None:
-            box = obj.box
-            obj.box = Box(rotation @ box.centre + motion[:3, 3], box.size, rotation @ box.rotation)
+        _place(obj, motion)
     others = np.unique(gaussians["object"].numpy()[np.logical_or.reduce(list(taken.values()))])
     _update(gaussians, objects, [slot for slot in others.tolist() if slot not in motions])
+
+
+def _place(obj: MapObject, motion: np.ndarray) -> None:
+    rotation = motion[:3, :3]
+    if obj.centroid is not None and obj.covariance is not None:
+        obj.centroid = rotation @ obj.centroid + motion[:3, 3]
+        obj.covariance = rotation @ obj.covariance @ rotation.T
+    if obj.box is not None:
+        obj.box = Box(rotation @ obj.box.centre + motion[:3, 3], obj.box.size, rotation @ obj.box.rotation)
 
 
 def _update(gaussians: GaussianMap, objects: ObjectRegistry, slots: Iterable[int] | np.ndarray) -> None:

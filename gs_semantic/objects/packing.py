@@ -205,7 +205,7 @@ def pack_objects(objects: Iterable[MapObject], registry: ObjectRegistry) -> Pack
                 tuple(class_id for class_id, _ in best),
                 shares,
                 *place(obj.name),
-                *place(registry.labels.name(class_id)),
+                *place(registry.labels.object_name(class_id)),
             )
         )
     records = np.array(rows, OBJECT) if rows else np.zeros(0, OBJECT)
@@ -213,7 +213,7 @@ def pack_objects(objects: Iterable[MapObject], registry: ObjectRegistry) -> Pack
     if boxed:
         rotations = np.stack([chosen[i].box.rotation for i in boxed])  # type: ignore[union-attr]
         records["box_rotation"][boxed] = matrix_to_quaternion(rotations)
-    names = tuple(registry.labels.name(obj.class_id) for obj in chosen)
+    names = tuple(registry.labels.object_name(obj.class_id) for obj in chosen)
     return PackedObjects(records, bytes(strings), names, tuple(obj.name for obj in chosen))
 
 

@@ -12,6 +12,8 @@ from gs_semantic.objects.packing import FLAG_HAS_BOX, FLAG_HAS_CENTROID, PackedO
 from gs_semantic.objects.regions import Region
 from gs_semantic.objects.registry import ObjectState
 
+MOVED_M = 0.05  # an object that was shifted by more stands elsewhere
+
 
 @dataclass(frozen=True)
 class Filter:
@@ -59,6 +61,30 @@ def in_regions(records: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
         return np.ones(len(records), bool)
     known = (records["flags"] & FLAG_HAS_CENTROID) > 0
     return known & np.logical_or.reduce([region.inside(records["centroid"].astype(np.float64)) for region in regions])
+
+
+def changed_boxes(before: np.ndarray, after: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Between two lists of records: boxes, low and high (3,) m in the map frame, out of which and into which objects were
+    moved, or from which they were taken. Confirmed and stale objects only; a box that merely grew is none of them."""
+    there = np.isin(before["state"], (ObjectState.CONFIRMED, ObjectState.STALE)) & ((before["flags"] & FLAG_HAS_BOX) > 0)
+    now = {int(record["id"]): record for record in after if record["state"] != ObjectState.REMOVED}
+    boxes = []
+    for record in before[there]:
+        other = now.get(int(record["id"]))
+        if other is None:
+            boxes.append(bounds(record))
+        elif other["flags"] & FLAG_HAS_BOX:
+            shift = np.linalg.norm(other["centroid"] - record["centroid"])
+            same_size = np.abs(np.sort(other["box_size"]) - np.sort(record["box_size"])).max() <= shift
+            if shift > MOVED_M and same_size:
+                boxes += [bounds(record), bounds(other)]
+    return boxes
+
+
+def bounds(record: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high corner (3,) m of the upright box around an object's box."""
+    reach = np.abs(quaternion_to_matrix(record["box_rotation"][None])[0]) @ (record["box_size"] / 2)
+    return record["box_centre"] - reach, record["box_centre"] + reach
 
 
 def box_distances(records: np.ndarray, point: np.ndarray) -> np.ndarray:

@@ -61,6 +61,15 @@ class MapObject:
     centroid: np.ndarray | None = None  # (3,)
     covariance: np.ndarray | None = None  # (3,3) of the Gaussians' centres
 
+    def take_embedding(self, vector: np.ndarray, weight: float) -> None:
+        """Add what others saw of it, (D,), with the weight of these observations; the embedding keeps its length of 1."""
+        old = np.zeros_like(vector) if self.embedding is None else self.embedding
+        total = self.embedding_weight * old + weight * vector
+        length = float(np.linalg.norm(total))
+        if length > 0:
+            self.embedding = (total / length).astype(np.float32)
+            self.embedding_weight += weight
+
     @property
     def class_id(self) -> int:
         """Class with the most evidence; 0 (void) without any."""
@@ -156,6 +165,8 @@ class ObjectRegistry:
         for class_id, score in lose.class_scores.items():
             keep.class_scores[class_id] = keep.class_scores.get(class_id, 0.0) + score
         keep.observations += lose.observations
+        if lose.embedding is not None:
+            keep.take_embedding(lose.embedding, lose.embedding_weight)
         keep.first_seen_ns = min(keep.first_seen_ns, lose.first_seen_ns)
         keep.last_seen_ns = max(keep.last_seen_ns, lose.last_seen_ns)
         if lose.state is ObjectState.CONFIRMED:
@@ -187,4 +198,4 @@ class ObjectRegistry:
         return sorted((o for o in self if o.shown), key=lambda o: o.id)
 
     def class_name(self, obj: MapObject) -> str:
-        return obj.name or self.labels.name(obj.class_id)
+        return obj.name or self.labels.object_name(obj.class_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import GaussianMap
@@ -82,6 +83,29 @@ def unpack_splats(data: object) -> tuple[np.ndarray, np.ndarray]:
     if len(tail) % 8:
         raise InvalidInputError(f"packed splats: {len(tail)} bytes of removed keys, expected 8 each")
     return records, np.frombuffer(tail, "<u8")
+
+
+def map_of_splats(splats: np.ndarray) -> tuple[GaussianMap, np.ndarray]:
+    """A map to draw splats ``SPLAT`` (M,) with, and the persistent ids uint64 (S,) of its slots (attribute ``object``).
+
+    Slot 0 is no object. Only base colours are known of splats.
+    """
+    ids, slots = np.unique(splats["object_id"], return_inverse=True)
+    if not len(ids) or ids[0]:
+        ids, slots = np.concatenate([np.zeros(1, np.uint64), ids]), slots + 1
+    opacity = np.clip(splats["opacity"].astype(np.float32) / 255, 1e-3, 1 - 1e-3)
+    values = {
+        "means": splats["position"],
+        "quats": splats["rotation"].astype(np.float32) / ROTATION_ONE,
+        "log_scales": np.log(np.maximum(splats["scale"].astype(np.float32), 1e-7)),
+        "opacity_logits": np.log(opacity / (1 - opacity)),
+        "sh": ((splats["rgb"].astype(np.float32) / 255 - 0.5) / SH_C0)[:, None],
+        "object": slots.astype(np.int32),
+    }
+    gaussians = GaussianMap()
+    gaussians.register("object", (), torch.int32)
+    gaussians.add(**{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()})
+    return gaussians, ids
 
 
 def _differ(new: np.ndarray, old: np.ndarray) -> np.ndarray:
@@ -256,9 +280,15 @@ class SplatCopy:
         splats = self.splats.copy()  # who holds the old array keeps it
         splats[place[known]] = records[known]
         self._fresh[place[known]] = True
-        splats = np.concatenate([splats, records[~known].astype(SPLAT)])
-        fresh = np.concatenate([self._fresh, np.ones(int((~known).sum()), bool)])
-        order = np.argsort(splats["uid"], kind="stable")
+        new = records[~known].astype(SPLAT)
+        if not len(new):
+            self.splats = splats
+            return
+        fresh = np.concatenate([self._fresh, np.ones(len(new), bool)])
+        new = new[np.argsort(new["uid"], kind="stable")]
+        after = not len(own) or new["uid"][0] > own[-1]  # as a rule: keys rise
+        splats = np.concatenate([splats, new])
+        order = slice(None) if after else np.argsort(splats["uid"], kind="stable")
         self.splats, self._fresh = splats[order], fresh[order]
 
 

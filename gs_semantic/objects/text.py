@@ -22,15 +22,19 @@ THRESHOLD = 0.5
 ALIKE = 0.84  # similarity of letters from which a word is taken for a slip of the pen
 SHORTEST_SLIP = 5  # letters; shorter words are too easily another word
 LONGEST = 500
+# what everything is a little of: a text has to fit better than these (LERF, Kerr et al., ICCV 2023, section 3.4)
+CANONICAL = ("object", "thing", "stuff", "texture")
 _FILLERS = frozenset(["a", "an", "the", "my", "your", "our", "this", "that", "these", "those", "some", "any", "one", "of"])
 _IRREGULAR = {"shelves": "shelf", "knives": "knife", "mice": "mouse", "people": "person", "dishes": "dish"}
 _UNCHANGED = frozenset(["glass", "bus", "clothes", "stairs", "scissors", "blinds", "headphones", "steps", "drapes", "keys", "canvas", "dress"])
 
 
 class TextEncoder(Protocol):
-    """A model that puts texts into the space of the objects' embeddings."""
+    """A model that puts texts into the space of the objects' embeddings, which has a name. scale: what cosines are
+    multiplied by before they compete in a softmax."""
 
     name: str
+    scale: float
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (T, D)."""
@@ -125,3 +129,15 @@ def match_names(text: str, names: Sequence[Iterable[str]], negatives: Iterable[s
         against = np.array([best(negative, each) for each in own], float)
         out[against >= np.maximum(out, THRESHOLD)] = 0.0
     return out
+
+
+def match_embeddings(
+    text: str, embeddings: np.ndarray, encoder: TextEncoder, negatives: Iterable[str] = ()
+) -> np.ndarray:
+    """Score (N,), 0..1, of unit embeddings (N, D): how probable the text is against the one of the negatives and of
+    ``CANONICAL`` that fits best (LERF's relevancy), above ``THRESHOLD``; 0 where one of those fits as well or better."""
+    words_of(text)
+    against = [*negatives, *CANONICAL]
+    cosines = embeddings @ encoder.encode([text, *against]).T
+    margin = cosines[:, 0] - cosines[:, 1:].max(axis=1)
+    return np.where(margin > 0, 1 / (1 + np.exp(-np.clip(encoder.scale * margin, 0, 60))), 0)

@@ -16,7 +16,7 @@ import torch
 import gs_semantic
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 LIBRARY = "libgs_semantic_native.so"
 BUILD_COMMAND = "cmake -S native -B build/native -G Ninja && cmake --build build/native"
 
@@ -223,6 +223,8 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_sweep_create": (_handle, []),
     "gs_sweep_destroy": (None, [_handle]),
     "gs_sweep_run": (_i32, [_handle, ctypes.c_void_p, _i32]),
+    "gs_nearest_discs": (_i32, [ctypes.c_void_p, _float_p, _i64, _f32, _int_p, _float_p, _i32]),
+    "gs_tsdf_fuse": (_i32, [ctypes.c_void_p, _i32]),
 }
 
 

@@ -103,7 +103,7 @@ int32_t image_pass(View* view, int threads, Pass&& pass) {
 
 }  // namespace
 
-int32_t gs_abi_version() { return 4; }
+int32_t gs_abi_version() { return 5; }
 
 const char* gs_isa() { return kernels() ? kernels()->name : nullptr; }
 
@@ -361,6 +361,24 @@ int32_t gs_sweep_run(SweepScratch* scratch, const Sweep* s, int32_t threads) {
   if (!fits || !sized || s->source_count < 1) return GS_BAD_ARGUMENT;
   return guarded([&](const Kernels& k) {
     k.sweep(*s, *scratch, threads);
+    return GS_OK;
+  });
+}
+
+int32_t gs_nearest_discs(const DiscTree* tree, const float* points, int64_t count, float slack, int32_t* found, float* away,
+                         int32_t threads) {
+  if (tree->levels < 1 || tree->levels > MAX_TREE_LEVELS || count < 0 || !(slack >= 1.f)) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.nearest(*tree, points, count, slack, found, away, threads);
+    return GS_OK;
+  });
+}
+
+int32_t gs_tsdf_fuse(const TsdfFusion* fusion, int32_t threads) {
+  if (fusion->width < 1 || fusion->height < 1 || fusion->count < 0) return GS_BAD_ARGUMENT;
+  if (fusion->most_weight < 1 || fusion->most_weight > 255) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.tsdf_fuse(*fusion, threads);
     return GS_OK;
   });
 }

@@ -107,5 +107,11 @@ GS_API void gs_sweep_destroy(gs::SweepScratch*);
 // Depth of an image from posed sources; the scratch keeps its memory from call to call.
 GS_API int32_t gs_sweep_run(gs::SweepScratch*, const gs::Sweep*, int32_t threads);
 
+// For points (count, 3): the disc that is nearest, or nearer than all others but for slack = (1 + share)^2, by its place
+// in the leaves (-1: none), and the vector from it to the point (count, 3).
+GS_API int32_t gs_nearest_discs(const gs::DiscTree*, const float* points, int64_t count, float slack, int32_t* found,
+                                float* away, int32_t threads);
+GS_API int32_t gs_tsdf_fuse(const gs::TsdfFusion*, int32_t threads);
+
 // Gigaflops of a loop of fused multiply-adds of about `milliseconds`: what the machine has to give at this moment.
 GS_API double gs_calibrate(double milliseconds, int32_t threads);

@@ -9,6 +9,7 @@
 #include "kernels/calibrate.h"
 #include "kernels/feature_step.h"
 #include "kernels/ids.h"
+#include "kernels/nearest.h"
 #include "kernels/pack.h"
 #include "kernels/project.h"
 #include "kernels/residual.h"
@@ -17,6 +18,7 @@
 #include "kernels/step.h"
 #include "kernels/sweep.h"
 #include "kernels/transpose.h"
+#include "kernels/tsdf.h"
 
 #define GS_TEXT_(x) #x
 #define GS_TEXT(x) GS_TEXT_(x)
@@ -30,7 +32,7 @@ const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   static const Kernels table = {
       GS_TEXT(GS_ISA), pack,     project, bin,  shade,    blend,          vote,    accumulate,
       accumulate_labels, backward, step, step_images, step_features, residual, depth_l1, ssim_workspace, ssim_l1, adam,
-      census, sweep, calibrate};
+      census, sweep, nearest, tsdf_fuse, calibrate};
   return &table;
 }
 

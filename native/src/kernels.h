@@ -34,6 +34,9 @@ struct Kernels {
                float eps, int threads);
   void (*census)(const uint8_t* image, int width, int height, int step, int threshold, uint32_t* out, int threads);
   void (*sweep)(const Sweep&, SweepScratch&, int threads);
+  void (*nearest)(const DiscTree&, const float* points, int64_t count, float slack, int32_t* found, float* away,
+                  int threads);
+  void (*tsdf_fuse)(const TsdfFusion&, int threads);
   double (*calibrate)(int64_t rounds, int threads);
 };
 

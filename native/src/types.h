@@ -163,6 +163,35 @@ struct SweepScratch {
   Buffer<uint16_t> sums_down, sums_up;
 };
 
+// Discs in a tree of boxes with 16 children a node (see kernels/nearest.h). Children of node n of a level are the nodes
+// 16 n ... 16 n + 15 of the level below, of the lowest level leaves; empty places have boxes and discs far away.
+struct DiscTree {
+  const float* leaves;     // (leaves, 11, 16): centres, unit axes, one over the half axes; a column for each disc
+  const int32_t* slots;    // (leaves, 16)
+  const float* boxes;      // (nodes, 6, 16): low and high corners of the children
+  const int32_t* uniform;  // (nodes, 16): the slot that all discs below a child have, -1: several
+  const int64_t* starts;   // (levels,) first node of each level; the lowest comes first
+  const uint8_t* hidden;   // by slot: 1: as if those discs were not there
+  int32_t levels;
+};
+
+constexpr int MAX_TREE_LEVELS = 8;  // 16^9 discs
+
+constexpr int TSDF_SIDE = 8;  // voxels along a block
+
+// A depth image and the blocks of a signed distance field that it shows (see kernels/tsdf.h).
+struct TsdfFusion {
+  const float* depth;    // (height, width) m, 0: none
+  const int64_t* rows;   // (count,) of the blocks, each named once
+  const float* corners;  // (count, 3): centres of their first voxels in the camera's frame, m
+  float* distance;       // (blocks, 8, 8, 8) m
+  uint8_t* weight;       // the same; 0: unknown
+  int64_t count;
+  int32_t width, height, most_weight;
+  float fx, fy, cx, cy, near, truncation;
+  float axes[9];  // steps from voxel to voxel along x, y and z of the field in the camera's frame, m
+};
+
 // Rendered images, what they should be, and where to put the gradients of the loss (see kernels/residual.h).
 struct Residual {
   const float *rgb, *depth, *alpha, *features;      // (pixels, 3), (pixels,), (pixels,), (pixels, channels)

@@ -15,7 +15,7 @@ from gs_semantic.share import share_path
 
 def run_cli(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gs_semantic.cli", *words]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_help_imports_nothing_heavy():
         "import sys; from gs_semantic.cli import build_parser; build_parser().format_help();"
         "print([name for name in ('torch', 'numpy', 'rclpy', 'cv2', 'rich') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -108,7 +108,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(words):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "gs_semantic.cli", *words]
-    ended = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    ended = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=240)
     os.close(writer)
     assert ended.stderr == ""
     assert ended.returncode in (0, EXIT_PIPE_CLOSED)  # 0: argparse itself takes no notice

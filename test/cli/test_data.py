@@ -31,6 +31,10 @@ def test_to_bag_and_back_to_a_folder(tmp_path, capsys):
     words = ["--every", "20", "--max-width", "160"]
     assert main(["data", "to-bag", str(HOUSE), str(bag), "--format", "sqlite3", *words]) == 0
     assert "3 frames" in capsys.readouterr().out
+    assert main(["data", "info", str(bag), "--json", str(tmp_path / "info.json")]) == 0
+    topics = json.loads((tmp_path / "info.json").read_text())["results"]["topics"]
+    assert "color /gs_semantic/color/image, " in topics and "depth /gs_semantic/depth/image" in topics
+    assert topics.endswith("pose_source tf")
     assert main(["data", "convert", str(bag), str(folder)]) == 0
     recorded, back = open_sequence(HOUSE, max_width=160), open_sequence(folder)
     assert back.format == "rgbd" and len(back) == 3

@@ -38,7 +38,7 @@ def camera(ros_domain_id: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faul
     player.start()
     yield camera
     stop.set()
-    player.join(10)
+    player.join(60)
     rclpy.try_shutdown(context=context)
 
 

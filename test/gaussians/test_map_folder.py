@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from gs_semantic.errors import MapFormatError, StorageError
-from gs_semantic.gaussians import GaussianMap, map_folder
+from gs_semantic.gaussians import Camera, GaussianMap, map_folder
 from gs_semantic.gaussians.gaussian_map import CORE, Anchor
 from gs_semantic.gaussians.map_folder import load_map, save_map
 from gs_semantic.gaussians.ply import load_ply
@@ -102,6 +102,24 @@ def test_the_ply_is_standard_and_has_the_core_values(tmp_path):
     ply = load_ply(tmp_path / "home" / "gaussians.ply")
     for name in CORE:
         assert torch.equal(ply[name], gaussians[name]), name
+
+
+def test_views_are_kept_and_of_many_some(tmp_path):
+    gaussians, objects = sample_map()
+    pose = np.eye(4)
+    cameras = []
+    for number in range(900):
+        pose = pose.copy()
+        pose[0, 3] = number
+        cameras.append(Camera(64, 48, 50.0, 51.0, 31.5, 23.5, pose))
+    gaussians.views = tuple(cameras[:3])
+    save_map(tmp_path / "few", gaussians, objects)
+    for camera, other in zip(gaussians.views, load_map(tmp_path / "few")[0].views, strict=True):
+        assert camera.K.tolist() == other.K.tolist() and (camera.width, camera.height) == (other.width, other.height)
+        np.testing.assert_array_equal(camera.T_world_camera, other.T_world_camera)
+    save_map(tmp_path / "many", gaussians, objects, views=cameras)
+    some = [camera.T_world_camera[0, 3] for camera in load_map(tmp_path / "many")[0].views]
+    assert 200 <= len(some) <= 400 and some[0] == 0 and some[-1] > 890
 
 
 def test_empty_map_and_given_labels(tmp_path):

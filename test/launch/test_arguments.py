@@ -134,13 +134,18 @@ def test_launch_file_starts_the_planned_nodes(fake_launch):
     assert nodes[0].named["on_exit"] and nodes[1].named["on_exit"] is None
 
 
-def test_launch_files_set_the_dds_profile(fake_launch):
+@pytest.mark.parametrize("release", [2, 3])
+def test_launch_files_set_the_dds_profile(fake_launch, monkeypatch, tmp_path, release):
+    (tmp_path / "share" / ("fastdds" if release == 3 else "fastrtps")).mkdir(parents=True)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "empty"))
     for name in USES:
         entries = load_description(name).positional[0]
         variables = dict(e.positional for e in entries if isinstance(e, fake_launch["SetEnvironmentVariable"]))
         profile = variables["FASTDDS_DEFAULT_PROFILES_FILE"]
         assert Path(profile).is_file()
-        assert variables["FASTRTPS_DEFAULT_PROFILES_FILE"] == profile  # what Humble and Jazzy look for
+        # what Humble and Jazzy look for, and Kilted warns of
+        assert variables.get("FASTRTPS_DEFAULT_PROFILES_FILE") == (profile if release == 2 else None)
 
 
 def test_real_launch_accepts_the_launch_files():

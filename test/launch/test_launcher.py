@@ -15,7 +15,17 @@ import yaml
 
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.nodes.arguments import GENERALIZER, MAPPER, REPLAY, SEGMENTER, TOPIC, TRAINER, USES, plan_replay
+from gs_semantic.nodes.arguments import (
+    GENERALIZER,
+    MAPPER,
+    REPLAY,
+    SEGMENTER,
+    TOPIC,
+    TRAINER,
+    USES,
+    VIEWER,
+    plan_replay,
+)
 from gs_semantic.nodes.generalizer_node import GeneralizerParameters
 from gs_semantic.nodes.launcher import PACKAGE_ROOT, NodeProcesses
 from gs_semantic.nodes.mapper_parameters import NodeParameters
@@ -23,6 +33,7 @@ from gs_semantic.nodes.parameters import default_of
 from gs_semantic.nodes.replay_node import ReplayParameters
 from gs_semantic.nodes.segmenter_node import SegmenterParameters
 from gs_semantic.nodes.trainer_node import TrainerParameters
+from gs_semantic.nodes.viewer_node import ViewerParameters
 from gs_semantic.share import share_path
 
 SLEEPER = """
@@ -32,8 +43,11 @@ def stop(*_):
     sys.exit(0)
 signal.signal(signal.SIGINT, stop)
 print("up", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
+
+
+PATIENCE_S = 120.0  # only a test that fails waits so long
 
 
 def python(code: str) -> list[str]:
@@ -41,14 +55,14 @@ def python(code: str) -> list[str]:
 
 
 def wait_for(file: Path, text: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while text not in (file.read_text() if file.exists() else ""):
         assert time.monotonic() < deadline, f"'{text}' did not appear in {file}"
         time.sleep(0.02)
 
 
 def wait_for_child(pid: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while not Path(f"/proc/{pid}/task/{pid}/children").read_text():
         assert time.monotonic() < deadline, "no node was started"
         time.sleep(0.05)
@@ -78,7 +92,7 @@ def test_an_optional_process_may_end_and_the_rest_goes_on(tmp_path):
     with NodeProcesses() as processes, log.open("wb") as file:
         other = processes.start_command("sleeper", python(SLEEPER), file)
         optional = processes.start_command("optional", python("pass"), essential=False)
-        optional.wait(timeout=20)
+        optional.wait(timeout=PATIENCE_S)
         wait_for(log, "up")
         processes.check()
         assert other.poll() is None
@@ -86,7 +100,7 @@ def test_an_optional_process_may_end_and_the_rest_goes_on(tmp_path):
 
 def test_a_failure_is_the_exit_code_and_is_named(tmp_path):
     with NodeProcesses() as processes:
-        processes.start_command("optional", python("raise SystemExit(7)"), essential=False).wait(timeout=20)
+        processes.start_command("optional", python("raise SystemExit(7)"), essential=False).wait(timeout=PATIENCE_S)
         with pytest.raises(GsSemanticError, match="optional ended with exit code 7"):
             processes.check()
         assert processes.wait() == 7
@@ -94,7 +108,7 @@ def test_a_failure_is_the_exit_code_and_is_named(tmp_path):
 
 def test_a_process_that_does_not_listen_is_killed(tmp_path):
     log = tmp_path / "log"
-    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     with NodeProcesses() as processes, log.open("wb") as file:
         process = processes.start_command("deaf", python(deaf), file)
         wait_for(log, "up")
@@ -107,7 +121,7 @@ def test_processes_find_this_package_and_the_dds_profile(tmp_path, monkeypatch):
     log = tmp_path / "log"
     code = "import os, gs_semantic; print(gs_semantic.__file__, os.environ['FASTDDS_DEFAULT_PROFILES_FILE'])"
     with NodeProcesses() as processes, log.open("wb") as file:
-        processes.start_command("show", python(code), file).wait(timeout=20)
+        processes.start_command("show", python(code), file).wait(timeout=PATIENCE_S)
     found, profile = log.read_text().split()
     assert Path(found).parents[1] == PACKAGE_ROOT
     assert Path(profile) == share_path("config", "fastdds.xml")
@@ -128,7 +142,7 @@ def test_a_signal_to_the_command_line_ends_the_nodes(use, number, delay_s, tmp_p
             wait_for_child(process.pid)
             time.sleep(delay_s)  # somewhere in the start of the nodes
             process.send_signal(number)
-            assert process.wait(timeout=60) == 0, log.read_text()
+            assert process.wait(timeout=PATIENCE_S) == 0, log.read_text()
         finally:
             if process.poll() is None:
                 process.kill()
@@ -143,6 +157,7 @@ def parameters_of(node: str) -> dict[str, Field]:
         SEGMENTER: (SegmenterParameters,),
         TRAINER: (TrainerParameters,),
         GENERALIZER: (GeneralizerParameters,),
+        VIEWER: (ViewerParameters,),
     }[node]
     return {spec.name: spec for kind in kinds for spec in fields(kind)}
 
@@ -188,7 +203,7 @@ sys.exit(preflight.main())
 def test_the_preflight_names_what_is_missing_and_does_not_fail(ros_domain_id):
     words = ("color_image=/camera/image", "pose_source=odom", "--ros-args", "-r", "__node:=doctor")
     done = subprocess.run(
-        [sys.executable, "-c", IMPATIENT, *words], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", IMPATIENT, *words], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "/camera/image: nobody publishes it" in done.stderr

@@ -125,6 +125,21 @@ def test_nothing_is_published_before_it_is_confirmed():
     assert mapper.render_labels(camera()).instance.any()
 
 
+def test_boxes_of_a_live_mapper_wait_while_keyframes_come_and_come_after_all():
+    mapper = Mapper(MapperConfig(steps_per_keyframe=2), live=True)
+    refreshed = []
+    for index in range(4):
+        mapper.step(recorded(index))
+        planned = 0
+        while planned < 4:  # the steps of the keyframe, and some that nobody waits for
+            planned += mapper.step(None).iterations
+        refreshed.append(any(obj.box is not None for obj in mapper.objects))
+    assert refreshed == [False, False, False, True]  # with every fourth
+    mapper.step(recorded(4))
+    mapper.finish()
+    assert not mapper.pending and all(obj.box is not None for obj in mapper.objects.present())
+
+
 def test_answers_come_with_the_frame_and_work_with_the_steps_between():
     mapper = Mapper(MapperConfig(steps_per_keyframe=4, identity_every=2))
     events = mapper.step(recorded(0))

@@ -269,6 +269,11 @@ class Rig:
         self.until(lambda: len(self.received["status"]) > seen, "status")
         return self.received["status"][-1]
 
+    def status_when(self, condition: Callable[[Status], bool], what: str) -> Status:
+        """The first status from now on that fulfils a condition: counts grow a little after the answers they count."""
+        self.until(lambda: condition(self.received["status"][-1]), what)
+        return self.received["status"][-1]
+
     def map_scene(self) -> int:
         """Send frames until the map knows both objects; returns the stamp of an answer that shows them."""
         for _ in range(3):
@@ -305,9 +310,9 @@ class Rig:
         if self.stop:
             return
         self.stop.event.set()
-        self._runner.join(60)
+        self._runner.join(PATIENCE_S)
         self._executor.shutdown()
         self.node.destroy_node()
         self.mapper.destroy_node()
         rclpy.try_shutdown(context=self.context)
-        self._spinner.join(10)
+        self._spinner.join(PATIENCE_S)

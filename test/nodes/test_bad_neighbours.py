@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import rclpy
 from gs_semantic.msg import LabelMap
 from rclpy.context import Context
@@ -37,6 +38,27 @@ def test_a_label_map_that_does_not_fit(rig: Rig) -> None:
     rig.publishers["label_map"].publish(LabelMap(header=header, class_ids=[3, 7], names=["box"]))
     rig.told("/rig/label_map", "class_ids has 2 entries", "names has 1")
     rig.publishers["label_map"].publish(conversions.write_label_map(LABELS, palette(8), header))
+    rig.still_works()
+
+
+def test_class_names_of_a_vision_pipeline(rig: Rig) -> None:
+    """Names as vision_msgs/LabelInfo are taken; a list that contradicts itself is told and changes nothing."""
+    vision = pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not installed")
+
+    def classes(*names: tuple[int, str]) -> object:
+        entries = [vision.VisionClass(class_id=key, class_name=name) for key, name in names]
+        return vision.LabelInfo(header=conversions.make_header(0, "camera"), class_map=entries)
+
+    rig.publishers["vision/label_info"] = rig.node.create_publisher(vision.LabelInfo, "vision/label_info", qos.LATCHED)
+    rig.matched("vision/label_info")
+    send = rig.publishers["vision/label_info"].publish
+    send(classes((3, "box"), (3, "crate")))
+    rig.told("/rig/vision/label_info: class_map names class 3 both 'box' and 'crate'", "[labels_unreadable]")
+    send(classes((65535, "unlabelled")))
+    rig.told("/rig/vision/label_info: class_map names no class")
+    send(classes((7, "floor lamp"), (9, "mug"), (65535, "unlabelled")))
+    rig.until(lambda: rig.mapper.mapper.objects.labels.names.get(9) == "mug", "the names")
+    assert rig.mapper.mapper.objects.labels.names == {0: "void", 3: "box", 7: "floor lamp", 9: "mug"}
     rig.still_works()
 
 

@@ -164,5 +164,5 @@ def test_odometry_that_stops_and_comes_back(make_rig: Callable[..., Rig]) -> Non
     send(pose=False)
     rig.told("/rig/odom: poses have stopped", "3.1 s before the newest image")
     rig.answer(send(pose=True))
-    status: Status = rig.status_after()
+    status: Status = rig.status_when(lambda status: status.frames_mapped >= 2, "the second mapped frame")
     assert status.pose_missing == 2 and status.frames_mapped == 2

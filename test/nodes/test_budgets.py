@@ -9,7 +9,7 @@ from rclpy.parameter import Parameter
 from rig import Rig
 
 from gs_semantic.nodes import budgets
-from gs_semantic.nodes.budgets import Bandwidth, Limits, Memory, Pace, Rest
+from gs_semantic.nodes.budgets import Bandwidth, Limits, Memory, Pace, Rest, answers_within
 
 
 class FakeTime:
@@ -113,6 +113,25 @@ def test_memory_becomes_limits(clock: FakeTime) -> None:
     assert limits(200.0, 400.0, 1000).cannot
 
 
+def test_the_peak_counts_and_not_the_moment(clock: FakeTime) -> None:
+    """Memory swings with images that come and go: limits leave room for what has just been."""
+
+    def room(*looks: float) -> int:
+        memory = Memory()
+        return [memory.limits(700.0, rss, 50_000, 10, 400, 2.0, 0.0, Limits(600_000, 160)) for rss in looks][
+            -1
+        ].gaussians
+
+    assert room(640.0, 680.0, 640.0) == room(680.0) < room(640.0)
+    assert room(680.0, *[640.0] * budgets.PEAK_LOOKS) == room(640.0)
+
+
+def test_fewer_answers_are_kept_within_a_budget() -> None:
+    assert answers_within(0.0, 3.4, 30) == answers_within(700.0, 0.0, 30) == answers_within(10_000.0, 3.4, 30) == 30
+    assert answers_within(700.0, 3.5, 30) == 10
+    assert answers_within(100.0, 30.0, 30) == budgets.FEWEST_ANSWERS and answers_within(100.0, 30.0, 2) == 2
+
+
 def test_a_map_that_is_too_large_is_cut_step_by_step_and_not_in_vain(clock: FakeTime) -> None:
     memory, wanted = Memory(), Limits(600_000, 160)
 
@@ -120,7 +139,7 @@ def test_a_map_that_is_too_large_is_cut_step_by_step_and_not_in_vain(clock: Fake
         clock.now += 1.0
         return memory.limits(600.0, rss_mb, gaussians, 10, 400, 2.0, 0.0, wanted).cut
 
-    assert cut(605.0, 200_000) == 0  # within what may be over
+    assert cut(budgets.OVER * 600.0 - 1.0, 200_000) == 0
     assert cut(800.0, 200_000) == 170_000
     assert [cut(800.0, 170_000) for _ in range(10)] == [0] * 10  # nothing was freed: the map stays
     assert cut(840.0, 170_000) > 0  # it has grown all the same
@@ -156,6 +175,7 @@ def test_memory_that_cannot_be_held_is_told(rig: Rig) -> None:
     rig.map_scene()
     rig.mapper.set_parameters([Parameter("budget.mb", value=50.0)])
     rig.told("budget.mb = 50 MB is reached", "the smallest map")
+    rig.until(lambda: rig.mapper.governor.answers_kept < rig.mapper.parameters.answers_kept, "fewer answers")
     rig.mapper.set_parameters([Parameter("budget.mb", value=0.0)])
     rig.until(lambda: not rig.received["status"][-1].given_up, "end of the report")
     rig.still_works()

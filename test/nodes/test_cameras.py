@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 from rclpy.parameter import Parameter
-from rig import BOX_PIXEL, CAMERA, HEIGHT, LAMP_PIXEL, MASKS, WIDTH, Rig, StopEvent, scene
+from rig import BOX_PIXEL, CAMERA, HEIGHT, LAMP_PIXEL, MASKS, PATIENCE_S, WIDTH, Rig, StopEvent, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from gs_semantic.data.images import Lens
@@ -309,7 +309,7 @@ def test_two_cameras_feed_one_map(make_rig: Callable[..., Rig]) -> None:
         # equal stamps: the camera tells which answer is meant
         assert planner.query_pixel(*BOX_PIXEL, stamp_ns=stamp, camera="front").object.id == ahead.id
         assert planner.query_pixel(*BOX_PIXEL, stamp_ns=stamp, camera="rear").object.id == back.id
-    status = rig.status_after()
+    status = rig.status_when(lambda status: status.frames_answered >= 8, "eight counted answers")
     assert status.frames_received == 8 and status.frames_answered == 8
 
 
@@ -330,7 +330,7 @@ def test_two_recordings_played_as_two_cameras_feed_one_map(make_rig: Callable[..
         for _, runner in replays:
             runner.start()
         for (replay, runner), camera in zip(replays, parts, strict=True):
-            runner.join(60)
+            runner.join(PATIENCE_S)
             assert not runner.is_alive()
             stamp = replay.published[-1][0]
             shown = rig.answer(stamp, f"{camera}/semantic/image")
@@ -346,7 +346,8 @@ def test_two_recordings_played_as_two_cameras_feed_one_map(make_rig: Callable[..
         labels = rig.mapper.mapper.render_labels(frame.camera, tentative=True)
         assert (labels.instance > 0).mean() > 0.8
         assert len(np.unique(labels.instance)) > 4
-    assert rig.status_after().frames_received == 8
+    status = rig.status_when(lambda status: status.frames_received >= 8, "eight frames")
+    assert status.frames_received == 8
 
 
 def test_one_camera_that_is_silent_does_not_stop_the_other(make_rig: Callable[..., Rig]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from rig import Rig
+from rig import PATIENCE_S, Rig
 
 from gs_semantic.gaussians import Camera
 from gs_semantic.nodes import conversions
@@ -31,7 +31,7 @@ def warnings(rig: Rig) -> str:
 
 def keep_sending(rig: Rig, depth: bool, until: Callable[[], bool], what: str) -> None:
     """Frames at a camera's rhythm until something is the case."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while not until():
         assert time.monotonic() < deadline, f"{what} did not come; {warnings(rig)}"
         send(rig, depth)

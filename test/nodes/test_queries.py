@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,15 +11,24 @@ import pytest
 import rclpy
 from geometry_msgs.msg import PointStamped, PoseStamped
 from gs_semantic.msg import ObjectEvent, ObjectList
+from nav_msgs.msg import OccupancyGrid
 from rig import BOX_PIXEL, CAMERA, LAMP_PIXEL, WALL_PIXEL, Rig
 
 from gs_semantic.client import AsyncSemanticMap, SemanticMap
-from gs_semantic.errors import EmptyMapError, InvalidRequestError, NothingThereError, UnknownObjectError
+from gs_semantic.errors import (
+    EmptyMapError,
+    GsSemanticError,
+    InvalidRequestError,
+    NothingThereError,
+    UnknownObjectError,
+)
+from gs_semantic.gaussians.ply import load_ply
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.region_messages import to_vector
 from gs_semantic.objects.packing import unpack_objects
 from gs_semantic.objects.regions import BoxShape, FrustumShape, PrismShape, Region, SphereShape
 from gs_semantic.objects.registry import ObjectState
+from gs_semantic.space.occupancy import Inflation
 
 
 def centre(pixel: tuple[int, int], depth: float = 1.8) -> np.ndarray:
@@ -254,3 +264,102 @@ def test_paths(planner: SemanticMap) -> None:
     assert planner.check_path([[5.0, 0, 0], [6.0, 0, 0]], 0.1).result == "unseen"
     with pytest.raises(InvalidRequestError, match="radius"):
         planner.check_path([towards], 0.0)
+
+
+def test_what_was_known_is_known_after_loading(planner: SemanticMap, tmp_path) -> None:
+    before = np.array([centre(BOX_PIXEL) - [0, 0, 0.5], [0, 0, -5.0]])
+    assert planner.query_distance(before).unknown.tolist() == [False, True]
+    planner.save(tmp_path / "map")
+    planner.reset()
+    planner.load(tmp_path / "map")
+    found = planner.query_distance(before)
+    assert found.unknown.tolist() == [False, True] and found.distances[0] == pytest.approx(0.5, abs=0.03)
+
+
+def test_grids(planner: SemanticMap) -> None:
+    """The camera looks along z of the map, so that the band of "heights" is a slab of depth here."""
+    heights, point = (1.0, 1.9), centre(BOX_PIXEL)
+    grid = planner.get_grid(0.05, heights)
+    assert set(np.unique(grid.cells)) <= {-1, 0, 100} and (grid.cells == 100).any() and grid.revision
+    row, column = ((point[:2] - grid.origin) / grid.resolution).astype(int)[::-1]
+    assert (grid.cells[row - 1 : row + 2, column - 1 : column + 2] == 100).any()
+    box = planner.find("box")
+    without = planner.get_grid(0.05, heights, without=[box.id])
+    assert (without.cells == 100).sum() < (grid.cells == 100).sum()
+    inflation = Inflation(0.1, 0.2, 5.0, {box.class_id: 0.5})
+    part = (point[:2] - 0.3, point[:2] + 0.3)
+    costs = planner.get_grid(0.05, heights, part, inflation)
+    assert costs.cells.shape in ((12, 12), (13, 13), (12, 13), (13, 12)) and (costs.cells == 99).any()
+    assert (costs.cells >= planner.get_grid(0.05, heights, part).cells).all()
+
+
+def test_grids_that_mean_nothing_are_refused(planner: SemanticMap) -> None:
+    for ask, said in (
+        (lambda: planner.get_grid(5.0), "resolution"),
+        (lambda: planner.get_grid(heights=(2.0, 1.0)), "heights"),
+        (lambda: planner.get_grid(corners=((1.0, 1.0), (0.5, 0.5))), "corners"),
+        (lambda: planner.get_grid(corners=((np.nan, 1.0), (2.0, 2.0))), "corners"),
+        (lambda: planner.get_grid(0.01, corners=((0.0, 0.0), (1e4, 1e4))), "coarser"),
+        (lambda: planner.get_grid(inflation=Inflation(by_class={1: 11.0}), without=[4711]), "4711"),
+    ):
+        with pytest.raises((InvalidRequestError, UnknownObjectError), match=said):
+            ask()
+
+
+def test_grids_as_topics(rig: Rig) -> None:
+    for name in ("occupancy", "costmap"):
+        rig.listen(name, OccupancyGrid, qos.LATCHED_INPUT)
+    rig.map_scene()
+    rig.until(lambda: rig.received["costmap"], "costmap")
+    occupancy, costmap = rig.received["occupancy"][-1], rig.received["costmap"][-1]
+    assert costmap.header.frame_id == "map" and len(costmap.data) == costmap.info.width * costmap.info.height
+    assert occupancy.info.resolution == pytest.approx(0.05) and -1 in occupancy.data
+    assert set(occupancy.data) <= {-1, 0, 100}
+
+
+def test_the_map_without_an_object(planner: SemanticMap, tmp_path) -> None:
+    box, lamp = planner.find("box"), planner.find("lamp")
+    pose = np.eye(4)
+    shown, left = (planner.render_view(pose, CAMERA, instance=True, depth=True, without=ids) for ids in ((), [box.id]))
+    assert box.id in shown.object_ids.values() and box.id not in left.object_ids.values()
+    assert lamp.id in left.object_ids.values()
+    u, v = BOX_PIXEL
+    assert shown.depth[v, u] == pytest.approx(1.8, abs=0.05) and left.depth[v, u] != pytest.approx(1.8, abs=0.05)
+    with pytest.raises(UnknownObjectError):
+        planner.render_view(pose, CAMERA, without=[4711])
+    everything = planner.query_sphere((0, 0, 2), 50.0, gaussians=True).gaussians
+    rest = load_ply(planner.extract(box.id, tmp_path / "rest.ply", "background"))
+    assert len(rest) == len(everything) - box.num_gaussians
+    bare = load_ply(planner.extract(0, tmp_path / "bare.ply", "background"))
+    assert 0 < len(bare) < len(rest)
+    with pytest.raises(InvalidRequestError, match="ply"):
+        planner.extract(box.id, tmp_path / "rest.obj", "background")
+
+
+def test_a_question_of_distance_waits_for_nobody_else(planner: SemanticMap, rig: Rig) -> None:
+    """While a map is built anew in the background, answers come from what there is."""
+    planner.query_distance([[0, 0, 1.0]])
+    geometry = rig.mapper.map_services.geometry
+    hold = threading.Event()
+    geometry._builder.submit(hold.wait)
+    try:
+        rig.map_scene()
+        rig.settled()
+        revision = rig.mapper.view.revision
+        found = planner.query_distance([[0, 0, 1.0]])
+        assert found.revision <= revision and not found.unknown[0]
+    finally:
+        hold.set()
+
+
+def test_the_first_question_of_distance_gives_up_in_time(planner: SemanticMap, rig: Rig, monkeypatch) -> None:
+    monkeypatch.setattr("gs_semantic.nodes.geometry.PATIENCE_S", 0.1)
+    hold = threading.Event()
+    rig.mapper.map_services.geometry._builder.submit(hold.wait)
+    try:
+        with pytest.raises(GsSemanticError, match="ask again"):
+            planner.query_distance([[0, 0, 1.0]])
+    finally:
+        hold.set()
+    monkeypatch.setattr("gs_semantic.nodes.geometry.PATIENCE_S", 60.0)
+    assert not planner.query_distance([[0, 0, 1.0]]).unknown[0]

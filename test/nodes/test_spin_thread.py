@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 
 from gs_semantic.nodes.process import SpinThread
 
@@ -29,6 +31,32 @@ def test_an_error_in_a_callback_does_not_end_the_executor(ros_domain_id: int) ->
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     with SpinThread(executor):
-        assert thrice.wait(20)
+        assert thrice.wait(60)
     node.destroy_node()
     rclpy.try_shutdown(context=context)
+
+
+def test_an_end_in_the_middle_of_a_callback_is_no_error(ros_domain_id: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """The executor may be gone when a callback returns."""
+    context = Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("test", context=context)
+    gone = rclpy_implementation.InvalidHandle
+    entered, ending = threading.Event(), threading.Event()
+
+    def leave_late() -> None:
+        entered.set()
+        assert ending.wait(60)
+        raise gone("cannot use Destroyable because destruction was requested")  # as the guard condition then does
+
+    node.create_timer(0.01, leave_late)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    spinner = SpinThread(executor)
+    with spinner:
+        assert entered.wait(60)
+        threading.Timer(0.2, ending.set).start()
+    spinner._thread.join(60)
+    node.destroy_node()
+    rclpy.try_shutdown(context=context)
+    assert "a callback failed" not in capfd.readouterr().err

@@ -26,7 +26,7 @@ from gs_semantic.nodes.trainer_node import TrainerNode
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("segmentation", "mapping")]
 from training_room import RoomSequence
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 OPTIONS = ["initial_gaussians=400", "identity_pixels=256", "report_every=5", "evaluate_every=10"]
 SUCCEEDED, CANCELED, ABORTED = 4, 5, 6  # of action_msgs/GoalStatus
 

@@ -43,7 +43,7 @@ def test_objects_round_trip() -> None:
     np.testing.assert_array_equal(chair.covariance, [[1, 2, 3], [2, 4, 5], [3, 5, 6]])
     assert (door.id, door.slot, door.label, door.class_name) == (2**63 + 1, 70_000, "Haustür", "Türe")
     assert door.locked and door.provenance is Provenance.OPERATOR
-    assert (bare.box, bare.centroid, bare.alternatives, bare.class_name) == (None, None, (), "void")
+    assert (bare.box, bare.centroid, bare.alternatives, bare.class_name) == (None, None, (), "unknown")
 
 
 def test_no_objects() -> None:

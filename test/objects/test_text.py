@@ -5,29 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gs_semantic.benchmarks.words import ABSENT, CLASSES, PRESENT, run_words
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.objects.text import THRESHOLD, match_names, score
-
-CLASSES = [
-    *("armchair", "bed", "book", "bookshelf", "cabinet", "carpet", "chair", "coffee_table", "curtain", "cushion"),
-    *("desk", "door", "fridge", "lamp", "laptop", "mirror", "monitor", "nightstand", "oven", "picture"),
-    *("plant", "sink", "sofa", "table", "trash_can", "tv", "tv_stand", "vase", "wardrobe", "window"),
-]
-PRESENT = {
-    "armchair": "armchair", "the bed": "bed", "a novel": "book", "bookcase": "bookshelf", "cupboard": "cabinet",
-    "rug": "carpet", "office chair": "chair", "coffee table": "coffee_table", "curtains": "curtain", "pillow": "cushion",
-    "writing table": "desk", "my door": "door", "refrigerator": "fridge", "floor lamp": "lamp", "notebook": "laptop",
-    "looking glass": "mirror", "computer screen": "monitor", "bedside table": "nightstand", "stove": "oven",
-    "the paintings": "picture", "potted plant": "plant", "washbasin": "sink", "red couch": "sofa", "dining table": "table",
-    "waste bin": "trash_can", "television": "tv", "tv cabinet": "tv_stand", "blue vase": "vase", "closet": "wardrobe",
-    "big windows": "window",
-}  # fmt: skip
-ABSENT = [
-    *("guitar", "bicycle", "toothbrush", "helicopter", "elephant", "piano", "umbrella", "kettle", "ladder", "hammer"),
-    *("microwave", "washing machine", "dumbbell", "shoe", "printer", "fireplace", "bathtub", "toilet", "tent", "car"),
-    *("fire extinguisher", "whiteboard", "keyboard", "headphones", "backpack", "banana", "knife", "chair leg", "skateboard"),
-    "traffic light",
-]
 
 
 def found(text: str) -> set[str]:
@@ -48,6 +28,12 @@ def test_not_found_on_thirty_names_of_things_that_are_not_there() -> None:
     assert len(set(ABSENT)) == 30
     wrong = {text: found(text) for text in ABSENT if found(text)}
     assert len(wrong) <= 3, wrong
+
+
+def test_the_bench_says_the_same() -> None:
+    results = run_words()
+    assert (results["present"], results["absent"]) == (30, 30)
+    assert results["recall"] >= 0.95 and results["precision"] >= 0.95 and results["not_found_pct"] >= 90
 
 
 def test_scores_rank() -> None:

@@ -306,6 +306,8 @@ def test_apply_writes_a_map_with_classes(scenes, tmp_path, capsys):
     assert main([*words, str(tmp_path / "again"), "--map", str(tmp_path / "out"), "--views", "-1"]) == EXIT_ERROR
     assert "views: -1" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+    assert main([*words, str(tmp_path / "few"), "--map", str(tmp_path / "out"), "--views", "500"]) == 0
+    assert f"500 views were asked for, the recording has {len(scenes[1])}" in capsys.readouterr().err
     stopped = apply(ApplyJob(tmp_path / "gnesf.pt", scenes[1].folder, tmp_path / "never"), cancelled=lambda: True)
     assert stopped.cancelled and not (tmp_path / "never").exists()
     save_learner(tmp_path / "images.pt", SegformerLearner(SegformerConfig(), room_labels()))

@@ -13,7 +13,7 @@ import torch
 from gs_semantic.cli import EXIT_ERROR, main
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import CLASSES, room_labels
-from gs_semantic.errors import InvalidInputError, InvalidRequestError, TrainingError
+from gs_semantic.errors import InvalidInputError, InvalidRequestError, StorageError, TrainingError
 from gs_semantic.labels import LabelSet
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, read_learner, save_learner
 from gs_semantic.segmentation.generalization.classes import ClassMap
@@ -110,6 +110,15 @@ def test_a_stage_starts_from_the_weights_of_another_and_trains_its_own_part(room
     assert first["scale"] != second["scale"]
 
 
+def test_a_run_ends_in_its_time(rooms, tmp_path):
+    reports = []
+    result = learn(job(rooms, tmp_path / "run", iterations=10**6, minutes=0.02, evaluate_every=10**6), [reports.append])
+    assert 0 < result.iteration < 10**6 and not result.cancelled and result.checkpoint is not None
+    assert reports[-1].iteration == result.iteration  # the last one is reported and scored, too
+    again = learn(job(rooms, tmp_path / "run", resume=True))
+    assert again.iteration == result.iteration  # there is no time left
+
+
 def test_train2d_on_two_processes(rooms, tmp_path, capsys):
     """Gradients are averaged, so both processes have one network; each draws images of its own."""
     words = ["train2d", str(rooms), str(tmp_path / "out")]
@@ -172,6 +181,14 @@ def test_what_is_no_checkpoint_is_refused(rooms, tmp_path):
         learn(job(rooms, tmp_path / "run", resume=True))
     with pytest.raises(InvalidRequestError, match="was trained with method 'colour_for_tests'"):
         learn(job(rooms, tmp_path / "run", resume=True, method="segformer"))
+
+
+def test_a_method_is_the_name_of_its_shipped_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learner = load_learner("gnesf")
+    assert learner.name == "gnesf" and learner.labels == room_labels() and not learner.training
+    with pytest.raises(StorageError, match=r"colour_for_tests.pt: not found"):
+        load_learner("colour_for_tests")
 
 
 def test_what_cannot_be_learned_is_refused(rooms, tmp_path, monkeypatch):

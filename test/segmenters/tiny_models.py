@@ -157,7 +157,34 @@ def dinov2(folder: Path) -> Path:
     return save(transformers.Dinov2Model(transformers.Dinov2Config(**VIT)), folder)
 
 
+TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+
+
+def clip(folder: Path) -> Path:
+    """One layer, so that a patch's own value depends on that patch alone."""
+    torch.manual_seed(0)
+    letters = 54  # of the tokenizer below
+    text = TOWER | {"num_hidden_layers": 2, "vocab_size": letters, "max_position_embeddings": 40}
+    text |= {"bos_token_id": letters - 2, "eos_token_id": letters - 1}
+    vision = TOWER | {"num_hidden_layers": 1, "image_size": 32, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    save(transformers.CLIPModel(config), folder)
+    clip_tokenizer(folder)
+    return folder
+
+
+def siglip(folder: Path) -> Path:
+    torch.manual_seed(0)
+    text = TOWER | {"num_hidden_layers": 1, "vocab_size": 54, "max_position_embeddings": 40}
+    vision = TOWER | {"num_hidden_layers": 1, "image_size": 32, "patch_size": 8}
+    save(transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)), folder)
+    clip_tokenizer(folder)  # SigLIP's own needs a file that only a trainer of tokenizers can write
+    return folder
+
+
 MAKERS = {
+    "clip": clip,
+    "siglip": siglip,
     "vit": vit,
     "dinov2": dinov2,
     "sam2": sam2,

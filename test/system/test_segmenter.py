@@ -53,7 +53,7 @@ def test_masks_of_the_geometric_segmenter_become_objects(ros_domain_id, tmp_path
         assert set(infos[-1].class_ids) <= {0}  # geometric masks have no class
     finally:
         process.send_signal(signal.SIGINT)
-        code = process.wait(60)
+        code = process.wait(PATIENCE_S)
         log.close()
         executor.shutdown()
         node.destroy_node()

@@ -14,7 +14,8 @@ from gs_semantic.files import atomic_write, reason
 from gs_semantic.labels import LabelSet
 from gs_semantic.segmentation.config import make_config
 from gs_semantic.segmentation.generalization.method import SceneLearner
-from gs_semantic.segmentation.generalization.registry import learner_class
+from gs_semantic.segmentation.generalization.registry import all_learners, learner_class
+from gs_semantic.share import share_path
 
 SCHEMA = 1
 KIND = "gs_semantic learner"
@@ -39,8 +40,17 @@ def save_learner(path: Path, learner: SceneLearner, training: dict[str, Any] | N
         torch.save(content, file)
 
 
+def shipped(path: str | Path) -> Path:
+    """The path itself, or for the name of a method the checkpoint that comes with the package."""
+    if not Path(path).exists() and str(path) in all_learners():
+        return share_path("weights", f"{path}.pt")
+    return Path(path)
+
+
 def read_learner(path: str | Path) -> dict[str, Any]:
-    """Content of a checkpoint; InvalidInputError names the file that is none, or of another version."""
+    """Content of a checkpoint, or of the one that is shipped for a method's name; InvalidInputError names the file that
+    is none, or of another version. StorageError: none is shipped."""
+    path = shipped(path)
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gs_semantic.segmentation.generalization.gnesf.voting import Elu
+
 
 def _convolution(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, kernel, stride, kernel // 2, padding_mode="reflect" if kernel < 7 else "zeros"),
         nn.InstanceNorm2d(after, affine=True),
-        nn.ELU(),
+        Elu(),
     )
 
 
@@ -24,9 +26,11 @@ class _Block(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(after, after, 3, 1, 1), nn.InstanceNorm2d(after, affine=True))
         straight = stride == 1 and before == after
         self.short = nn.Identity() if straight else nn.Conv2d(before, after, 1, stride)
+        self.elu = Elu()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.elu(self.second(self.first(x)) + self.short(x))
+        found: torch.Tensor = self.elu(self.second(self.first(x)) + self.short(x))
+        return found
 
 
 def _stage(before: int, after: int, blocks: int) -> nn.Sequential:

@@ -47,13 +47,14 @@ class RunningVotes:
     def add_features(
         self, rows: torch.Tensor, described: torch.Tensor, weight: torch.Tensor, opinions: torch.Tensor
     ) -> None:
-        """What a view says of the Gaussians ``rows`` (R,) that it sees: features (R,F), their weight (R,), opinions (R,K)."""
+        """What a view says of the Gaussians ``rows`` (R,) that it sees, each once: features (R,F), their weight (R,),
+        opinions (R,K)."""
         weighted = weight[:, None] * described
-        self.weight.index_add_(0, rows, weight)
+        self.weight[rows] += weight  # faster than index_add_ where a row has one number
         self.first.index_add_(0, rows, weighted)
         self.second.index_add_(0, rows, weighted * described)
         self.opinion.index_add_(0, rows, opinions)
-        self.views.index_add_(0, rows, torch.ones_like(weight))
+        self.views[rows] += 1
 
     def pooled(self, rows: torch.Tensor) -> Pooled:
         """Weighted mean and variance of features (R,F) over the views so far."""
@@ -68,7 +69,7 @@ class RunningVotes:
     def add_votes(self, rows: torch.Tensor, logits: torch.Tensor, opinions: torch.Tensor) -> None:
         weight = torch.exp(logits)
         self.numerator.index_add_(0, rows, weight[:, None] * opinions)
-        self.denominator.index_add_(0, rows, weight)
+        self.denominator[rows] += weight
 
     def result_of(self, rows: torch.Tensor) -> torch.Tensor:
         """(R,K) learned votes of some Gaussians."""

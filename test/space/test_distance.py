@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "mapping"))
+from mapped_room import STEP, box_distance, cameras_of
 from scene import BOXES, ROOM, camera, frame
 
 from gs_semantic.errors import InvalidRequestError
-from gs_semantic.mapping.config import MapperConfig
-from gs_semantic.mapping.mapper import Mapper
-from gs_semantic.mapping.visibility import Visibility
-from gs_semantic.objects.distance import DistanceField
-
-STEP = 0.14
-
-
-def box_distance(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Signed distance to a solid box."""
-    outside = np.maximum(low - points, points - high)
-    return np.linalg.norm(np.maximum(outside, 0), axis=1) + np.minimum(outside.max(1), 0)
+from gs_semantic.space.distance import DistanceField
+from gs_semantic.space.seen import SeenSpace
 
 
 def room_distance(points: np.ndarray, without: int = 0) -> np.ndarray:
@@ -31,18 +17,6 @@ def room_distance(points: np.ndarray, without: int = 0) -> np.ndarray:
     distances = [-box_distance(points, *ROOM)]
     distances += [box_distance(points, low, high) for low, high, instance, _ in BOXES if instance != without]
     return np.min(distances, axis=0)
-
-
-@pytest.fixture(scope="module")
-def mapped() -> tuple[Mapper, DistanceField]:
-    mapper = Mapper(MapperConfig(steps_per_keyframe=2))
-    for number in range(10):
-        mapper.step(frame(camera(STEP * number), 10**8 * (number + 1)), answer=False)
-        mapper.finish()
-    means = mapper.gaussians.means.numpy()
-    visibility = Visibility(means.min(0), means.max(0))
-    assert visibility.update(mapper.keyframes.frames)
-    return mapper, DistanceField(mapper.gaussians, visibility)
 
 
 def seen_points(count: int = 4000) -> np.ndarray:
@@ -122,3 +96,46 @@ def test_paths(mapped) -> None:
 def test_requests_that_mean_nothing_are_refused(mapped, ask) -> None:
     with pytest.raises(InvalidRequestError):
         ask(mapped[1])
+
+
+def test_a_path_may_not_be_endless(mapped) -> None:
+    with pytest.raises(InvalidRequestError, match="path: 1000000 m long"):
+        mapped[1].check_path(np.array([[0, 0, 1.0], [1e6, 0, 1.0]]), 0.1)
+
+
+def test_space_is_known_in_the_order_of_time_that_there_is(mapped) -> None:
+    mapper, _ = mapped
+    seen, rounds = SeenSpace(), 0
+    shares = []
+    points = seen_points(500)
+    while not seen.update(mapper.gaussians, cameras_of(mapper), mapper.rasterizer, budget_s=0.0):
+        rounds += 1
+        assert rounds < 1000
+        shares.append(seen.known(points).mean())
+    assert shares[0] > 0, "each call does something, however little time it has"
+    assert (np.diff(shares) >= 0).all() and seen.known(points).mean() > 0.95
+
+
+def test_what_was_taken_away_is_seen_again_through(mapped) -> None:
+    mapper, _ = mapped
+    seen = SeenSpace()
+    seen.update(mapper.gaussians, cameras_of(mapper), mapper.rasterizer)
+    low, high, *_ = BOXES[0]
+    face = np.array([[low[0] + 0.03, (low[1] + high[1]) / 2, 0.35]])
+    assert seen.known(face) and seen.at(face)[0] < 0
+    box = mapper.objects.by_slot(int(DistanceField(mapper.gaussians).query(face).slot[0]))
+    without = mapper.gaussians.snapshot()
+    without.keep(without["object"] != box.slot)
+    assert seen.update(without, cameras_of(mapper), mapper.rasterizer, [(low - 0.05, high + 0.05)])
+    assert not (seen.known(face) and seen.at(face)[0] < 0)
+
+
+def test_a_corrected_pose_starts_anew(mapped) -> None:
+    mapper, _ = mapped
+    seen, cameras = SeenSpace(), cameras_of(mapper)
+    seen.update(mapper.gaussians, cameras, mapper.rasterizer)
+    shift = np.eye(4)
+    shift[0, 3] = 100.0
+    elsewhere = {key: view.at(shift @ view.T_world_camera) for key, view in cameras.items()}
+    seen.update(mapper.gaussians, elsewhere, mapper.rasterizer)
+    assert not seen.known(seen_points(100)).any(), "from there, the map is not in view"
