@@ -25,6 +25,7 @@ from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.segmentation.config import TrainingConfig, make_config
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.methods.contrastive import ClusteredContrast
+from gs_semantic.segmentation.methods.unified_lift import UnifiedLift
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, View, make_scene
@@ -43,6 +44,7 @@ VIEWS, VIEW_SIZE = (90, 30), (320, 240)  # of scenes of objects: to train on and
 COMPLETE = "complete.json"  # in the folder of a map that was built to its end
 SHARED_OPTIONS = {spec.name for spec in fields(TrainingConfig)}
 CLUSTER_SIZES = (10, 20, 50, 100, 200)  # smallest clusters that are tried
+ANSWER_TEMPERATURES = (0.1, 0.03, 0.015)
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,8 @@ class Suite:
         results = {**scores, "gaussians": len(method.gaussians), "minutes": result.minutes}
         if isinstance(method, ClusteredContrast) and cell.objects:
             results |= _by_cluster_size(method, scene.held_out)
+        if isinstance(method, UnifiedLift) and cell.objects:
+            results |= _by_temperature(method, scene.held_out)
         if scene.semantic:
             results |= semantic_extras(method, scene.held_out)
         self._keep_pictures(cell, method, scene.held_out)
@@ -411,6 +415,16 @@ class Suite:
                 with np.load(path) as images:
                     found[variant] = dict(images)
         return found
+
+
+def _by_temperature(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
+    """at_<temperature>_pq_scene for every ``answer_temperature`` that is tried: what the rule of answers alone changes."""
+    config, results = method.config, {}
+    for temperature in ANSWER_TEMPERATURES:
+        method.config = replace(config, answer_temperature=temperature)
+        results[f"at_{temperature}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
+    method.config = config
+    return results
 
 
 def _by_cluster_size(method: ClusteredContrast, views: Sequence[View]) -> dict[str, float]:

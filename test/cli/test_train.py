@@ -125,6 +125,7 @@ def test_a_suite_on_scenes_of_objects_scores_them_and_their_mean(tmp_path, monke
     assert results["cells_missing"] == ""
     mean = (results["objects4_unified_lift_pq_scene"] + results["objects6_unified_lift_pq_scene"]) / 2
     assert results["unified_lift_pq_scene"] == pytest.approx(mean)
+    assert 0 <= results["objects4_unified_lift_at_0.1_pq_scene"] <= 1
     change = results["no_filter_pq_scene"] - results["unified_lift_pq_scene"]
     assert results["ablations"] == {"no_filter": pytest.approx(change)}
     assert set(results["minutes"]) == {"unified_lift", "grouping_tracked", "hdbscan", "no_filter"}
