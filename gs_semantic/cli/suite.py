@@ -37,8 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds"
     )
-    group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="rt_gs2: rooms that are scored [all]")
-    group.add_argument("--no-recordings", action="store_true", help="rt_gs2: rooms alone, not the sample's recordings")
+    group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="unseen rooms that are scored [all]")
+    group.add_argument("--no-recordings", action="store_true", help="unseen rooms alone, not the sample's recordings")
     group.add_argument("--jobs", type=int, default=1, metavar="N", help="gnesf: processes that score [1]")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
@@ -114,7 +114,10 @@ def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
     if arguments.rooms is None or not arguments.checkpoints:
         raise InvalidRequestError(f"suite {name}: needs --rooms FOLDER and --checkpoints FILE... (docs/generalization.md)")
     recordings = {"house": share_path("sample", "house"), "lounge": share_path("sample", "lounge")}
-    suite = GnesfSuite(arguments.rooms, arguments.checkpoints, arguments.folder or Path(f"suite_{name}"), recordings)
+    if arguments.no_recordings:
+        recordings = {}
+    folder = arguments.folder or Path(f"suite_{name}")
+    suite = GnesfSuite(arguments.rooms, arguments.checkpoints, folder, recordings, room_count=arguments.test_rooms)
     with options.progress_bar("scenes", len(suite.scenes)) as advance:
         suite.progress = advance
         results = suite.run(arguments.jobs)

@@ -94,10 +94,11 @@ def test_make_rooms_goes_on_where_it_stopped(tmp_path, capsys):
     ]
     assert main([*words, str(tmp_path / "a")]) == 0
     script = Path(__file__).parents[2] / "scripts" / "gs-semantic"  # which the processes read, too
-    command = [sys.executable, str(script), *words, str(tmp_path / "b"), "--jobs", "2"]
+    command = [sys.executable, str(script), *words, str(tmp_path / "b"), "--jobs", "2", "--maps"]
     subprocess.run(command, check=True, timeout=250, capture_output=True)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert len(files) == 1 + 3 * ((2 + 1) * 4 + 2 * 3)
+    assert all((room / "map").is_dir() for room in list_rooms(tmp_path / "b", "train"))
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
     kept, lost = (room / "views" / "traj.txt" for room in list_rooms(tmp_path / "a", "train"))

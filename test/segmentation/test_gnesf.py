@@ -27,7 +27,7 @@ from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
-from gs_semantic.segmentation.generalization.gnesf.voting import Pooled, VotingNetwork, pooled, soft_vote
+from gs_semantic.segmentation.generalization.gnesf.voting import Elu, Pooled, VotingNetwork, pooled, soft_vote
 from gs_semantic.segmentation.generalization.method import GaussianClasses
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
 from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
@@ -128,6 +128,13 @@ def test_a_soft_vote_is_a_softmax_over_the_views_that_see_the_point():
     valid = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     found = soft_vote(logits, opinions, valid)
     assert torch.allclose(found, torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.0, 0.0]]), atol=1e-6)
+
+
+def test_the_quick_elu_is_elu():
+    x = torch.cat([torch.linspace(-30, 30, 1001), torch.linspace(-1e-3, 1e-3, 101)])
+    torch.testing.assert_close(Elu()(x), torch.nn.functional.elu(x), atol=1e-7, rtol=1e-6)
+    x.requires_grad_()
+    assert Elu()(x).requires_grad
 
 
 def test_losses_have_their_values():

@@ -18,6 +18,7 @@ from gs_semantic.labels import LabelSet
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, read_learner, save_learner
 from gs_semantic.segmentation.generalization.classes import ClassMap
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
+from gs_semantic.segmentation.generalization.images import ImageChanges, LabelledImages
 from gs_semantic.segmentation.generalization.method import SceneLearner
 from gs_semantic.segmentation.generalization.registry import learner_class, register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, open_scenes
@@ -146,6 +147,27 @@ def test_train2d_on_two_processes(rooms, tmp_path, capsys):
     # one process cannot go on with the batches of two
     assert main([*words, "--resume"]) == EXIT_ERROR
     assert "2 processes, not 1" in capsys.readouterr().err
+
+
+def test_parts_of_images_keep_their_classes(rooms, tmp_path):
+    scenes = open_scenes(list_rooms(rooms, "train"), room_labels())
+    images = LabelledImages.of(scenes, torch.device("cpu"))
+    assert len(images) == 8 and images.pixels(19).sum() == 8 * 36 * 48
+    # an image whose colour tells its class: parts of it do, wherever they were cut
+    classes = torch.arange(48).repeat(36, 1) // 8
+    known = LabelledImages((classes * 40).repeat(1, 3, 1, 1).byte(), classes[None].byte())
+    changes = ImageChanges(gain=0.0, contrast=0.0, tint=0.0)
+    rgb, found = known.draw(6, np.random.default_rng(0), changes)
+    assert rgb.shape == (6, 3, 36, 48) and found.shape == (6, 36, 48)
+    told = rgb[:, 0] * 255 / 40
+    inside = (told - told.round()).abs() < 1e-3  # not between two of them
+    assert inside.float().mean() > 0.5 and torch.equal(told[inside].round().long(), found[inside])
+    assert len({tuple(image[0].tolist()) for image in found}) > 3  # other parts, some of them mirrored
+    again = known.draw(6, np.random.default_rng(0), changes)
+    assert torch.equal(again[0], rgb) and torch.equal(again[1], found)
+    write_rooms(tmp_path, [("train", 2)], RoomFormat(40, 32, views=2, novel=1))
+    with pytest.raises(InvalidInputError, match="images of 40x32, 48x36 cannot be learned from together"):
+        LabelledImages.of([*scenes, *open_scenes(list_rooms(tmp_path, "train"), room_labels())], torch.device("cpu"))
 
 
 def test_classes_are_brought_together_by_name():

@@ -40,6 +40,7 @@ class GnesfSuite:
     """rooms: folder with a test split. checkpoints: of GNeSF; which part of the comparison one plays follows from its
     options (answer, visibility); several of one kind are seeds. recordings: by the names of their results. folder: where
     finished scenes are kept. device: where networks run; auto: a GPU if there is one. threads: of drawing (None: all).
+    room_count: test rooms that are scored (0: all).
     """
 
     rooms: Path
@@ -49,6 +50,7 @@ class GnesfSuite:
     progress: Callable[[], object] = lambda: None
     device: str = "auto"
     threads: int | None = None
+    room_count: int = 0
 
     def __post_init__(self) -> None:
         self.learners: dict[str, list[tuple[Path, Gnesf]]] = {}
@@ -63,7 +65,8 @@ class GnesfSuite:
 
     @property
     def scenes(self) -> list[tuple[str, Path]]:
-        return [("rooms", room) for room in list_rooms(self.rooms, "test")] + list(self.recordings.items())
+        rooms = list_rooms(self.rooms, "test")[: self.room_count or None]
+        return [("rooms", room) for room in rooms] + list(self.recordings.items())
 
     def run(self, jobs: int = 1) -> dict[str, Any]:
         """All scores by name; ..._std over seeds where there are several. jobs: processes, each with one thread."""
@@ -80,7 +83,7 @@ class GnesfSuite:
                 totals[key] = totals.get(key, Contingency()) + table
             if jobs == 1:
                 self.progress()
-        results: dict[str, Any] = {"test_rooms": len(list_rooms(self.rooms, "test"))}
+        results: dict[str, Any] = {"test_rooms": sum(group == "rooms" for group, _ in self.scenes)}
         for group, name in dict.fromkeys((group, name) for group, name, _ in totals):
             found = [SegmentationScores.of(table) for (g, n, _), table in totals.items() if (g, n) == (group, name)]
             prefix = name if group == "rooms" else group if name == "gnesf" else f"{group}_{name}"
