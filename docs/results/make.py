@@ -34,7 +34,8 @@ Shares are fractions from 0 to 1, all other names end in their unit. Labels of t
 lounge drawn by hand for this package (`sample/SOURCE.md`). Rates and latencies depend on the machine, and
 reports name theirs: mapping on Zen 5 cores; `house_no_depth`, `house_shuffled`, rendering, training,
 photographs and the long run on Zen 4, whose vector units are half as wide. `lounge_shuffled` and the bedroom were
-measured beside another program and had fewer optimisation steps. Reports `cuda_*` are of an H200. The long run (`house_soak`) went on beside builds and test suites.
+measured beside another program and had fewer optimisation steps. Reports `cuda_*` are of an H200. The long run (`house_soak`) went on beside
+builds and test suites.
 """
 
 

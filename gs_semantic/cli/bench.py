@@ -1,5 +1,5 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
-over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `identity` (ids while things move), `faults` (are faults of a
+over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `save`, `identity` (ids while things move), `faults` (are faults of a
 running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
 maps), `association` (ids over time), `viewer` (choice of what a browser gets)."""
 
@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   gs-semantic bench query --gaussians 1000000 --objects 200 --json query.json
   gs-semantic bench distance --sequence house/living --mesh house/scene.npz --gaussians 1000000 --json distance.json
   gs-semantic bench text --json text.json
+  gs-semantic bench save --gaussians 1000000 --json save.json
   gs-semantic bench identity --objects 25 --json identity.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
@@ -59,6 +60,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
     _configure_query(add("query", "questions of planners on a large map while mapping: times in another process"))
     _configure_distance(add("distance", "distances to the map: how exact against a mesh, how fast on a large map"))
+    saving = add("save", "seconds to save a map folder, flushed to the disk, and to load it")
+    saving.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the map [1000000]")
+    saving.add_argument("--objects", type=int, default=200, help="objects of the map [200]")
+    saving.add_argument("--keep", type=Path, metavar="FOLDER", help="where the map is written [where temporary files are]")
+    options.add_json(saving)
     options.add_json(add("text", "names of things that are in a map, and of things that are not, against the offline matcher"))
     _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
@@ -232,6 +238,7 @@ def run(arguments: argparse.Namespace) -> int:
         "query": run_query,
         "distance": run_distance,
         "text": run_text,
+        "save": run_save,
         "identity": run_identity,
         "faults": run_faults,
         "segmenter": run_segmenter,
@@ -401,6 +408,15 @@ def run_distance(arguments: argparse.Namespace) -> int:
             sequence, arguments.mesh, arguments.gaussians, tuple(arguments.param or ()), arguments.width, advance
         )
     options.report(arguments, f"Distances to {results['gaussians']:,} Gaussians", results)
+    return 0
+
+
+def run_save(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.saving import REPEATS, run_saving
+
+    with _folder(arguments.keep) as folder, options.progress_bar("saving and loading", REPEATS) as advance:
+        results = run_saving(folder, arguments.gaussians, arguments.objects, advance)
+    options.report(arguments, f"Map folder of {arguments.gaussians:,} Gaussians", results)
     return 0
 
 

@@ -142,13 +142,15 @@ def run_merge_maps(arguments: argparse.Namespace, gaussians: GaussianMap, object
         "gaussians": len(gaussians),
         "gaussians_added": report.added,
         "gaussians_covered": report.covered,
-        **{f"objects_{what}": report.count(what) for what in ("same", "added", "deleted")},
+        **{f"objects_{what}": report.count(what) for what in ("same", "added", "deleted", "empty")},
         "objects": len(objects.present()),
     }
     for found in report.objects:
         said = "".join(f"; {text}" for text in found.disagreements)
         overlap = f", overlap {found.overlap:.2f}" if found.what == "same" else ""
-        results[f"id_{found.second_id}"] = f"{found.what} as {found.id}: {found.label}{overlap}{said}"
+        results[f"id_{found.second_id}"] = (
+            f"{found.what}{f' as {found.id}' if found.id else ''}: {found.label}{overlap}{said}"
+        )
     options.report(arguments, f"{arguments.out}: {arguments.map} with {arguments.second}", results)
     return 0
 

@@ -34,7 +34,8 @@ UID_BITS = 21  # of a cell's number along each axis
 @dataclass(frozen=True)
 class Reconciled:
     """What became of one object of the second map. what: "same" as object ``id`` of the first one; "added" under the new
-    ``id``; "deleted": an operator of the first map deleted object ``id`` there. overlap: share of the smaller of the two
+    ``id``; "deleted": an operator of the first map deleted object ``id`` there; "empty": no Gaussian belonged to it, so that nothing
+    of it is taken over. overlap: share of the smaller of the two
     that lies near the other. disagreements: what the maps say differently of it; the first one counts."""
 
     second_id: int
@@ -56,7 +57,7 @@ class MergeReport:
 
     def ids(self) -> dict[int, int]:
         """Id in the second map -> id in the merged one."""
-        return {found.second_id: found.id for found in self.objects if found.what != "deleted"}
+        return {found.second_id: found.id for found in self.objects if found.what in ("same", "added")}
 
     def count(self, what: str) -> int:
         return sum(found.what == what for found in self.objects)
@@ -93,11 +94,15 @@ def merge_maps(
     touched: set[int] = set()
     gone = np.zeros(len(other), bool)
     slots = other["object"].numpy().copy()
+    held = set(np.unique(slots).tolist())
     for obj in sorted(others, key=lambda obj: obj.id):
         own_class = {classes.get(key, key): score for key, score in obj.class_scores.items()}
         label = obj.name or objects.labels.name(max(own_class, key=lambda key: own_class[key], default=0))
         if not obj.shown:
             continue  # tentative ones are forgotten, removed ones have no Gaussians
+        if obj.slot not in held:
+            report.append(Reconciled(obj.id, 0, "empty", label))
+            continue
         tombstone = _tombstone(objects, obj)
         if obj.slot in found:
             kept, overlap = found[obj.slot]

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../src/api.h"
+#include "../src/types.h"
 
 namespace {
 
@@ -175,6 +176,64 @@ void run(const Map& map, int width, int height, int tile, int channels, int thre
   gs_scene_destroy(scene);
 }
 
+// Discs in a tree of one level over `leaves` leaves, the last of which is not full, and points around them.
+void run_nearest(int leaves, int threads, Results& results) {
+  std::mt19937 generator(static_cast<unsigned>(leaves));
+  auto uniform = [&] { return static_cast<float>(generator() >> 8) / static_cast<float>(1 << 24); };
+  const float away = 1e15f;
+  Floats discs(leaves * 11 * 16), boxes(6 * 16, away);
+  std::vector<int32_t> slots(leaves * 16), same(16, -1);
+  for (int leaf = 0; leaf < leaves; ++leaf) {
+    float low[3] = {away, away, away}, high[3] = {-away, -away, -away};
+    for (int i = 0; i < 16; ++i) {
+      const bool empty = leaf == leaves - 1 && i > 8;
+      float* disc = &discs[leaf * 11 * 16 + i];
+      for (int k = 0; k < 3; ++k) {
+        disc[k * 16] = empty ? away : uniform();
+        if (empty) continue;
+        low[k] = std::min(low[k], disc[k * 16] - 0.1f);
+        high[k] = std::max(high[k], disc[k * 16] + 0.1f);
+      }
+      disc[3 * 16] = 1.f, disc[7 * 16] = 1.f;  // axes x and y
+      disc[9 * 16] = 10.f + 40.f * uniform(), disc[10 * 16] = 10.f + 40.f * uniform();
+      slots[leaf * 16 + i] = i % 3;
+    }
+    for (int k = 0; k < 3; ++k) boxes[k * 16 + leaf] = low[k], boxes[(3 + k) * 16 + leaf] = high[k];
+  }
+  const int64_t start = 0;
+  const std::vector<uint8_t> none(3, 0), all(3, 1), some = {0, 1, 0};
+  for (const auto& hidden : {none, some, all}) {
+    const gs::DiscTree tree = {discs.data(), slots.data(), boxes.data(), same.data(), &start, hidden.data(), 1};
+    const int count = 131;
+    Floats points(3 * count), vectors(3 * count);
+    for (float& value : points) value = 3.f * uniform() - 1.f;
+    points[0] = 1e12f;
+    std::vector<int32_t> found(count);
+    ok(gs_nearest_discs(&tree, points.data(), count, 1.02f, found.data(), vectors.data(), threads), "nearest discs");
+    for (int32_t index : found)
+      if ((index < 0) != (hidden == all)) fail("nearest discs: found what is hidden, or nothing");
+    vectors[0] = vectors[1] = vectors[2] = 0.f;  // of the far point, where a float has no digits left for it
+    results.add(vectors, "vectors from discs");
+  }
+}
+
+// A wall seen by a small camera, in blocks before, on and behind it, beside the image and around the camera.
+void run_tsdf(int width, int height, int threads, Results& results) {
+  const int side = gs::TSDF_SIDE, blocks = 7;
+  Floats depth(width * height, 1.f), distance(blocks * side * side * side), corners;
+  for (size_t i = 0; i < depth.size(); i += 5) depth[i] = 0.f;
+  for (const float z : {0.6f, 0.9f, 1.05f, 3.f, -0.1f, -4.f}) corners.insert(corners.end(), {-0.08f, -0.08f, z});
+  corners.insert(corners.end(), {5.f, 0.f, 1.f});
+  std::vector<uint8_t> weight(distance.size());
+  const std::vector<int64_t> rows = {6, 0, 5, 1, 4, 2, 3};
+  const gs::TsdfFusion fusion = {depth.data(), rows.data(), corners.data(), distance.data(), weight.data(), blocks,
+                                 width, height, 8, 60.f, 61.f, 0.49f * width, 0.47f * height, 0.05f, 0.08f,
+                                 {0.02f, 0, 0, 0, 0.02f, 0, 0, 0, 0.02f}};
+  for (int k = 0; k < 12; ++k) ok(gs_tsdf_fuse(&fusion, threads), "tsdf");
+  if (*std::max_element(weight.begin(), weight.end()) > 8) fail("tsdf: a weight is too large");
+  results.add(distance, "signed distances");
+}
+
 int compare(const char* first, const char* second) {
   auto read = [](const char* path) {
     FILE* file = std::fopen(path, "rb");
@@ -209,6 +268,8 @@ int main(int argc, char** argv) {
         run(map, size.first, size.second, 32, 20, 3, kept);
         run(map, size.first, size.second, 8, 0, 2, kept);
       }
+  for (const int leaves : {1, 3, 16}) run_nearest(leaves, leaves, results);
+  for (const auto& size : {std::pair{1, 1}, std::pair{61, 47}}) run_tsdf(size.first, size.second, 2, results);
   FILE* file = std::fopen(argv[1], "wb");
   if (!file || std::fwrite(results.all().data(), sizeof(float), results.all().size(), file) != results.all().size())
     fail(std::string("cannot write ") + argv[1]);

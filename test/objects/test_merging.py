@@ -162,6 +162,15 @@ def test_colours_of_different_degrees_are_refused(first) -> None:
         merge_maps(first, (GaussianMap(1), ObjectRegistry()))
 
 
+def test_an_object_without_gaussians_brings_nothing(first) -> None:
+    other = second()
+    ghost = other[1].open()
+    ghost.state, ghost.class_scores = ObjectState.CONFIRMED, {2: 1.0}
+    report = merge_maps(first, other)
+    assert [found.what for found in report.objects] == ["added", "same", "same", "empty"] and ghost.id not in report.ids()
+    assert len(first[1].present()) == 4
+
+
 def test_an_empty_map_changes_nothing(first) -> None:
     count = len(first[0])
     report = merge_maps(first, (GaussianMap(), ObjectRegistry()))
