@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gs_semantic.data.opaque_room import opaque_room, room_camera
+from gs_semantic.data.opaque_room import OBJECTS, opaque_room, room_camera
 from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.mapping.view import MapView, pack_registry
-from gs_semantic.objects.registry import ObjectRegistry
+from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 from gs_semantic.objects.splats import make_splats, map_of_splats
 from gs_semantic.rendering import RasterSettings, create_rasterizer
 from gs_semantic.viewer.appearance import colours, covariances, largest
@@ -22,7 +22,7 @@ from gs_semantic.viewer.settings import SPLATS
 
 SENT_BYTES = 32  # a splat, to the browser
 SIZE = (640, 480)
-TURN = 0.7  # rad between two views
+TURN = 0.7  # rad between the first and the last view of the room, from one of its corners
 
 
 def run_viewer_bench(
@@ -35,6 +35,8 @@ def run_viewer_bench(
     """
     if path is None:
         shown, objects = opaque_room(gaussians), ObjectRegistry()
+        for _ in range(OBJECTS):
+            objects.open().state = ObjectState.CONFIRMED
     else:
         shown, objects = load_map(path)
     view = MapView.of(shown, objects, 0, pack_registry(objects))
@@ -44,7 +46,8 @@ def run_viewer_bench(
     rasterizer = create_rasterizer("auto", RasterSettings(eps2d=0.3))  # the blur that browsers draw with
     seconds, quality = [], []
     for number in range(views):
-        camera = room_camera(*SIZE, TURN * number)
+        turn = TURN * (number / max(views - 1, 1) - 0.5) if path is None else 2 * np.pi * number / views
+        camera = room_camera(*SIZE, turn)
         if path is not None:
             pose = camera.T_world_camera.copy()
             pose[:3, 3] = (low + high) / 2
