@@ -32,9 +32,8 @@ INTRODUCTION = """# Results
 Made by `python docs/results/make.py` from the reports in [results/](results/); each names the command that wrote it.
 Shares are fractions from 0 to 1, all other names end in their unit. Labels of the house are rendered, those of the
 lounge drawn by hand for this package (`sample/SOURCE.md`). Rates and latencies depend on the machine, and
-reports name theirs: mapping on Zen 5 cores; `house_no_depth`, `house_shuffled`, rendering, training,
-photographs and the long run on Zen 4, whose vector units are half as wide. `lounge_shuffled` and the bedroom were
-measured beside another program and had fewer optimisation steps. Reports `cuda_*` are of an H200. The long run (`house_soak`) went on beside
+reports name theirs: two Zen 4 cores, whose vector units are half as wide as those of Zen 5, but for some older ones.
+Reports `cuda_*` are of an H200. The long run (`house_soak`) went on beside
 builds and test suites.
 """
 

@@ -47,6 +47,7 @@ class Built:
     looked: MapView
     complete: bool  # all keyframes have been looked at
     time: float  # when ``field`` was made
+    slices: int = 0  # of work on ``seen`` since
 
 
 class Geometry:
@@ -65,7 +66,7 @@ class Geometry:
         self._closing = threading.Event()
         self._grids = [node.create_publisher(OccupancyGrid, f"~/{name}", qos.LATCHED) for name in ("occupancy", "costmap")]
         self._grids_time = float("-inf")
-        self._grids_shown: tuple[int, ...] = ()  # what was built, and who listened
+        self._grids_shown: tuple[float, ...] = ()  # what was built, and who listened
 
     def run(self, task: Callable[[], None]) -> None:
         self._thread.submit(task)
@@ -102,7 +103,9 @@ class Geometry:
     def _of(self, view: MapView) -> Built | None:
         """What has been built, if it is of the same map."""
         built = self._built
-        return built if built is not None and built.view.gaussians.map_id == view.gaussians.map_id else None
+        if built is None or built.view.gaussians.map_id != view.gaussians.map_id:
+            return None
+        return built if built.view.revision <= view.revision else None  # an earlier state of it may have been loaded
 
     def _first(self, building: Future[None], view: MapView) -> Built:
         end = time.monotonic() + PATIENCE_S
@@ -123,7 +126,8 @@ class Geometry:
             self._rasterizer = CpuRasterizer(self._node.config.raster_settings)
         complete = False
         while not complete and not self._closing.is_set():
-            view, before = self._node.view, self._of(self._node.view)
+            view = self._node.view
+            before = self._of(view)
             seen, boxes = SeenSpace(), []
             if before is not None:
                 seen, boxes = before.seen, changed_boxes(before.looked.objects.records, view.objects.records)
@@ -131,7 +135,7 @@ class Geometry:
             if before is not None and (
                 before.view.revision == view.revision or time.monotonic() - before.time < PERIOD_S
             ):
-                self._built = replace(before, looked=view, complete=complete)
+                self._built = replace(before, looked=view, complete=complete, slices=before.slices + 1)
             else:
                 field = DistanceField(view.gaussians, seen)
                 self._built = Built(view, field, seen, view, complete, time.monotonic())
@@ -204,8 +208,7 @@ class Geometry:
         view, parameters = self._node.view, self._node.parameters
         built = self._refreshed(view) if len(view.gaussians) else None
         listeners = tuple(publisher.get_subscription_count() for publisher in self._grids)
-        shown = (0 if built is None else id(built), *listeners)
-        if built is None or shown == self._grids_shown:
+        if built is None or (shown := (built.time, built.slices, *listeners)) == self._grids_shown:
             return
         self._grids_shown = shown
         header = conversions.make_header(built.view.stamp_ns, self._node.frame_id)

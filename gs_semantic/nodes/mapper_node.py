@@ -1,8 +1,9 @@
 """The mapper node: posed images in, label images, objects and answers out.
 
-Five threads. The executor's takes messages and hands them over. ``answering`` draws label images, and ``asking`` answers
+Seven threads. The executor's takes messages and hands them over. ``answering`` draws label images, and ``asking`` answers
 questions that need none, both from a view of the map that nobody changes. ``mapping`` alone reads and changes the map,
-and makes a new view now and then. The disk's reads and writes map folders. A training of the live map adds one while it
+and makes a new view now and then. The disk's reads and writes map folders. ``geometry`` answers
+questions of distance from what ``looking`` makes of views in the background. A training of the live map adds one while it
 lasts, and works on a copy.
 
 The node is a lifecycle node. Configured, it has a map and answers questions; active, it listens.

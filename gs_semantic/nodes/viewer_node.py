@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from gs_semantic.viewer.settings import HOST, PORT, SPLATS
 from gs_semantic.viewer.source import Snapshot, by_id
 
 LIST_S = 1.0  # how often the objects are asked for, at most, while the map changes
+RELIST_S = 5.0  # and while its splats stand still
 ANSWER_S = 10.0  # patience with a mapper that does not answer
 
 
@@ -52,19 +54,21 @@ class LiveSource:
     def close(self) -> None:
         self._ending.set()
         self._again.set()
-        self._lister.join()
+        self._lister.join(timeout=ANSWER_S)  # it may wait for a mapper that is gone
         self._client.close()
         self._stream.close()
 
     def _list(self) -> None:
-        listed = -1
+        listed, asked = -1, time.monotonic()
         while not self._ending.is_set():
             wanted = self._again.wait(LIST_S)
             self._again.clear()
             self._tell_selected()
             revision = self._stream.revision
-            if self._ending.is_set() or not len(self._stream.splats) or (revision == listed and not wanted):
+            due = time.monotonic() - asked > RELIST_S  # names and boxes change without a splat that does
+            if self._ending.is_set() or not len(self._stream.splats) or (revision == listed and not wanted and not due):
                 continue
+            asked = time.monotonic()
             try:
                 self._objects, listed = by_id(list(self._client.list_objects())), revision
             except GsSemanticError:

@@ -253,6 +253,8 @@ def _take_over(kept: MapObject, obj: MapObject, class_scores: dict[int, float]) 
     kept.observations += obj.observations
     kept.first_seen_ns = min(kept.first_seen_ns, obj.first_seen_ns)
     kept.last_seen_ns = max(kept.last_seen_ns, obj.last_seen_ns)
+    if obj.embedding is not None:
+        kept.take_embedding(obj.embedding, obj.embedding_weight)
     if obj.state is ObjectState.CONFIRMED:
         kept.state = ObjectState.CONFIRMED
 

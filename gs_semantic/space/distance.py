@@ -117,14 +117,17 @@ class DistanceField:
             raise InvalidRequestError(
                 f"path: {lengths.sum():.0f} m long, at most {MOST_STEPS * step:.0f} m for a sphere of radius {radius} m"
             )
-        places, way = [path[:1]], [np.zeros(1)]
+        places, way, walked = [path[:1]], [np.zeros(1)], 0.0
         for (start, end), length in zip(itertools.pairwise(path), lengths.tolist(), strict=True):
             share = np.linspace(0, 1, int(np.ceil(length / step)) + 1)[1:]
             places.append(start + share[:, None] * (end - start))
-            way.append(way[-1][-1:] + share * length if len(share) else way[-1][-1:][:0])
+            way.append(walked + share * length)
+            walked += length
         points, travelled = np.concatenate(places), np.concatenate(way)
         found = self.query(points, radius, without=list(without))
-        hit, unseen = np.flatnonzero(found.distance <= 0), np.flatnonzero(found.unknown)
+        # spheres that are a little larger cover what lies between two places, and distances that are found a little too large
+        covering = (1 + FAR_SHARE) * np.hypot(radius, step / 2)
+        hit, unseen = np.flatnonzero(found.distance + radius <= covering), np.flatnonzero(found.unknown)
         result, at = "free", int(found.distance.argmin())
         if len(hit):
             result, at = "blocked", int(hit[0])

@@ -22,7 +22,8 @@ from gs_semantic.space.seen import SeenSpace
 
 UNKNOWN, FREE, OCCUPIED, INSCRIBED = -1, 0, 100, 99  # of nav_msgs/OccupancyGrid; 99: the robot's middle cannot be there
 MOST_CELLS = 4_000_000
-MOST_SAMPLES = 8  # along a disc, which stand for it
+MOST_BAND_M = 2000.0
+MOST_SAMPLES = 64  # along a disc, which stand for it
 EVEN_M = 1e-6  # distances between cells are multiples of the resolution, but for rounding
 SLICE_CELLS = 20_000  # columns of which heights are looked at at once: memory
 
@@ -43,6 +44,8 @@ class GridSpec:
             raise InvalidRequestError(f"resolution is {self.resolution}, expected 0.01 to 1 m")
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
             raise InvalidRequestError(f"heights are {self.low} to {self.high} m, expected a band with low < high")
+        if self.high - self.low > MOST_BAND_M:
+            raise InvalidRequestError(f"heights are {self.low} to {self.high} m, expected a band of {MOST_BAND_M:g} m at most")
         if (self.lower is None) != (self.upper is None):
             raise InvalidRequestError("a grid has two corners, or none")
         if self.lower is not None and self.upper is not None:

@@ -46,7 +46,7 @@ class Gate:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         try:
             server = await asyncio.start_server(self._connected, host, port, limit=HEAD_BYTES)
-        except OSError as error:
+        except (OSError, OverflowError, ValueError) as error:
             self._failed = f"the viewer cannot listen on {host}:{port}: {reason(error)}"
             self._ready.set()
             return
@@ -64,7 +64,7 @@ class Gate:
         self._open.add(task)
         try:
             await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError):
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.TimeoutError):
             return  # who was there has gone, or speaks no HTTP
         finally:
             self._open.discard(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import secrets
 import threading
 import time
@@ -108,8 +109,12 @@ class Viewer:
             self.sessions[client.client_id] = Session(client, self._source, self._history, self._splats, self._wake)
         while self._left:
             self.sessions.pop(self._left.pop(0), None)
-        for session in self.sessions.values():
-            session.update(newest)
+        for key, session in list(self.sessions.items()):
+            try:
+                session.update(newest)
+            except Exception:  # one page must not end the others
+                logging.getLogger(__name__).exception("a page of the viewer failed")
+                del self.sessions[key]
 
 
 def is_loopback(host: str) -> bool:

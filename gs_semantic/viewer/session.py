@@ -246,7 +246,11 @@ class Session:
 
     def _look_inside(self) -> None:
         """Begin inside of the map: what was mapped in a room is seen from inside."""
-        low, high = np.percentile(self.snapshot.splats["position"], (5, 95), axis=0)
+        position = self.snapshot.splats["position"]
+        position = position[np.isfinite(position).all(axis=1)]
+        if not len(position):
+            return
+        low, high = np.percentile(position, (5, 95), axis=0)
         size = np.maximum(high - low, 0.1)
         along = np.array([1.0, 0.0, 0.0]) if size[0] >= size[1] else np.array([0.0, 1.0, 0.0])
         middle = (low + high) / 2

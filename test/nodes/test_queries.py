@@ -276,7 +276,7 @@ def test_what_was_known_is_known_after_loading(planner: SemanticMap, tmp_path) -
     assert found.unknown.tolist() == [False, True] and found.distances[0] == pytest.approx(0.5, abs=0.03)
 
 
-def test_grids(planner: SemanticMap) -> None:
+def test_grids(planner: SemanticMap, rig: Rig) -> None:
     """The camera looks along z of the map, so that the band of "heights" is a slab of depth here."""
     heights, point = (1.0, 1.9), centre(BOX_PIXEL)
     grid = planner.get_grid(0.05, heights)
@@ -288,6 +288,8 @@ def test_grids(planner: SemanticMap) -> None:
     assert (without.cells == 100).sum() < (grid.cells == 100).sum()
     inflation = Inflation(0.1, 0.2, 5.0, {box.class_id: 0.5})
     part = (point[:2] - 0.3, point[:2] + 0.3)
+    geometry = rig.mapper.map_services.geometry
+    rig.until(lambda: planner.get_grid(0.05, heights).revision and geometry._built.complete, "all views looked through")
     costs = planner.get_grid(0.05, heights, part, inflation)
     assert costs.cells.shape in ((12, 12), (13, 13), (12, 13), (13, 12)) and (costs.cells == 99).any()
     assert (costs.cells >= planner.get_grid(0.05, heights, part).cells).all()

@@ -82,6 +82,8 @@ def test_paths(mapped) -> None:
     blocked = mapped[1].check_path(np.array([before, beyond]), 0.1)
     assert blocked.result == "blocked" and blocked.travelled == pytest.approx(0.5, abs=0.08)
     assert blocked.slot > 0
+    twice = mapped[1].check_path(np.array([before, before, beyond]), 0.1)  # plans often repeat where they begin
+    assert (twice.result, twice.travelled) == (blocked.result, blocked.travelled)
     unseen = mapped[1].check_path(np.array([[8.0, 8.0, 8.0], [9.0, 8.0, 8.0]]), 0.1)
     assert unseen.result == "unseen" and unseen.travelled == 0
 

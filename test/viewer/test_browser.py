@@ -107,14 +107,15 @@ class Page:
 
     def still(self, differs_from: np.ndarray | None = None) -> np.ndarray:
         """The view when it has not changed for a while."""
-        last, since = self.canvas(), time.monotonic()
+        last, since, same = self.canvas(), time.monotonic(), 0
 
         def settled() -> bool:
-            nonlocal last, since
+            nonlocal last, since, same
             now = self.canvas()
+            same += 1
             if (now != last).any() or (differs_from is not None and (now == differs_from).all()):
-                last, since = now, time.monotonic()
-            return time.monotonic() - since > 1.0
+                last, since, same = now, time.monotonic(), 0
+            return same >= 4 and time.monotonic() - since > 1.0  # one picture may take longer than that
 
         until(settled, "a view that stands still")
         return last
