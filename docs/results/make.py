@@ -1,6 +1,7 @@
 """Writes docs/results.md from the reports beside this file: `python docs/results/make.py`.
 
-A report is what `--json docs/results/<name>.json` of a command wrote; it is never edited by hand.
+A report is what `--json docs/results/<name>.json` of a command wrote; its figures are never edited by hand. In the command
+of some, a folder of the machine that they were measured on was taken out of the path.
 """
 
 from __future__ import annotations
