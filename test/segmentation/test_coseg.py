@@ -213,7 +213,13 @@ def test_the_pixel_loss_turns_from_cross_entropy_into_jensen_shannon():
 
 
 def test_the_learning_rate_and_the_weight_of_small_masks_fall_where_told_to():
-    options = {"lr_decoder": 0.01, "lr_decoder_end": 0.01, "area_power": 0.5, "identity_pixels": 0}
+    options = {
+        "lr_decoder": 0.01,
+        "lr_decoder_end": 0.01,
+        "area_power": 0.5,
+        "area_power_end": 0.0,
+        "identity_pixels": 0,
+    }
     method = small_method("coseg", iterations=110, segment_for=100, **options)
     seen = []
 
