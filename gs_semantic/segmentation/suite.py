@@ -207,14 +207,13 @@ class Suite:
         if config is None or not path.is_file():
             return None
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record["results"] if record["made_of"] == self._made_of(cell, config) else None
+        same = _but_back_end(record["made_of"]) == _but_back_end(self._made_of(cell, config))
+        return record["results"] if same else None
 
     def _made_of(self, cell: Cell, config: TrainingConfig) -> dict[str, Any]:
-        options = asdict(config)
-        del options["rasterizer"]  # all back ends draw the same
         if cell.objects:
-            return {"objects": cell.objects, "views": [*VIEWS, *VIEW_SIZE], "options": options}
-        return {"sequence": str(self.sequence), "evaluation": str(self.evaluation), "options": options}
+            return {"objects": cell.objects, "views": [*VIEWS, *VIEW_SIZE], "options": asdict(config)}
+        return {"sequence": str(self.sequence), "evaluation": str(self.evaluation), "options": asdict(config)}
 
     def config(self, cell: Cell) -> TrainingConfig | None:
         """Options of a cell; None while the cell that it is made equal to was not run."""
@@ -418,6 +417,11 @@ class Suite:
                 with np.load(path) as images:
                     found[variant] = dict(images)
         return found
+
+
+def _but_back_end(made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """All back ends draw the same, so cells of a report may come from different machines."""
+    return {**made_of, "options": {**made_of["options"], "rasterizer": ""}}
 
 
 def _by_temperature(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
