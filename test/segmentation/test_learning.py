@@ -176,6 +176,9 @@ def test_classes_of_coarser_images_are_those_in_the_middle_of_squares(rooms):
     plan = images.plan(4, np.random.default_rng(1), ImageChanges())
     fine, coarse = images.parts(plan)[1], images.parts(plan, 3)[1]
     assert coarse.shape == (4, 12, 16) and torch.equal(coarse, fine[:, 1::3, 1::3])
+    with torch.autocast("cpu", torch.bfloat16):  # mixed precision would move the colours off their classes
+        mixed = images.parts(plan)
+    assert torch.equal(mixed[0], images.parts(plan)[0]) and torch.equal(mixed[1], fine)
 
 
 def test_the_loss_that_can_be_recorded_is_cross_entropy():

@@ -92,6 +92,10 @@ class LabelledImages:
     def parts(self, plan: torch.Tensor, every: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Colours (count,3,H,W), 0..1, and classes int64 (count,H/every,W/every), at the middles of squares of ``every``
         pixels, of a plan on the images' device. A GPU is asked for nothing, so this can be recorded as a graph."""
+        with torch.no_grad(), torch.autocast(self.rgb.device.type, enabled=False):  # 16 bit cannot tell pixels apart
+            return self._parts(plan, every)
+
+    def _parts(self, plan: torch.Tensor, every: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows, theta, look = plan[:, 0].long(), plan[:, 1:7].reshape(-1, 2, 3), plan[:, 7:, None, None]
         height, width = self.classes.shape[1:]
         rgb, classes = self.rgb[rows].float() / 255, self.classes[rows][:, None].float()
