@@ -88,10 +88,11 @@ class RtGs2Config(GeneralizationConfig):
     )
     ceco: float = option(0.4, "weight of the class-centre loss; 0: none", low=0)
     augment: bool = option(True, "change images at random while training")
+    loss_stride: int = option(1, "the loss looks at one pixel in squares of so many pixels a side", low=1)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"size": "small", "lr": 2e-3, "normalise": True, "pairs": 1024},
-        "standard": {"size": "small", "lr": 1e-3, "normalise": True, "pairs": 2048},
+        "quick": {"size": "small", "lr": 2e-3, "normalise": True, "pairs": 1024, "loss_stride": 2},
+        "standard": {"size": "small", "lr": 1e-3, "normalise": True, "pairs": 2048, "loss_stride": 2, "batch": 16},
         "paper": {"lr": 1e-4},
     }  # fmt: skip
 
@@ -214,6 +215,11 @@ class RtGs2(GeneralizableSegmenter):
         if part == CLASSES and network.stages is None:
             network.decoder.load_state_dict(learned.decoder.state_dict())
 
+    @property
+    def graphable(self) -> bool:  # type: ignore[override]
+        """Pairs of views have another number of Gaussians each time, images one size."""
+        return self.stage != FEATURES
+
     def train(self, mode: bool = True) -> RtGs2:
         """What the stage does not train stays as it is, the running means of its norms among it."""
         super().train(mode)
@@ -259,7 +265,9 @@ class RtGs2(GeneralizableSegmenter):
 
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
         if self.stage == IMAGE:
-            rgb, classes = self._photos(scenes).draw(self.config.batch, random, ImageChanges())
+            rgb, classes = self._photos(scenes).draw(
+                self.config.batch, random, ImageChanges(), self.config.loss_stride
+            )
             return {"rgb": rgb, "labels": classes - 1}
         key = tuple(id(scene) for scene in scenes)
         if self._read != key:  # several scenes at once, while they are new
@@ -282,8 +290,11 @@ class RtGs2(GeneralizableSegmenter):
         )
         if augmentation:
             samples = augment(samples, random, augmentation)
+        stride = self.config.loss_stride
         batch = {"rgb": samples.rgb, "features": samples.features}
-        return batch | ({"depth": samples.depth} if self.stage == DEPTH else {"labels": samples.labels})
+        if samples.depth is not None:
+            return batch | {"depth": samples.depth[:, ::stride, ::stride]}
+        return batch | {"labels": samples.labels[:, ::stride, ::stride]}
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         if self.stage == FEATURES:
@@ -292,9 +303,10 @@ class RtGs2(GeneralizableSegmenter):
                 for side in (0, 1)
             )
             return {"contrast": point_info_nce(first, second, self.config.temperature, self.config.normalise)}
-        out = self._network(self._part(self.stage))(batch["rgb"], batch.get("features"))
+        target = batch["depth" if self.stage == DEPTH else "labels"]
+        out = self._network(self._part(self.stage))(batch["rgb"], batch.get("features"), target.shape[1:])
         if self.stage == DEPTH:
-            return {"depth": depth_loss(out.logits, batch["depth"])}
+            return {"depth": depth_loss(out.logits, target)}
         assert self._loss is not None
         return self._loss.to(out.logits.device)(out.logits, out.embedding, batch["labels"])
 

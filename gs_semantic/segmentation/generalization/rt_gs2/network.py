@@ -55,7 +55,7 @@ class NetworkConfig:
         return cls(
             outputs,
             inputs,
-            image_widths=(48, 96, 192, 288),
+            image_widths=(40, 96, 192, 256),
             image_depths=(1, 2, 4, 1),
             feature_widths=(32, 48, 96, 160),
             feature_depths=(1, 1, 1, 1),
@@ -115,7 +115,10 @@ class FusionNetwork(nn.Module):
         widths = config.image_widths if config.inputs == "image" else config.feature_widths
         self.decoder = Decoder(widths, config.embedding, config.outputs)
 
-    def forward(self, rgb: torch.Tensor, features: torch.Tensor | None) -> NetworkOutput:
+    def forward(
+        self, rgb: torch.Tensor, features: torch.Tensor | None, size: Sequence[int] | None = None
+    ) -> NetworkOutput:
+        """size: (height, width) of the answer; None: that of the images. InvalidInputError: smaller than ``LEAST_PX``."""
         height, width = rgb.shape[2:]
         if min(height, width) < LEAST_PX:
             raise InvalidInputError(f"image: {width}x{height} is too small, at least {LEAST_PX}x{LEAST_PX} is needed")
@@ -123,7 +126,7 @@ class FusionNetwork(nn.Module):
             rgb = (rgb - self.mean) / self.deviation
         embedding = self.decoder.embed(self._maps(rgb, features))
         logits = self.decoder.classify(embedding)
-        return NetworkOutput(resized(logits, (height, width)), embedding)
+        return NetworkOutput(resized(logits, size or (height, width)), embedding)
 
     def _maps(self, rgb: torch.Tensor, features: torch.Tensor | None) -> list[torch.Tensor]:
         """Four maps at 1/4 .. 1/32: fused from the second on, the first that of the scene's features alone."""
