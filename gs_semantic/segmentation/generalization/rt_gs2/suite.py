@@ -31,6 +31,7 @@ from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
     DEPTH,
     FEATURES,
     FINE_TUNE,
+    IMAGE,
     LARGEST_DEPTH_M,
     RtGs2,
     mean_depth_errors,
@@ -53,12 +54,13 @@ class Part:
     """A training: its stage, the run it starts from, and what differs from the method's options."""
 
     stage: str
-    start: str = FEATURES
+    start: str = IMAGE
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 PARTS: Mapping[str, Part] = {
     FEATURES: Part(FEATURES, ""),
+    IMAGE: Part(IMAGE, FEATURES),
     "rt_gs2": Part(CLASSES),
     "image_only": Part(CLASSES, overrides={"inputs": "image"}),
     "features_only": Part(CLASSES, overrides={"inputs": "features"}),
@@ -188,7 +190,7 @@ class RtGs2Suite:
     def _scored(self, run: Run, progress: Callable[[], object]) -> dict[str, float]:
         learner = self._learner(run)
         part = PARTS[run.part]
-        if part.stage == FEATURES:
+        if part.stage in (FEATURES, IMAGE):
             return {}
         if part.stage == FINE_TUNE:
             scene = LearningScene(list_rooms(self.rooms, "train")[0], room_labels())
