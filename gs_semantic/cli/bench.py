@@ -1,4 +1,4 @@
-"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
+"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `lifting` (training of a lifting method), `soak` (memory
 over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `save`, `identity` (ids while things move), `faults` (are faults of a
 running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
 maps), `association` (ids over time), `viewer` (choice of what a browser gets)."""
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   gs-semantic bench render --device cuda --mode frame --gaussians 1000000 --frames 100 --json frame.json
   gs-semantic bench render --map maps/house --mode rgb --size 1280x720 --threads 1
   gs-semantic bench train --gaussians 100000 --size 320x240 --what full
+  gs-semantic bench lifting grouping --sequence sample/house --json grouping_speed.json
   gs-semantic bench unproject --gaussians 200000 --views 100 --channels 256
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
@@ -55,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_map(add("map", "live mapping over real topics: quality, rate, services"))
     _configure_render(add("render", "frames per second of the rasteriser in a furnished room"))
     _configure_train(add("train", "training steps per second in a furnished room"))
+    _configure_lifting(add("lifting", "training steps per second of a lifting method on a recording"))
     _configure_unproject(add("unproject", "seconds to lift 2D feature maps onto the Gaussians of a furnished room"))
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
@@ -129,6 +131,16 @@ def _configure_train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--size", default="640x480", metavar="WxH", help="image size [640x480]")
     sub.add_argument("--steps", type=int, default=300, help="steps timed [300]")
     sub.add_argument("--threads", type=int, help="threads [all cores]")
+    options.add_json(sub)
+
+
+def _configure_lifting(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("method", help="lifting method, as of `gs-semantic train`")
+    sub.add_argument("--sequence", type=Path, required=True, help="recording to train on")
+    sub.add_argument("--preset", default="standard", help="options that it is trained with [standard]")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one option")
+    sub.add_argument("--gaussians", type=int, default=100_000, help="Gaussians, all the time [100000]")
+    sub.add_argument("--steps", type=int, default=200, help="steps timed [200]")
     options.add_json(sub)
 
 
@@ -232,6 +244,7 @@ def run(arguments: argparse.Namespace) -> int:
         "map": run_map,
         "render": run_render,
         "train": run_train,
+        "lifting": run_lifting,
         "unproject": run_unproject,
         "soak": run_soak,
         "budget": run_budget,
@@ -344,6 +357,22 @@ def run_train(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     options.report(arguments, f"{arguments.what}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
+    return 0
+
+
+def run_lifting(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.lifting import run_lifting_bench
+    from gs_semantic.segmentation.config import parse_overrides
+
+    results = run_lifting_bench(
+        arguments.method,
+        arguments.sequence,
+        arguments.gaussians,
+        arguments.steps,
+        arguments.preset,
+        parse_overrides(arguments.set),
+    )
+    options.report(arguments, f"{arguments.method}, {results['gaussians']:,.0f} Gaussians", results)
     return 0
 
 
