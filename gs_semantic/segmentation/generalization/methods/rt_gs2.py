@@ -216,7 +216,7 @@ class RtGs2(GeneralizableSegmenter):
             network.decoder.load_state_dict(learned.decoder.state_dict())
 
     @property
-    def graphable(self) -> bool:  # type: ignore[override]
+    def graphable(self) -> bool:
         """Pairs of views have another number of Gaussians each time, images one size."""
         return self.stage != FEATURES
 
@@ -327,9 +327,7 @@ class RtGs2(GeneralizableSegmenter):
                 if self.stage == IMAGE:
                     logits = self._answer(IMAGE, view.colour()[None], None)
                 else:
-                    logits = self._answer(
-                        self._part(self.stage), *_Drawn.inputs([self._drawn(scene, len(scene.views) + number)])
-                    )
+                    logits = self.view_logits(scene, len(scene.views) + number)
                 if self.stage == DEPTH:
                     assert view.depth is not None
                     errors.append(depth_errors(logits[0].numpy(), view.depth, LARGEST_DEPTH_M))
@@ -427,6 +425,17 @@ class RtGs2(GeneralizableSegmenter):
             known[number] = drawn
             self._kept_bytes += drawn.bytes
         return drawn
+
+    def share_views(self, other: RtGs2) -> None:
+        """Look at what another has drawn, if it drew the same: with the same point transformer, and as finely."""
+        own, theirs = self.transformer.state_dict(), other.transformer.state_dict()
+        if self.device == other.device and all(torch.equal(value, theirs[name]) for name, value in own.items()):
+            self._features, self._maps, self._views = other._features, other._maps, other._views
+            self._kept_bytes = other._kept_bytes
+
+    def view_logits(self, scene: LearningScene, number: int) -> torch.Tensor:
+        """The answer of the stage's network to a view of a scene, novel ones counted on: (K,H,W) on the CPU."""
+        return self._answer(self._part(self.stage), *_Drawn.inputs([self._drawn(scene, number)]))
 
     def _map(self, scene: LearningScene) -> GaussianMap | SplatTensors:
         """The scene's map, where it is drawn."""
