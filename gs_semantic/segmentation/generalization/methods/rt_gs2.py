@@ -169,6 +169,7 @@ class RtGs2(GeneralizableSegmenter):
     def begin(self, stage: str) -> None:
         super().begin(stage)
         part = self._part(stage)
+        self.one_shape = part != FEATURES  # pairs of views have another number of Gaussians each time
         if part != FEATURES:
             self._network(part)
         if part not in (FEATURES, IMAGE) and IMAGE in self.networks:
@@ -215,11 +216,6 @@ class RtGs2(GeneralizableSegmenter):
         if part == CLASSES and network.stages is None:
             network.decoder.load_state_dict(learned.decoder.state_dict())
 
-    @property
-    def graphable(self) -> bool:
-        """Pairs of views have another number of Gaussians each time, images one size."""
-        return self.stage != FEATURES
-
     def train(self, mode: bool = True) -> RtGs2:
         """What the stage does not train stays as it is, the running means of its norms among it."""
         super().train(mode)
@@ -265,10 +261,7 @@ class RtGs2(GeneralizableSegmenter):
 
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
         if self.stage == IMAGE:
-            rgb, classes = self._photos(scenes).draw(
-                self.config.batch, random, ImageChanges(), self.config.loss_stride
-            )
-            return {"rgb": rgb, "labels": classes - 1}
+            return {"parts": self._photos(scenes).plan(self.config.batch, random, ImageChanges())}
         key = tuple(id(scene) for scene in scenes)
         if self._read != key:  # several scenes at once, while they are new
             self._read = key
@@ -303,12 +296,18 @@ class RtGs2(GeneralizableSegmenter):
                 for side in (0, 1)
             )
             return {"contrast": point_info_nce(first, second, self.config.temperature, self.config.normalise)}
-        target = batch["depth" if self.stage == DEPTH else "labels"]
-        out = self._network(self._part(self.stage))(batch["rgb"], batch.get("features"), target.shape[1:])
+        features = batch.get("features")
+        if self.stage == IMAGE:
+            assert self._photographs is not None
+            rgb, classes = self._photographs[1].parts(batch["parts"], self.config.loss_stride)
+            target = classes + IGNORE
+        else:
+            rgb, target = batch["rgb"], batch["depth" if self.stage == DEPTH else "labels"]
+        out = self._network(self._part(self.stage))(rgb, features, target.shape[1:])
         if self.stage == DEPTH:
             return {"depth": depth_loss(out.logits, target)}
         assert self._loss is not None
-        return self._loss.to(out.logits.device)(out.logits, out.embedding, batch["labels"])
+        return self._loss.to(out.logits.device)(out.logits, out.embedding, target)
 
     def evaluate(
         self, scenes: Sequence[LearningScene], views: int = 0, stop: Callable[[], bool] = lambda: False
