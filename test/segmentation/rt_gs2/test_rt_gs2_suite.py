@@ -29,6 +29,10 @@ def test_runs_wait_for_what_they_start_from_and_are_not_repeated(suite, monkeypa
     assert all(suite.train(Run(part, 0)) for part in ("features", "image", "rt_gs2"))
     assert [run.part for run in suite.waiting()] == [p for p in PARTS if p not in ("features", "image", "rt_gs2")]
 
+    more = RtGs2Suite(suite.rooms, suite.folder, photographs=(suite.folder / "more",))
+    assert more.job(Run("image", 0)).rooms == (suite.rooms, suite.folder / "more")
+    assert more.job(Run("rt_gs2", 0)).rooms == (suite.rooms,)
+
     results = suite.results()
     assert results["rt_gs2_iterations"] == 2 and results["test_rooms"] == 1
     for key in ("rt_gs2_miou", "rt_gs2_frequent_miou", "fused_miou", "rt_gs2_consistency", "fused_consistency"):

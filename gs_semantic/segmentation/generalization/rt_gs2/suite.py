@@ -86,7 +86,8 @@ class Run:
 @dataclass
 class RtGs2Suite:
     """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
-    options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too."""
+    options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too.
+    photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs."""
 
     rooms: Path
     folder: Path
@@ -96,6 +97,7 @@ class RtGs2Suite:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     room_count: int = 0
     recordings: Sequence[str] = RECORDINGS
+    photographs: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -132,7 +134,7 @@ class RtGs2Suite:
             if not self.finished(before):
                 return None
             start = self.folder / before.name / BEST
-        rooms, validation = (self.rooms,), tuple[Path, ...]()
+        rooms, validation = (self.rooms, *(self.photographs if part.stage == IMAGE else ())), tuple[Path, ...]()
         if part.stage == FINE_TUNE:  # a room that is new to the network; its novel views are not learned from
             rooms = validation = (list_rooms(self.rooms, "test")[0],)
         return LearningJob(
