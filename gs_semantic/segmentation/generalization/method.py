@@ -35,7 +35,7 @@ class SceneLearner(nn.Module, ABC):
     summary: ClassVar[str]
     Config: ClassVar[type[GeneralizationConfig]] = GeneralizationConfig
     stages: ClassVar[tuple[str, ...]] = ("train",)
-    one_shape: ClassVar[bool] = False
+    one_shape: bool = False
 
     def __init__(self, config: GeneralizationConfig, labels: LabelSet) -> None:
         super().__init__()

@@ -169,6 +169,7 @@ class RtGs2(GeneralizableSegmenter):
     def begin(self, stage: str) -> None:
         super().begin(stage)
         part = self._part(stage)
+        self.one_shape = part != FEATURES  # pairs of views have another number of Gaussians each time
         if part != FEATURES:
             self._network(part)
         if part not in (FEATURES, IMAGE) and IMAGE in self.networks:
@@ -215,11 +216,6 @@ class RtGs2(GeneralizableSegmenter):
         if part == CLASSES and network.stages is None:
             network.decoder.load_state_dict(learned.decoder.state_dict())
 
-    @property
-    def graphable(self) -> bool:  # type: ignore[override]
-        """Pairs of views have another number of Gaussians each time, images one size."""
-        return self.stage != FEATURES
-
     def train(self, mode: bool = True) -> RtGs2:
         """What the stage does not train stays as it is, the running means of its norms among it."""
         super().train(mode)
@@ -265,10 +261,7 @@ class RtGs2(GeneralizableSegmenter):
 
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
         if self.stage == IMAGE:
-            rgb, classes = self._photos(scenes).draw(
-                self.config.batch, random, ImageChanges(), self.config.loss_stride
-            )
-            return {"rgb": rgb, "labels": classes - 1}
+            return {"parts": self._photos(scenes).plan(self.config.batch, random, ImageChanges())}
         key = tuple(id(scene) for scene in scenes)
         if self._read != key:  # several scenes at once, while they are new
             self._read = key
@@ -303,12 +296,18 @@ class RtGs2(GeneralizableSegmenter):
                 for side in (0, 1)
             )
             return {"contrast": point_info_nce(first, second, self.config.temperature, self.config.normalise)}
-        target = batch["depth" if self.stage == DEPTH else "labels"]
-        out = self._network(self._part(self.stage))(batch["rgb"], batch.get("features"), target.shape[1:])
+        features = batch.get("features")
+        if self.stage == IMAGE:
+            assert self._photographs is not None
+            rgb, classes = self._photographs[1].parts(batch["parts"], self.config.loss_stride)
+            target = classes + IGNORE
+        else:
+            rgb, target = batch["rgb"], batch["depth" if self.stage == DEPTH else "labels"]
+        out = self._network(self._part(self.stage))(rgb, features, target.shape[1:])
         if self.stage == DEPTH:
             return {"depth": depth_loss(out.logits, target)}
         assert self._loss is not None
-        return self._loss.to(out.logits.device)(out.logits, out.embedding, batch["labels"])
+        return self._loss.to(out.logits.device)(out.logits, out.embedding, target)
 
     def evaluate(
         self, scenes: Sequence[LearningScene], views: int = 0, stop: Callable[[], bool] = lambda: False
@@ -327,9 +326,7 @@ class RtGs2(GeneralizableSegmenter):
                 if self.stage == IMAGE:
                     logits = self._answer(IMAGE, view.colour()[None], None)
                 else:
-                    logits = self._answer(
-                        self._part(self.stage), *_Drawn.inputs([self._drawn(scene, len(scene.views) + number)])
-                    )
+                    logits = self.view_logits(scene, len(scene.views) + number)
                 if self.stage == DEPTH:
                     assert view.depth is not None
                     errors.append(depth_errors(logits[0].numpy(), view.depth, LARGEST_DEPTH_M))
@@ -427,6 +424,17 @@ class RtGs2(GeneralizableSegmenter):
             known[number] = drawn
             self._kept_bytes += drawn.bytes
         return drawn
+
+    def share_views(self, other: RtGs2) -> None:
+        """Look at what another has drawn, if it drew the same: with the same point transformer, and as finely."""
+        own, theirs = self.transformer.state_dict(), other.transformer.state_dict()
+        if self.device == other.device and all(torch.equal(value, theirs[name]) for name, value in own.items()):
+            self._features, self._maps, self._views = other._features, other._maps, other._views
+            self._kept_bytes = other._kept_bytes
+
+    def view_logits(self, scene: LearningScene, number: int) -> torch.Tensor:
+        """The answer of the stage's network to a view of a scene, novel ones counted on: (K,H,W) on the CPU."""
+        return self._answer(self._part(self.stage), *_Drawn.inputs([self._drawn(scene, number)]))
 
     def _map(self, scene: LearningScene) -> GaussianMap | SplatTensors:
         """The scene's map, where it is drawn."""

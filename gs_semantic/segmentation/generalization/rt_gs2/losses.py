@@ -59,17 +59,19 @@ def smoothed(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
 def class_centres(embedding: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (K,E) of an embedding (B,E,h,w), enlarged bilinearly to labels (B,H,W), over each class; bool (K,) present.
 
-    Instead of enlarging the embedding, each class's mask is brought to its size by the transpose of enlarging.
+    Instead of enlarging the embedding, each class's mask is brought to its size by the transpose of enlarging, which is one
+    matrix a direction.
     """
-    batch, _, height, width = embedding.shape
+    height, width = embedding.shape[2:]
     every = torch.arange(classes, device=labels.device)
     masks = (labels[:, None] == every[:, None, None]).to(embedding.dtype)
     count = masks.sum(dim=(0, 2, 3))
     if tuple(labels.shape[1:]) != (height, width):
-        small = torch.zeros(batch, classes, height, width, device=labels.device, requires_grad=True)
-        with torch.enable_grad():
-            large = F.interpolate(small, size=labels.shape[1:], mode="bilinear", align_corners=False)
-        masks = torch.autograd.grad(large, small, masks)[0]
+        down, along = (
+            F.interpolate(torch.eye(few, device=labels.device)[None], size=many, mode="linear", align_corners=False)[0]
+            for few, many in zip((height, width), labels.shape[1:], strict=True)
+        )
+        masks = down @ masks @ along.T
     return torch.einsum("bkhw,behw->ke", masks, embedding) / count.clamp_min(1)[:, None], count > 0
 
 
