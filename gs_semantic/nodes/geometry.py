@@ -65,7 +65,9 @@ class Geometry:
         self._building: Future[None] | None = None
         self._rasterizer: CpuRasterizer | None = None
         self._closing = threading.Event()
-        self._grids = [node.create_publisher(OccupancyGrid, f"~/{name}", qos.LATCHED) for name in ("occupancy", "costmap")]
+        self._grids = [
+            node.create_publisher(OccupancyGrid, f"~/{name}", qos.LATCHED) for name in ("occupancy", "costmap")
+        ]
         self._grids_time = float("-inf")
         self._grids_shown: tuple[float, ...] = ()  # what was built, and who listened
         self._latched: dict[int, OccupancyGrid] = {}  # what each publisher has published last
@@ -122,7 +124,9 @@ class Geometry:
                     raise GsSemanticError(self.failed)
                 building = self._building = self._builder.submit(self._try_to_build)
             if time.monotonic() > end or self._closing.is_set():
-                raise GsSemanticError(f"the map is not ready for questions of distance after {PATIENCE_S:g} s; ask again")
+                raise GsSemanticError(
+                    f"the map is not ready for questions of distance after {PATIENCE_S:g} s; ask again"
+                )
         return built
 
     def _try_to_build(self) -> None:
