@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
@@ -87,6 +89,17 @@ class SplatTensors:
 
     def __len__(self) -> int:
         return len(self.means)
+
+
+def world_to_camera(camera: Camera, device: torch.device) -> torch.Tensor:
+    """(4,4) float32, the pose of a camera on a device; kept there, as each copy makes the host wait for the device."""
+    return on_device(camera.T_camera_world.astype(np.float32).tobytes(), (4, 4), device)
+
+
+@lru_cache(maxsize=4096)
+def on_device(values: bytes, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """A few float32 numbers that are used again and again; nobody may write to the tensor."""
+    return torch.frombuffer(bytearray(values), dtype=torch.float32).reshape(shape).to(device)
 
 
 class Rasterizer(Protocol):

@@ -11,11 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 
 from gs_semantic.errors import InvalidRequestError, MissingExtraError
 from gs_semantic.gaussians import Camera, GaussianMap
-from gs_semantic.rendering.base import Accumulation, IdRendering, LabelAccumulation, RasterSettings, Rendering
+from gs_semantic.rendering.base import (
+    Accumulation,
+    IdRendering,
+    LabelAccumulation,
+    RasterSettings,
+    Rendering,
+    on_device,
+)
 
 PARAMETERS = ("means", "quats", "log_scales", "opacity_logits", "sh")
 TILE = 8  # pixels: on an H200 a fifth less time than gsplat's 16, as fewer pixels look at a Gaussian in vain
@@ -222,6 +230,12 @@ class CudaRasterizer:
             raise InvalidRequestError(f"T_camera_world: shape is {tuple(pose.shape)}, expected (4, 4)")
         return pose
 
+    def _there(self, pose: torch.Tensor) -> torch.Tensor:
+        """A pose on the device: that of a recorded camera is kept there, one that is learned is as it is."""
+        if pose.requires_grad or pose.device.type != "cpu":
+            return pose.to(self.device, torch.float32)
+        return on_device(pose.to(torch.float32).numpy().tobytes(), (4, 4), self.device)
+
     def _project(self, ready: _Ready, camera: Camera, pose: torch.Tensor) -> _Projected:
         """The map in the camera; what the last call made, if neither changed."""
         if self._kept is None or ready is not self._kept[2] or pose.requires_grad:
@@ -235,10 +249,10 @@ class CudaRasterizer:
 
     def _make_projected(self, ready: _Ready, camera: Camera, pose: torch.Tensor) -> _Projected:
         s = self.settings
-        pose = pose.to(self.device, torch.float32)
-        intrinsics = torch.tensor([[camera.fx, 0, camera.cx + 0.5], [0, camera.fy, camera.cy + 0.5], [0, 0, 1]])
+        pose = self._there(pose)
+        intrinsics = np.array([[camera.fx, 0, camera.cx + 0.5], [0, camera.fy, camera.cy + 0.5], [0, 0, 1]], np.float32)
         radii, means2d, depths, conics, _ = self.gsplat.fully_fused_projection(
-            *(ready.means, None, ready.quats, ready.scales, pose[None], intrinsics[None].to(self.device)),
+            *(ready.means, None, ready.quats, ready.scales, pose[None], on_device(intrinsics.tobytes(), (1, 3, 3), self.device)),
             *(camera.width, camera.height),
             eps2d=s.eps2d,
             near_plane=s.near,
@@ -253,7 +267,7 @@ class CudaRasterizer:
 
     def _colors(self, ready: _Ready, pose: torch.Tensor) -> torch.Tensor:
         """(N,3) seen from the camera."""
-        pose = pose.to(self.device, torch.float32)
+        pose = self._there(pose)
         centre = -pose[:3, :3].T @ pose[:3, 3]
         degree = round(ready.sh.shape[1] ** 0.5) - 1
         return (self.gsplat.spherical_harmonics(degree, ready.means - centre, ready.sh) + 0.5).clamp_min(0)

@@ -30,11 +30,13 @@ def ssim_l1(
 
 def ssim_l1_gradient(
     image: torch.Tensor, target: torch.Tensor, ssim_weight: float = 0.2, threads: int | None = None
-) -> tuple[float, torch.Tensor]:
-    """The loss of ``ssim_l1`` and its gradient (H,W,C) with respect to the image."""
+) -> tuple[float | torch.Tensor, torch.Tensor]:
+    """The loss of ``ssim_l1`` and its gradient (H,W,C) with respect to the image.
+
+    On a device the loss is a scalar there: whoever wants the number waits for it.
+    """
     if image.device.type != "cpu":
-        value, grad = _on_any_device(image, target, ssim_weight)
-        return float(value), grad
+        return _on_any_device(image, target, ssim_weight)
     image = native.checked("image", image, (None, None, None))
     target = native.checked("target", target, tuple(image.shape))
     if image.numel() == 0:

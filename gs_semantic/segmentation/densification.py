@@ -42,7 +42,7 @@ class Densifier:
         """Take one step's gradients of the projected centres, for images of this size."""
         rows = statistics.rows
         self.gradient[rows] += statistics.means2d_norm * (max(width, height) / 2)
-        self.seen[rows] += 1
+        self.seen[rows] += statistics.in_view
         self.radius[rows] = torch.maximum(self.radius[rows], statistics.radii)
 
     def due(self, iteration: int, until: int | None = None) -> bool:

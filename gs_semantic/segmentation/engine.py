@@ -15,7 +15,7 @@ import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.gaussians.gaussian_map import CORE
-from gs_semantic.rendering.base import Rasterizer, Rendering, SplatTensors
+from gs_semantic.rendering.base import Rasterizer, Rendering, SplatTensors, world_to_camera
 from gs_semantic.rendering.cpu import CpuRasterizer, RasterView
 from gs_semantic.rendering.step import ATTRIBUTES, StepRates, optimise_from_gradients, register_adam
 
@@ -44,13 +44,15 @@ class ImageGradients:
 class StepStatistics:
     """Of the Gaussians ``rows`` int64 (V,) in view: length of the gradient of the projected centre, per pixel; radius, px.
 
-    features (V,C), where asked for: their gradients that came through the image.
+    features (V,C), where asked for: their gradients that came through the image. Where listing the rows in view would
+    make the host wait, ``rows`` are all, ``in_view`` (N,) is 1 for those in view, else 0, as everything of the others.
     """
 
-    rows: torch.Tensor
+    rows: torch.Tensor | slice
     means2d_norm: torch.Tensor
     radii: torch.Tensor
     features: torch.Tensor | None = None
+    in_view: torch.Tensor | float = 1.0
 
 
 @dataclass
@@ -247,58 +249,65 @@ class AutogradEngine:
     def _step(self, forward: Pass, gradients: ImageGradients, rates: StepRates, want_features: bool) -> StepStatistics:
         found = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for n, leaf in forward.leaves.items()}
         means, camera = self.gaussians.means, forward.camera
-        pose = torch.from_numpy(camera.T_camera_world).to(means)
-        seen = found["opacity_logits"] != 0
-        rows = torch.nonzero(seen)[:, 0]
-        z = (means[rows] @ pose[2, :3] + pose[2, 3]).clamp(min=NEAR_M)
-        moved = found["means"][rows] @ pose[:2, :3].T
+        pose = world_to_camera(camera, means.device)
+        # masks over all rows, never lists of some: how long a list is, the host would have to wait for
+        seen = (found["opacity_logits"] != 0).to(means.dtype)
+        z = (means @ pose[2, :3] + pose[2, 3]).clamp(min=NEAR_M)
+        moved = found["means"] @ pose[:2, :3].T
         norm = torch.hypot(moved[:, 0] / camera.fx, moved[:, 1] / camera.fy) * z
-        sigma = self.gaussians.log_scales[rows].amax(dim=1).exp()
-        radii = self.rasterizer.settings.extent_sigma * max(camera.fx, camera.fy) * sigma / z
+        sigma = self.gaussians.log_scales.amax(dim=1).exp()
+        radii = self.rasterizer.settings.extent_sigma * max(camera.fx, camera.fy) * sigma / z * seen
         feature = self.settings.features
-        through_image = found[feature][rows] if feature and want_features else None
-        turn: torch.Tensor | None = None if self.settings.dense else rows  # None: all of them
+        through_image = found[feature].clone() if feature and want_features else None
+        turn = None if self.settings.dense else seen
         self._adam(self._keys[0], ATTRIBUTES, found, turn, rates)
         if feature and gradients.features is not None:
             if gradients.rows is not None and gradients.values is not None:
                 found[feature].index_add_(0, gradients.rows, gradients.values.to(found[feature]))
-                if turn is not None:
-                    seen[gradients.rows] = True
-                    turn = torch.nonzero(seen)[:, 0]
+                turn = None if turn is None else turn.index_fill(0, gradients.rows, 1)
             self._adam(self._keys[1], (feature,), found, turn, rates)
         self.gaussians.touch()
-        return StepStatistics(rows, norm, radii, through_image)
+        return StepStatistics(slice(None), norm, radii, through_image, seen)
 
     def _adam(
         self,
         key: tuple[str, str],
         names: Sequence[str],
         gradients: dict[str, torch.Tensor],
-        rows: torch.Tensor | None,
+        turn: torch.Tensor | None,
         rates: StepRates,
     ) -> None:
-        """Move the attributes ``names`` of ``rows`` (None: all) down. A row of the state: both moments, and its steps."""
+        """Move the attributes ``names`` down: of all rows, or of those where ``turn`` (N,) is 1 and not 0.
+
+        A row of the state: both moments, and its steps.
+        """
         state = self.gaussians.state(*key)
-        known = state if rows is None else state[rows]
-        parts = [gradients[name] if rows is None else gradients[name][rows] for name in names]
-        g = torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
+        g = torch.cat([gradients[name].reshape(len(state), -1) for name in names], dim=1)
         width = g.shape[1]
-        first = torch.lerp(known[:, :width], g, 1 - rates.beta1)
-        second = torch.lerp(known[:, width:-1], g.square(), 1 - rates.beta2)
-        steps = known[:, -1:] + 1
-        direction = first / (1 - rates.beta1**steps) / ((second / (1 - rates.beta2**steps)).sqrt() + rates.eps)
-        state[slice(None) if rows is None else rows] = torch.cat([first, second, steps], dim=1)
+        first, second, steps = state[:, :width], state[:, width:-1], state[:, -1:]
+        if turn is None:
+            first.lerp_(g, 1 - rates.beta1)
+            second.lerp_(g.square_(), 1 - rates.beta2)
+            steps += 1
+            direction = first / (1 - rates.beta1**steps)
+        else:
+            turn = turn[:, None]
+            first.lerp_(g, turn * (1 - rates.beta1))
+            second.lerp_(g.square_(), turn * (1 - rates.beta2))
+            steps += turn
+            steps = steps.clamp(min=1)
+            direction = first / (1 - rates.beta1**steps) * turn
+        direction /= (second / (1 - rates.beta2**steps)).sqrt_().add_(rates.eps)
         begin = 0
-        for name, part in zip(names, parts, strict=True):
-            values, count = self.gaussians[name], _width(self.gaussians, name)
-            step = (-getattr(rates, name, rates.features) * direction[:, begin : begin + count]).reshape(part.shape)
+        for name in names:
+            values, rate = self.gaussians[name], getattr(rates, name, rates.features)
+            end = begin + _width(self.gaussians, name)
+            step = direction[:, begin:end].reshape(values.shape)
             if name == "sh" and rates.sh_rest is not None:
-                step[:, 1:] *= rates.sh_rest / rates.sh if rates.sh else 0
-            if rows is None:
-                values += step
-            else:
-                values.index_add_(0, rows, step)
-            begin += count
+                values[:, 1:].add_(step[:, 1:], alpha=-rates.sh_rest)
+                values, step = values[:, :1], step[:, :1]
+            values.add_(step, alpha=-rate)
+            begin = end
 
     def forget_opacity(self) -> None:
         state = self.gaussians.state(*self._keys[0])

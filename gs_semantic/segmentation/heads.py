@@ -51,7 +51,7 @@ class LinearClassifier:
 class Codebook:
     """Codes (L,D), a bias-free 1x1 convolution, with Adam of its own; it can get more rows while it is trained.
 
-    ``used`` (L,) counts in which views of late a code was matched, decaying.
+    ``used`` (L,), on the host, counts in which views of late a code was matched, decaying.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Codebook:
 
     def _start(self, weight: torch.Tensor, used: torch.Tensor) -> None:
         self.weight = weight.to(self._device, copy=True).requires_grad_()
-        self.used = used.to(self._device, copy=True)
+        self.used = used.to("cpu", copy=True)
         self._adam = _adam([self.weight], self._rate)
 
     def grow(self, codes: int) -> None:
@@ -95,7 +95,7 @@ class Codebook:
     def count(self, codes: np.ndarray, views: int) -> None:
         """A view was matched with ``codes``; a share of 1 / views of the older counts is forgotten."""
         self.used *= 1 - 1 / max(2, views)
-        self.used[torch.from_numpy(codes).to(self._device)] += 1
+        self.used[torch.from_numpy(codes)] += 1
 
     def step(self) -> None:
         """Move down the gradients that were gathered, and forget them."""

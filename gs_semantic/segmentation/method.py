@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from gs_semantic.errors import InvalidInputError, TrainingError
+from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera, GaussianMap, MaskInfo
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.rendering.losses import ssim_l1_gradient
@@ -21,6 +21,7 @@ from gs_semantic.rendering.step import StepRates
 from gs_semantic.segmentation.config import TrainingConfig
 from gs_semantic.segmentation.densification import Densifier
 from gs_semantic.segmentation.engine import EngineSettings, ImageGradients, Pass, StepStatistics, make_engine
+from gs_semantic.segmentation.progress import LossTerms, check_finite
 from gs_semantic.segmentation.scene import Scene, first_gaussians
 
 
@@ -180,8 +181,11 @@ class LiftingMethod:
 
     # --- training ---------------------------------------------------------------------------------------------------
 
-    def step(self, iteration: int, index: int) -> dict[str, float]:
-        """One iteration (from 1) on a training view; returns the loss terms. TrainingError names one that is not finite."""
+    def step(self, iteration: int, index: int) -> LossTerms:
+        """One iteration (from 1) on a training view; returns the loss terms. TrainingError names one that is not finite.
+
+        On a device the terms stay there as scalars, unchecked: whoever reads each would make the host wait in each step.
+        """
         config, view = self.config, self.scene.train[index]
         degree = min(config.sh_degree, iteration // config.sh_every)
         if degree > self.gaussians.sh_degree:
@@ -192,7 +196,8 @@ class LiftingMethod:
         colour, grad_rgb = ssim_l1_gradient(forward.rendering.rgb.detach(), target, config.ssim_weight)
         if view.ignored is not None:
             grad_rgb[torch.from_numpy(view.ignored).to(self.device)] = 0
-        losses, gradients = {"colour": colour}, ImageGradients(grad_rgb)
+        losses: dict[str, float | torch.Tensor] = {"colour": colour}
+        gradients, waits = ImageGradients(grad_rgb), self.device.type == "cpu"
         if labelled:
             assert forward.rendering.features is not None
             image = forward.rendering.features.detach().requires_grad_()
@@ -200,15 +205,17 @@ class LiftingMethod:
             own = self.gaussian_losses(iteration)
             if own is not None:
                 terms = terms | own.terms
-            losses |= as_numbers(terms)
-            self._check(losses, iteration, view.name)
+            losses |= as_numbers(terms) if waits else {name: term.detach() for name, term in terms.items()}
+            if waits:
+                self._check(losses, iteration, view.name)
             if terms:
                 sum(terms.values()).backward()  # type: ignore[union-attr]
                 self.update_heads(iteration)
             features = torch.zeros_like(image) if image.grad is None else image.grad
             rows, values = (None, None) if own is None else (own.rows, own.values.grad)
             gradients = ImageGradients(grad_rgb, features, None if values is None else rows, values)
-        self._check(losses, iteration, view.name)
+        if waits:
+            self._check(losses, iteration, view.name)
         self.before_step(iteration, index, forward, gradients)
         wanted = labelled and self.wants_feature_gradients(iteration)
         statistics = self.engine.step(forward, gradients, self.rates(iteration), wanted)
@@ -217,10 +224,8 @@ class LiftingMethod:
         return losses
 
     @staticmethod
-    def _check(losses: dict[str, float], iteration: int, view: str) -> None:
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise TrainingError(f"the loss term '{name}' is {value} at iteration {iteration}, on {view}")
+    def _check(losses: LossTerms, iteration: int, view: str) -> None:
+        check_finite({name: float(value) for name, value in losses.items()}, iteration, view)
 
     def rates(self, iteration: int) -> StepRates:
         """Learning rates; that of positions falls log-linearly."""
@@ -294,7 +299,12 @@ class LiftingMethod:
 
     def drawn(self, count: int, below: int) -> torch.Tensor:
         """int64 (count,): random numbers from 0 to ``below`` - 1, with replacement."""
-        return torch.from_numpy(self.random.integers(0, below, count)).to(self.device)
+        return self.on_device(self.random.integers(0, below, count))
+
+    def on_device(self, values: np.ndarray) -> torch.Tensor:
+        """A copy where the map is; the host does not wait for it."""
+        known = torch.from_numpy(values)
+        return known.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else known.to(self.device)
 
 
 def as_numbers(terms: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+import torch
+
+from gs_semantic.errors import TrainingError
+
+LossTerms = Mapping[str, float | torch.Tensor]  # weighted, by name; tensors are scalars on a device
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,42 @@ class Progress:
 
 
 Listener = Callable[[Progress], object]
+
+
+def check_finite(losses: Mapping[str, float], iteration: int, view: str) -> None:
+    """TrainingError naming the first term that is not finite."""
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss term '{name}' is {value} at iteration {iteration}, on {view}")
+
+
+class LossLog:
+    """Terms of the steps since the last report. Those on a device are fetched all at once, and checked then."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, str, LossTerms]] = []
+        self._known: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, iteration: int, view: str, terms: LossTerms) -> None:
+        self._steps.append((iteration, view, terms))
+
+    def check(self) -> None:
+        """Fetch what was added since the last time. TrainingError names the first step that is not finite."""
+        waiting = [term for _, _, terms in self._steps for term in terms.values() if isinstance(term, torch.Tensor)]
+        fetched = iter(torch.stack([term.reshape(()) for term in waiting]).cpu().tolist() if waiting else [])
+        for iteration, view, terms in self._steps:
+            numbers = {name: next(fetched) if isinstance(t, torch.Tensor) else t for name, t in terms.items()}
+            check_finite(numbers, iteration, view)
+            for name, value in numbers.items():
+                self._known[name].append(value)
+        self._steps.clear()
+
+    def means(self) -> dict[str, float]:
+        """Of every term since the last call; forgets them."""
+        self.check()
+        means = {name: float(np.mean(values)) for name, values in self._known.items()}
+        self._known.clear()
+        return means
 
 
 @dataclass

@@ -89,7 +89,9 @@ class Scene:
         centres = np.array([view.camera.T_world_camera[:3, 3] for view in self.train])
         radius = float(np.linalg.norm(centres - centres.mean(0), axis=1).max())
         self.extent = EXTENT_FACTOR * radius if radius > 0 else 1.0
+        self._tables: dict[int, np.ndarray] = {}
         self._classes: dict[tuple[int, torch.device], torch.Tensor] = {}
+        self._labelled: dict[int, np.ndarray] = {}
         self._colours: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._borders: dict[tuple[int, torch.device], torch.Tensor] = {}
 
@@ -114,13 +116,27 @@ class Scene:
         """int64 (H*W,): class of each pixel of a training view; None without labels."""
         key = index, device
         if key not in self._classes:
-            ids = self.train[index].ids
-            if ids is None:
+            table = self.class_table(index)
+            if table is None:
                 return None
-            smallest = np.min_scalar_type(self.class_count)
-            table = np.searchsorted(self.ids, ids.ravel()).astype(np.int32 if smallest.itemsize > 2 else np.int16)
             self._classes[key] = torch.from_numpy(table).to(device)
         return self._classes[key].long()
+
+    def class_table(self, index: int) -> np.ndarray | None:
+        """int16 or int32 (H*W,): the same on the host."""
+        ids = self.train[index].ids
+        if index not in self._tables and ids is not None:
+            small = np.int32 if np.min_scalar_type(self.class_count).itemsize > 2 else np.int16
+            self._tables[index] = np.searchsorted(self.ids, ids.ravel()).astype(small)
+        return self._tables.get(index)
+
+    def labelled_pixels(self, index: int) -> np.ndarray:
+        """int32 (L,): pixels of a labelled training view with an id, on the host."""
+        if index not in self._labelled:
+            ids = self.train[index].ids
+            assert ids is not None
+            self._labelled[index] = np.flatnonzero(ids).astype(np.int32)
+        return self._labelled[index]
 
     def borders(self, index: int, device: torch.device = CPU) -> torch.Tensor:
         """int64 (B,): pixels of a labelled training view near those of another id."""

@@ -116,6 +116,7 @@ SUITES: Mapping[str, Comparison] = {
             "filter_085": _unified(filter_below=0.85),
             "no_blocking": _unified(block_gradients=False),
             "paper_weights": _unified(weighting="paper"),
+            "all_pixels": _unified(association_pixels=0),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -136,7 +137,7 @@ SUITES: Mapping[str, Comparison] = {
         suffixes={"noise_high": "", "noise_mid": "_mid", "noise_low": "_low"},
     ),
 }
-ABLATIONS = ("no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights")
+ABLATIONS = ("no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels")
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gs_semantic.data.formats import open_sequence
@@ -21,7 +19,7 @@ from gs_semantic.segmentation.checkpoints import link_checkpoint, read_checkpoin
 from gs_semantic.segmentation.config import TrainingConfig, make_config, write_options
 from gs_semantic.segmentation.method import LiftingMethod, TrainingCancelled
 from gs_semantic.segmentation.outputs import write_map
-from gs_semantic.segmentation.progress import Clock, Listener, MetricsFile, Progress, memory_mb
+from gs_semantic.segmentation.progress import Clock, Listener, LossLog, MetricsFile, Progress, memory_mb
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, make_scene
 from gs_semantic.segmentation.scoring import score_views
@@ -116,7 +114,7 @@ class Trainer:
         clock = Clock(config.iterations)
         clock.start(loop.iteration)
         before, started = loop.seconds, time.perf_counter()
-        sums: defaultdict[str, list[float]] = defaultdict(list)
+        losses, views = LossLog(), self.method.scene.train
         stopped = False
         while loop.iteration < config.iterations and not (stopped := self.cancelled()):
             iteration, view = loop.iteration + 1, self._next_view()
@@ -126,14 +124,14 @@ class Trainer:
                 loop.order.append(view)
                 stopped = True
                 break
-            for name, value in terms.items():
-                sums[name].append(value)
+            losses.add(iteration, views[view].name, terms)
             loop.iteration = iteration
             last = iteration == config.iterations
             if iteration % config.report_every == 0 or last:
                 rate, left = clock.read(iteration)
-                self._report(sums, rate, left)
+                self._report(losses, rate, left)
             if iteration % config.evaluate_every == 0 or last:
+                losses.check()  # before anything is kept
                 begun = time.perf_counter()
                 loop.seconds = before + begun - started
                 stopped = not self._evaluate(last)
@@ -160,12 +158,12 @@ class Trainer:
             self.loop.order = self.method.random.permutation(len(self.method.scene.train)).tolist()
         return self.loop.order.pop()
 
-    def _report(self, sums: defaultdict[str, list[float]], rate: float, left: float) -> None:
+    def _report(self, losses: LossLog, rate: float, left: float) -> None:
         loop = self.loop
         progress = Progress(
             loop.iteration,
             self.config.iterations,
-            {name: float(np.mean(values)) for name, values in sums.items()},
+            losses.means(),
             len(self.method.gaussians),
             rate,
             left,
@@ -174,7 +172,6 @@ class Trainer:
             loop.metrics.get("miou"),
             loop.best_iteration,
         )
-        sums.clear()
         for listener in self.listeners:
             listener(progress)
 

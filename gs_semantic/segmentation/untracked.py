@@ -22,6 +22,34 @@ def unit(features: torch.Tensor) -> torch.Tensor:
     return features / (features.detach().norm(dim=1, keepdim=True) + EPSILON)
 
 
+def pixels_of(segments: torch.Tensor, count: int) -> torch.Tensor:
+    """float32 (J,): pixels of each mask. Not ``bincount``, for which the host waits."""
+    return torch.zeros(count, device=segments.device).index_add_(0, segments, torch.ones_like(segments, dtype=torch.float32))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random pixels (P,) of a view, the position ``segments`` (P,) of each one's mask in ``classes`` (J,), rising classes
+    of the scene; class 0 is id 0. On the host, where they are drawn, so that it knows all sizes without waiting."""
+
+    pixels: np.ndarray
+    segments: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, classes: np.ndarray) -> Draw:
+        """classes (P,): of each pixel, any order."""
+        present = np.bincount(classes) > 0
+        return cls(pixels, (np.cumsum(present) - 1)[classes], np.flatnonzero(present))
+
+    def large_masks(self, least_pixels: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Of the masks with more than ``least_pixels`` of the pixels: positions of these in ``pixels`` (Q,), which of the
+        masks each belongs to (Q,), and how many masks they are."""
+        large = np.bincount(self.segments, minlength=len(self.classes)) > least_pixels
+        positions = np.flatnonzero(large[self.segments])
+        return positions, (np.cumsum(large) - 1)[self.segments[positions]], int(large.sum())
+
+
 @dataclass(frozen=True)
 class Prototypes:
     """Of the masks of a view: ``centres`` (J,D), means of unit features; ``counts`` (J,) pixels; ``spread`` (J,), detached,
@@ -34,7 +62,7 @@ class Prototypes:
     @classmethod
     def of(cls, features: torch.Tensor, segments: torch.Tensor, count: int) -> Prototypes:
         """features: unit features (P,D)."""
-        counts = torch.bincount(segments, minlength=count).to(features.dtype)
+        counts = pixels_of(segments, count).to(features.dtype)
         sums = features.new_zeros(count, features.shape[1]).index_add(0, segments, features)
         centres = sums / counts.clamp(min=1)[:, None]
         with torch.no_grad():
@@ -45,26 +73,20 @@ class Prototypes:
 
 
 def contrastive_loss(
-    features: torch.Tensor, segments: torch.Tensor, count: int, least_pixels: int = 20, per_pixel: bool = False
-) -> torch.Tensor | None:
+    features: torch.Tensor, segments: torch.Tensor, count: int, per_pixel: bool = False
+) -> torch.Tensor:
     """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread.
 
-    Masks with ``least_pixels`` or fewer of the pixels take no part; None when none is left. Summed over pixels and
-    divided by the masks, as the code does, or ``per_pixel``: the mean over pixels.
+    Of pixels of masks that are large enough (``Draw.large_masks``). Summed over pixels and divided by the masks, as the
+    code does, or ``per_pixel``: the mean over pixels.
     """
-    large = torch.bincount(segments, minlength=count) > least_pixels
-    masks = int(large.sum())
-    if not masks:
-        return None
-    pixels = torch.nonzero(large[segments])[:, 0]
-    place = (large.cumsum(0) - 1)[segments[pixels]]
-    rows = unit(features.index_select(0, pixels))
-    known = Prototypes.of(rows, place, masks)
+    rows = unit(features)
+    known = Prototypes.of(rows, segments, count)
     temperature = (10 * known.spread).clamp(0.5, 1)
     similarity = rows @ (known.centres / temperature[:, None]).T
-    own = similarity.gather(1, place[:, None])[:, 0]
+    own = similarity.gather(1, segments[:, None])[:, 0]
     terms = (similarity.exp().sum(dim=1) + EPSILON).log() - own
-    return terms.mean() if per_pixel else terms.sum() / masks
+    return terms.mean() if per_pixel else terms.sum() / count
 
 
 def norm_loss(features: torch.Tensor) -> torch.Tensor:
@@ -92,7 +114,7 @@ def mask_scores(
     one of ten thousand.
     """
     total = probabilities.new_zeros(count, probabilities.shape[1]).index_add(0, segments, probabilities)
-    return total if area_aware else total / (torch.bincount(segments, minlength=count)[:, None] + 1e-4)
+    return total if area_aware else total / (pixels_of(segments, count)[:, None] + 1e-4)
 
 
 def assign(scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +143,7 @@ def class_loss(
 class _ClassLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, codes, features, targets, probabilities, kept):
-        weights = kept / (kept.sum() * math.log(max(2, len(codes))))
+        weights = kept / (kept.sum().clamp(min=1) * math.log(max(2, len(codes))))
         ctx.save_for_backward(codes, features, targets, probabilities, weights)
         chosen = probabilities.gather(1, targets[:, None])[:, 0]
         return -(chosen.clamp(min=1e-30).log() * weights).sum()
@@ -139,7 +161,10 @@ class _ClassLoss(torch.autograd.Function):
         return by_codes, by_features, None, None, None
 
 
-def concentration_loss(codes: torch.Tensor, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Eq. 6: mean_u |F_u / |F_u| - C_target| (L2); it pulls codes to unit length."""
+def concentration_loss(
+    codes: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor
+) -> torch.Tensor:
+    """Eq. 6: mean of |F_u / |F_u| - C_target| (L2) over the pixels ``kept``, bool (P,); it pulls codes to unit length."""
     distance = unit(features) - codes.index_select(0, targets)
-    return (distance.square().sum(dim=1) + 1e-12).sqrt().mean()
+    lengths = (distance.square().sum(dim=1) + 1e-12).sqrt()
+    return (lengths * kept).sum() / kept.sum().clamp(min=1)

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from gs_semantic.segmentation.untracked import (
+    Draw,
     Prototypes,
     assign,
     class_loss,
@@ -89,12 +90,18 @@ def test_contrast_is_that_of_a_loop_over_masks(pixels, per_pixel):
             shares = [math.exp(float(row @ centres[j]) / phi[j]) for j in range(len(kept))]
             total -= math.log(shares[position] / (sum(shares) + 1e-6))
             count += 1
-    loss = contrastive_loss(features, segments, 5, least, per_pixel)
+    positions, places, count_kept = Draw.of(np.arange(60), segments.numpy()).large_masks(least)
+    assert count_kept == len(kept)
+    loss = contrastive_loss(features[positions], torch.from_numpy(places), count_kept, per_pixel)
     assert float(loss) == pytest.approx(total / (count if per_pixel else len(kept)), rel=1e-5)
 
 
-def test_contrast_needs_a_mask_of_some_size(pixels):
-    assert contrastive_loss(torch.randn(9, 4), torch.arange(9), 9, 1) is None
+def test_a_draw_knows_its_masks_and_which_are_large():
+    draw = Draw.of(np.array([9, 2, 5, 7]), np.array([30, 4, 30, 11]))
+    assert draw.classes.tolist() == [4, 11, 30] and draw.segments.tolist() == [2, 0, 2, 1]
+    positions, places, count = draw.large_masks(1)
+    assert positions.tolist() == [0, 2] and places.tolist() == [0, 0] and count == 1
+    assert Draw.of(np.arange(9), np.arange(9)).large_masks(1)[2] == 0  # a mask needs some size
 
 
 def test_contrast_lets_features_grow_longer(pixels):
@@ -120,13 +127,13 @@ def test_class_loss_and_its_gradients_are_those_of_cross_entropy(pixels):
 def test_codes_are_pulled_to_the_features_directions(pixels):
     codes = torch.zeros(1, 8, requires_grad=True)
     optimiser = torch.optim.Adam([codes], lr=0.02)
-    features = 5 * torch.eye(1, 8).repeat(10, 1)
+    features, every = 5 * torch.eye(1, 8).repeat(10, 1), torch.ones(10, dtype=torch.bool)
     for _ in range(200):
         optimiser.zero_grad()
-        concentration_loss(codes, features, torch.zeros(10, dtype=torch.long)).backward()
+        concentration_loss(codes, features, torch.zeros(10, dtype=torch.long), every).backward()
         optimiser.step()
     np.testing.assert_allclose(codes.detach()[0], np.eye(8)[0], atol=0.03)
-    assert float(concentration_loss(torch.eye(1, 8), features, torch.zeros(10, dtype=torch.long))) < 1e-5
+    assert float(concentration_loss(torch.eye(1, 8), features, torch.zeros(10, dtype=torch.long), every)) < 1e-5
 
 
 def test_norm_loss_and_its_gradient_at_nothing():

@@ -21,7 +21,7 @@ from gs_semantic.gaussians.gaussian_map import SH_C0
 from gs_semantic.segmentation.config import TrainingConfig, option
 from gs_semantic.segmentation.method import LiftingMethod, SeenObject
 from gs_semantic.segmentation.registry import register
-from gs_semantic.segmentation.untracked import contrastive_loss, norm_loss, unit
+from gs_semantic.segmentation.untracked import Draw, contrastive_loss, norm_loss, unit
 
 DESCRIBED_VIEWS = 24  # training views that say which class an object has
 COVERED = 1e-3  # length of a feature below which nothing is there
@@ -66,19 +66,9 @@ class ContrastiveConfig(TrainingConfig):
 
     presets: ClassVar = {
         "quick": {"contrast_pixels": 8192, "contrast_least": 5, "lr_features": 2.5e-2},
-        "standard": {"contrast_pixels": 16_384, "contrast_least": 10},
+        "standard": {"contrast_pixels": 8192, "contrast_least": 5},
         "paper": {},
     }
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random pixels (P,) of a view, the position ``segments`` (P,) of each one's mask in ``classes`` (J,), rising classes
-    of the scene; class 0 is id 0."""
-
-    pixels: torch.Tensor
-    segments: torch.Tensor
-    classes: torch.Tensor
 
 
 class ContrastiveLifting(LiftingMethod):
@@ -113,27 +103,30 @@ class ContrastiveLifting(LiftingMethod):
 
     def draw(self, index: int, wanted: int) -> Draw | None:
         """``wanted`` pixels of a training view, with replacement (0: all, once), among those that count."""
-        classes = self.scene.classes(index, self.device)
+        classes = self.scene.class_table(index)
         assert classes is not None
-        every = torch.arange(len(classes), device=self.device)
-        counted = every[classes > 0] if self.config.unlabelled == "ignore" else every
-        if not len(counted):
+        counted = self.scene.labelled_pixels(index) if self.config.unlabelled == "ignore" else None
+        count = len(classes) if counted is None else len(counted)
+        if not count:
             return None
-        if wanted:
-            counted = counted[self.drawn(wanted, len(counted))]
-        classes = classes[counted]
-        present = torch.bincount(classes, minlength=self.scene.class_count) > 0
-        return Draw(counted, (present.cumsum(0) - 1)[classes], torch.nonzero(present)[:, 0])
+        pixels = self.random.integers(0, count, wanted) if wanted else np.arange(count)
+        if counted is not None:
+            pixels = counted[pixels].astype(np.int64)
+        return Draw.of(pixels, classes[pixels])
 
     def pixel_losses(self, iteration: int, index: int, features: torch.Tensor) -> dict[str, torch.Tensor]:
         config, weights = self.config, self.weights
         draw = self.draw(index, config.contrast_pixels)
         if draw is None:
             return {}
-        rows = features.reshape(-1, features.shape[-1]).index_select(0, draw.pixels)
+        rows = features.reshape(-1, features.shape[-1]).index_select(0, self.on_device(draw.pixels))
         terms = {"norm": weights.norm * norm_loss(rows)}
-        contrast = contrastive_loss(rows, draw.segments, len(draw.classes), config.contrast_least, weights.per_pixel)
-        return terms if contrast is None else terms | {"contrast": weights.contrast * contrast}
+        positions, segments, masks = draw.large_masks(config.contrast_least)
+        if masks:
+            rows = rows.index_select(0, self.on_device(positions))
+            contrast = contrastive_loss(rows, self.on_device(segments), masks, weights.per_pixel)
+            terms["contrast"] = weights.contrast * contrast
+        return terms
 
     # --- answers ------------------------------------------------------------------------------------------------------
 

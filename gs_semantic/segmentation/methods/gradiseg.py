@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gs_semantic.gaussians.gaussian_map import rotation_matrices
+from gs_semantic.rendering.base import world_to_camera
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.densification import CHILDREN, SHRINK
 from gs_semantic.segmentation.engine import ImageGradients, Pass, StepStatistics
@@ -131,7 +132,7 @@ class GradiSeg(GaussianGrouping):
             found = self.rasterizer.accumulate(gaussians, camera, image, count=False)
         rows = torch.nonzero(found.weight_sum > 0)[:, 0]
         total, by_u, by_v = found.weighted_sum[rows].split(channels, dim=1)
-        pose = torch.from_numpy(camera.T_camera_world).float().to(self.device)
+        pose = world_to_camera(camera, self.device)
         local = gaussians.means[rows] @ pose[:3, :3].T + pose[:3, 3]
         z = local[:, 2].clamp(min=NEAR_M)
         centre_u = camera.fx * local[:, 0] / z + camera.cx - width / 2
@@ -156,7 +157,7 @@ class GradiSeg(GaussianGrouping):
         gradients = statistics.features * (camera.width * camera.height)
         self.norms[statistics.rows] += gradients.norm(dim=1)
         self.sums[statistics.rows] += gradients
-        self.views[statistics.rows] += 1
+        self.views[statistics.rows] += statistics.in_view
 
     def densify(self, iteration: int) -> None:
         config = self.config

@@ -132,10 +132,10 @@ class GaussianGrouping(LiftingMethod):
         targets = index.sample(config.regularise_points, self.random)
         neighbours = self.find_neighbours(iteration, index, targets)
         used, places = np.unique(np.concatenate([targets[:, None], neighbours], axis=1), return_inverse=True)
-        rows = torch.from_numpy(index.rows[used]).to(self.device)
+        rows = self.on_device(index.rows[used])
         values = self.gaussians["identity"][rows].clone().requires_grad_()
         probabilities = self.classifier(values).softmax(dim=1)
-        place = torch.from_numpy(places.reshape(len(targets), -1)).to(self.device)
+        place = self.on_device(places.reshape(len(targets), -1))
         loss = neighbour_kl(probabilities[place[:, 0]], probabilities[place[:, 1:]], self.normaliser)
         return GaussianLoss({"neighbours": config.regularise_weight * loss}, rows, values)
 

@@ -15,9 +15,9 @@ import torch
 
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.heads import Codebook
-from gs_semantic.segmentation.methods.contrastive import ContrastiveConfig, ContrastiveLifting, Draw
+from gs_semantic.segmentation.methods.contrastive import ContrastiveConfig, ContrastiveLifting
 from gs_semantic.segmentation.registry import register
-from gs_semantic.segmentation.untracked import assign, class_loss, concentration_loss, confidence, mask_scores
+from gs_semantic.segmentation.untracked import Draw, assign, class_loss, concentration_loss, confidence, mask_scores
 
 MORE = 1.5  # a codebook that is too full gets as many times its codes
 
@@ -42,7 +42,7 @@ class UnifiedLiftConfig(ContrastiveConfig):
 
     presets: ClassVar = {
         "quick": {"association_pixels": 4096, "lr_codes": 5e-3},
-        "standard": {"association_pixels": 16_384},
+        "standard": {"association_pixels": 4096},
         "paper": {},
     }
 
@@ -70,33 +70,30 @@ class UnifiedLift(ContrastiveLifting):
         draw = self.draw(index, self.config.association_pixels)
         if draw is None:
             return terms
-        rows = features.reshape(-1, features.shape[-1]).index_select(0, draw.pixels)
+        rows = features.reshape(-1, features.shape[-1]).index_select(0, self.on_device(draw.pixels))
         return terms | self._association(rows.detach() if self.config.block_gradients else rows, draw)
 
     def _association(self, features: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
         """Eq. 4 and 6 at the pixels that Eq. 7 keeps, with the codes that Eq. 5 gives them."""
         config, count = self.config, len(draw.classes)
         self.codebook.grow(1 + count)
-        codes = self.codebook.weight[self._first :]
+        codes, segments = self.codebook.weight[self._first :], self.on_device(draw.segments)
         probabilities = (features.detach() @ codes.detach().T).softmax(dim=1)
-        matched = self._matched(mask_scores(probabilities, draw.segments, count, config.area_aware), draw)
-        targets = torch.from_numpy(matched).to(self.device)[draw.segments]
-        kept = confidence(features.detach(), draw.segments, count) > 1 - config.filter_below
-        if not kept.any():
-            return {}
-        weights, chosen = self.weights, torch.nonzero(kept)[:, 0]
-        distance = concentration_loss(codes, features.index_select(0, chosen), targets[chosen])
-        terms = {"concentration": weights.concentration * distance}
-        right = probabilities.gather(1, targets[:, None])[:, 0] >= probabilities.amax(dim=1)
-        if not right[kept].all():
-            terms["class"] = weights.classes * class_loss(codes, features, targets, probabilities, kept)
-        return terms
+        kept = confidence(features.detach(), segments, count) > 1 - config.filter_below
+        matched = self._matched(mask_scores(probabilities, segments, count, config.area_aware), draw)
+        targets = self.on_device(matched[draw.segments])
+        distance = concentration_loss(codes, features, targets, kept)
+        # without a pixel that is wrong there is nothing to learn from classes
+        wrong = (probabilities.gather(1, targets[:, None])[:, 0] < probabilities.amax(dim=1)) & kept
+        classes = class_loss(codes, features, targets, probabilities, kept) * wrong.any()
+        weights = self.weights
+        return {"concentration": weights.concentration * distance, "class": weights.classes * classes}
 
     def _matched(self, scores: torch.Tensor, draw: Draw) -> np.ndarray:
         """The position among the codes that take part, int64 (J,), of each mask; that of the background is fixed."""
         found = np.zeros(len(draw.classes), np.int64)
         fixed = 1 - self._first  # codes at the front that only the background has
-        masks = np.flatnonzero(draw.classes.cpu().numpy() > 0) if fixed else np.arange(len(found))
+        masks = np.flatnonzero(draw.classes > 0) if fixed else np.arange(len(found))
         rows, columns = assign(scores.cpu()[masks][:, fixed:])
         found[masks[rows]] = columns + fixed
         self.codebook.count(found + self._first, len(self.scene.train))
@@ -111,7 +108,7 @@ class UnifiedLift(ContrastiveLifting):
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
         used = self.codebook.used >= self.config.in_use
         used[: self._first] = False
-        rows = torch.nonzero(used)[:, 0]
+        rows = torch.nonzero(used)[:, 0].to(self.device)
         return self.codebook.weight.detach()[rows], rows
 
     def state_dict(self) -> dict[str, Any]:

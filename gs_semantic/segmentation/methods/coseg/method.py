@@ -28,6 +28,7 @@ from gs_semantic.segmentation.methods.coseg.decoder import REGULARISED, Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import SpatialEncoder
 from gs_semantic.segmentation.methods.coseg.field import FeatureLifting, LiftingSettings, SegmentationField, ViewCloud
 from gs_semantic.segmentation.methods.coseg.replay import ReplayedSteps
+from gs_semantic.segmentation.progress import LossTerms
 from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.unprojection import Projection
 from gs_semantic.segmenters.features import dense_features
@@ -156,7 +157,7 @@ class CoSegGaussians(LiftingMethod):
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
-    def step(self, iteration: int, index: int) -> dict[str, float]:
+    def step(self, iteration: int, index: int) -> LossTerms:
         if iteration <= self.building:
             return super().step(iteration, index)
         if self.field is None:
