@@ -34,7 +34,7 @@ EXAMPLES = """examples:
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
   gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json
-  gs-semantic bench viewer --gaussians 1000000 --json viewer.json"""
+  gs-semantic bench viewer --gaussians 1000000 --browser view.png --json viewer.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "frame", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
@@ -65,23 +65,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     saving = add("save", "seconds to save a map folder, flushed to the disk, and to load it")
     saving.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the map [1000000]")
     saving.add_argument("--objects", type=int, default=200, help="objects of the map [200]")
-    saving.add_argument("--keep", type=Path, metavar="FOLDER", help="where the map is written [where temporary files are]")
+    saving.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="where the map is written [where temporary files are]"
+    )
     options.add_json(saving)
-    options.add_json(add("text", "names of things that are in a map, and of things that are not, against the offline matcher"))
+    options.add_json(
+        add("text", "names of things that are in a map, and of things that are not, against the offline matcher")
+    )
     _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
-    _configure_association(add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU"))
+    _configure_association(
+        add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU")
+    )
     _configure_viewer(add("viewer", "choice of the Gaussians that a browser gets, and clicks, on a large map"))
 
 
 def _configure_viewer(sub: argparse.ArgumentParser) -> None:
-    from gs_semantic.viewer.settings import SPLATS
+    from gs_semantic.viewer.settings import NUMBERS
 
     sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the room [1000000]")
     sub.add_argument("--map", type=Path, help="map folder to look at instead")
-    sub.add_argument("--splats", type=int, default=SPLATS, help=f"Gaussians sent at most [{SPLATS}]")
+    sub.add_argument(
+        "--splats", type=int, nargs="+", default=NUMBERS, metavar="N", help=f"splats sent at most {list(NUMBERS)}"
+    )
+    sub.add_argument(
+        "--browser", type=Path, metavar="PNG", help="also open it in headless Chromium, and write what that shows"
+    )
     options.add_json(sub)
 
 
@@ -175,7 +186,9 @@ def _configure_query(sub: argparse.ArgumentParser) -> None:
 
 def _configure_distance(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, help="sequence to map [the house of the sample]")
-    sub.add_argument("--mesh", type=Path, help="its triangles, .npz with 'tri' (T, 3, 3) or a mesh file; without: times only")
+    sub.add_argument(
+        "--mesh", type=Path, help="its triangles, .npz with 'tri' (T, 3, 3) or a mesh file; without: times only"
+    )
     sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the map that is timed [1000000]")
     sub.add_argument("--width", type=int, help="shrink images to this width [as recorded]")
     options.add_params(sub)
@@ -265,7 +278,9 @@ def run(arguments: argparse.Namespace) -> int:
 def run_viewer(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.viewer import run_viewer_bench
 
-    results = run_viewer_bench(arguments.gaussians, arguments.splats, path=arguments.map)
+    results = run_viewer_bench(
+        arguments.gaussians, tuple(arguments.splats), path=arguments.map, screenshot=arguments.browser
+    )
     options.report(arguments, "what a browser gets", results)
     return 0
 

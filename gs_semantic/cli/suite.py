@@ -38,6 +38,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds"
     )
     group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="unseen rooms that are scored [all]")
+    group.add_argument(
+        "--photographs", type=Path, nargs="+", default=[], metavar="FOLDER", help="rt_gs2: more rooms, without maps"
+    )
     group.add_argument("--no-recordings", action="store_true", help="unseen rooms alone, not the sample's recordings")
     group.add_argument("--jobs", type=int, default=1, metavar="N", help="gnesf: processes that score [1]")
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
@@ -86,6 +89,7 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
     suite = RtGs2Suite(
         rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.test_rooms
     )
+    suite.photographs = arguments.photographs
     if arguments.no_recordings:
         suite.recordings = ()
     suite.prepare()

@@ -20,6 +20,7 @@ from gs_semantic.segmentation.generalization.classes import ClassMap
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
 from gs_semantic.segmentation.generalization.images import ImageChanges, LabelledImages
 from gs_semantic.segmentation.generalization.method import SceneLearner
+from gs_semantic.segmentation.generalization.methods.segformer import cross_entropy
 from gs_semantic.segmentation.generalization.registry import learner_class, register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, open_scenes
 from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, METRICS, LearningJob, learn
@@ -168,6 +169,26 @@ def test_parts_of_images_keep_their_classes(rooms, tmp_path):
     write_rooms(tmp_path, [("train", 2)], RoomFormat(40, 32, views=2, novel=1))
     with pytest.raises(InvalidInputError, match="images of 40x32, 48x36 cannot be learned from together"):
         LabelledImages.of([*scenes, *open_scenes(list_rooms(tmp_path, "train"), room_labels())], torch.device("cpu"))
+
+
+def test_classes_of_coarser_images_are_those_in_the_middle_of_squares(rooms):
+    images = LabelledImages.of(open_scenes(list_rooms(rooms, "train"), room_labels()), torch.device("cpu"))
+    plan = images.plan(4, np.random.default_rng(1), ImageChanges())
+    fine, coarse = images.parts(plan)[1], images.parts(plan, 3)[1]
+    assert coarse.shape == (4, 12, 16) and torch.equal(coarse, fine[:, 1::3, 1::3])
+    with torch.autocast("cpu", torch.bfloat16):  # mixed precision would move the colours off their classes
+        mixed = images.parts(plan)
+    assert torch.equal(mixed[0], images.parts(plan)[0]) and torch.equal(mixed[1], fine)
+
+
+def test_the_loss_that_can_be_recorded_is_cross_entropy():
+    torch.manual_seed(0)
+    logits, classes, weights = torch.randn(2, 5, 6, 7), torch.randint(0, 6, (2, 6, 7)), torch.rand(5) + 0.1
+    wanted = torch.nn.functional.cross_entropy(
+        logits, classes - 1, weight=weights, ignore_index=-1, label_smoothing=0.1
+    )
+    assert torch.allclose(cross_entropy(logits, classes, weights, 0.1), wanted)
+    assert cross_entropy(logits, torch.zeros_like(classes), weights, 0.1) == 0
 
 
 def test_classes_are_brought_together_by_name():

@@ -27,6 +27,11 @@ class GeneralizationConfig(RunConfig):
 
     accelerator: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
     precision: str = option("auto", "numbers: 32 bit on a CPU, mixed with bfloat16 on a GPU", choices=PRECISIONS)
+    graphs: str = option(
+        "auto",
+        "record the step as a CUDA graph; auto: on one GPU, where the method's batches have one shape",
+        choices=("auto", "on", "off"),
+    )
 
     report_every: int = option(50, "iterations between two reports of progress", low=1)
     evaluate_every: int = option(

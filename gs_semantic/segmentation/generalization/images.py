@@ -74,27 +74,42 @@ class LabelledImages:
         assert isinstance(found, torch.Tensor)
         return found.cpu().numpy()[: count + 1]
 
-    def draw(self, count: int, random: np.random.Generator, changes: ImageChanges) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random parts of random images: colours (count,3,H,W), 0..1, and classes int64 (count,H,W), of the whole size."""
-        device = self.rgb.device
-        rows = torch.from_numpy(random.integers(len(self), size=count)).to(device)
+    def plan(self, count: int, random: np.random.Generator, changes: ImageChanges) -> torch.Tensor:
+        """Random parts of random images, as numbers float32 (count, 11) on the CPU for ``parts``."""
+        plan = np.zeros((count, 11))
+        plan[:, 0] = random.integers(len(self), size=count)
         scale = random.uniform(1.0, changes.zoom, count)
         reach = 1 - 1 / scale
-        place = np.zeros((count, 2, 3))
+        place = plan[:, 1:7].reshape(count, 2, 3)
         place[:, 0, 0] = random.choice([-1.0, 1.0], count) / scale
         place[:, 1, 1] = 1 / scale
         place[:, :, 2] = random.uniform(-1, 1, (count, 2)) * reach[:, None]
+        plan[:, 1:7] = place.reshape(count, 6)
         exposure = random.normal(0, changes.gain, (count, 1)) + random.normal(0, changes.tint, (count, 3))
-        numbers = np.concatenate([exposure, random.normal(0, changes.contrast, (count, 1))], axis=1)
-        look = torch.from_numpy(np.exp(numbers)).to(device, torch.float32)[:, :, None, None]
+        plan[:, 7:] = np.exp(np.concatenate([exposure, random.normal(0, changes.contrast, (count, 1))], axis=1))
+        return torch.from_numpy(plan.astype(np.float32))
+
+    def parts(self, plan: torch.Tensor, every: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Colours (count,3,H,W), 0..1, and classes int64 (count,H/every,W/every), at the middles of squares of ``every``
+        pixels, of a plan on the images' device. A GPU is asked for nothing, so this can be recorded as a graph."""
+        with torch.no_grad(), torch.autocast(self.rgb.device.type, enabled=False):  # 16 bit cannot tell pixels apart
+            return self._parts(plan, every)
+
+    def _parts(self, plan: torch.Tensor, every: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, theta, look = plan[:, 0].long(), plan[:, 1:7].reshape(-1, 2, 3), plan[:, 7:, None, None]
+        height, width = self.classes.shape[1:]
         rgb, classes = self.rgb[rows].float() / 255, self.classes[rows][:, None].float()
-        theta = torch.from_numpy(place).to(device, torch.float32)
-        grid = F.affine_grid(theta, list(rgb.shape), align_corners=False)
+        grid = F.affine_grid(theta, [len(plan), 1, height, width], align_corners=False)
         rgb = F.grid_sample(rgb, grid, padding_mode="border", align_corners=False)
+        grid = F.affine_grid(theta, [len(plan), 1, -(-height // every), -(-width // every)], align_corners=False)
         classes = F.grid_sample(classes, grid, mode="nearest", padding_mode="border", align_corners=False)
         mean = rgb.mean(dim=(1, 2, 3), keepdim=True)
         rgb = ((rgb - mean) * look[:, 3:] + mean) * look[:, :3]
         return rgb.clamp(0, 1), classes[:, 0].long()
+
+    def draw(self, count: int, random: np.random.Generator, changes: ImageChanges) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random parts of random images: colours (count,3,H,W), 0..1, and classes int64 (count,H,W), of the whole size."""
+        return self.parts(self.plan(count, random, changes).to(self.rgb.device))
 
 
 def _classes(view: SceneView) -> np.ndarray:

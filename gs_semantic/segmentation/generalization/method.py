@@ -27,13 +27,15 @@ ParameterGroups = list[dict[str, Any]]
 class SceneLearner(nn.Module, ABC):
     """A network that ``MultiSceneTrainer`` trains. labels: its classes, ids 1..K without gaps, 0 = void.
 
-    stages: trained one after the other, each from the weights of the one before; most have one.
+    stages: trained one after the other, each from the weights of the one before; most have one. one_shape: do all
+    batches of a stage have the same shapes, and does ``forward`` ask the GPU for no value? Then a GPU's steps are recorded.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     Config: ClassVar[type[GeneralizationConfig]] = GeneralizationConfig
     stages: ClassVar[tuple[str, ...]] = ("train",)
+    one_shape: bool = False
 
     def __init__(self, config: GeneralizationConfig, labels: LabelSet) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ from gs_semantic.segmentation.checkpoints import link_checkpoint
 from gs_semantic.segmentation.config import make_config, write_options
 from gs_semantic.segmentation.generalization.checkpoints import read_learner, restore_learner, save_learner
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
+from gs_semantic.segmentation.generalization.graphs import GraphedStep
 from gs_semantic.segmentation.generalization.method import SceneLearner
 from gs_semantic.segmentation.generalization.registry import learner_class
 from gs_semantic.segmentation.generalization.scenes import LearningScene, open_scenes
@@ -112,9 +113,18 @@ class MultiSceneTrainer:
         groups = learner.parameter_groups()
         if not any(list(group["params"]) for group in groups):
             raise InvalidRequestError(f"method '{learner.name}', stage '{learner.stage}': nothing of it can be trained")
-        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, weight_decay=self.config.weight_decay)
+        graphed = self._graphed()
+        learner.to(self.fabric.device)  # before the optimiser looks where they are
+        fused = (
+            self.fabric.device.type == "cuda" and self.config.precision != "16-mixed"
+        )  # scaled ones cannot be clipped
+        self._kernels: dict[str, Any] = {"capturable": graphed, "fused": fused or None}
+        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, weight_decay=self.config.weight_decay, **self._kernels)
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self.module, self.optimizer = self.fabric.setup(learner, optimizer)
+        if graphed:
+            self._tensor_rates()
+        self._graph = GraphedStep(learner, optimizer, self.config.clip, self._autocast()) if graphed else None
         self.random = np.random.default_rng((self.config.seed, self.fabric.global_rank))
         self.loop = LoopState()
         self._begun = 0.0  # when it would have begun if it had never stopped
@@ -131,6 +141,24 @@ class MultiSceneTrainer:
     def first(self) -> bool:
         """Is this the process that writes and reports?"""
         return self.fabric.global_rank == 0
+
+    def _graphed(self) -> bool:
+        """Are steps recorded? InvalidRequestError: that was asked for and cannot be."""
+        config, fabric = self.config, self.fabric
+        possible = fabric.device.type == "cuda" and fabric.world_size == 1 and config.precision != "16-mixed"
+        if config.graphs == "on" and not possible:
+            raise InvalidRequestError(
+                "graphs=on: needs a GPU, one process, and precision bf16-mixed or 32-true; leave it at auto"
+            )
+        return possible and (config.graphs == "on" or config.graphs == "auto" and self.learner.one_shape)
+
+    def _autocast(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.config.precision in ("auto", "bf16-mixed") else None
+
+    def _tensor_rates(self) -> None:
+        """Learning rates where a recorded step reads them."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32).to(self.fabric.device)
 
     def run(self) -> LearningResult:
         """Train. TrainingError says where it stopped and what is kept."""
@@ -192,23 +220,35 @@ class MultiSceneTrainer:
     def _step(self) -> dict[str, torch.Tensor]:
         share = self._rate_share(self.loop.iteration)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * share
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(peak * share)
+            else:
+                group["lr"] = peak * share
         batch = self.fabric.to_device(self.learner.sample(self.train_scenes, self.random))
-        losses: dict[str, torch.Tensor] = self.module(batch)
+        if self._graph is not None:
+            losses = self._graph(batch)
+            self._check(losses)
+            return losses
+        losses = self.module(batch)
+        self._check(losses)
         total = torch.stack(list(losses.values())).sum()
-        # a GPU is asked only now and then, as it would have to finish first
-        asked = total.device.type == "cpu" or self.loop.iteration % self.config.report_every == 0
-        if asked and not torch.isfinite(total):
-            raise TrainingError(
-                f"the loss is {total.item()} at iteration {self.loop.iteration}: lower lr, or use precision=32-true; "
-                f"{self._kept()}"
-            )
         self.optimizer.zero_grad()
         self.fabric.backward(total)
         if self.config.clip:
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
         self.optimizer.step()
         return {name: value.detach() for name, value in losses.items()}
+
+    def _check(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """TrainingError: they are not finite."""
+        if self.fabric.device.type != "cpu" and self.loop.iteration % self.config.report_every:
+            return  # a GPU is asked only now and then, as it would have to finish first
+        total = torch.stack([value.detach() for value in losses.values()]).sum()
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"the loss is {total.item()} at iteration {self.loop.iteration}: lower lr, or use precision=32-true; "
+                f"{self._kept()}"
+            )
 
     def _rate_share(self, iteration: int) -> float:
         """Of the largest learning rate: linear over the warm-up, then ((last - i) / (last - warm-up))^decay, or the share
@@ -291,7 +331,11 @@ class MultiSceneTrainer:
                 "resume with as many"
             )
         self.loop = LoopState(**state["loop"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        saved = state["optimizer"]  # perhaps of another device
+        groups = [{**group, "lr": float(group["lr"])} | self._kernels for group in saved["param_groups"]]
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+        if self._graph is not None:
+            self._tensor_rates()
         own = state["random"][self.fabric.global_rank]
         self.random.bit_generator.state = own["numpy"]
         torch.set_rng_state(own["torch"])

@@ -6,7 +6,7 @@ import torch
 from gs_semantic.errors import InvalidInputError, MissingExtraError
 from gs_semantic.segmentation.generalization.rt_gs2.fusion import CrossModalAttention, Fusion, LocalAttentionSelection
 from gs_semantic.segmentation.generalization.rt_gs2.inference import Inference
-from gs_semantic.segmentation.generalization.rt_gs2.network import FusionNetwork, NetworkConfig
+from gs_semantic.segmentation.generalization.rt_gs2.network import FusionNetwork, NetworkConfig, averaged
 from gs_semantic.segmenters.weights import Weights
 
 
@@ -21,7 +21,16 @@ def test_answer_has_the_size_of_the_view(small):
         with torch.no_grad():
             out = small(torch.rand(2, 3, height, width), torch.rand(2, 32, height, width))
         assert out.logits.shape == (2, 7, height, width)
-        assert out.embedding.shape[:2] == (2, 64) and torch.isfinite(out.logits).all()
+        assert out.embedding.shape[:2] == (2, small.config.embedding) and torch.isfinite(out.logits).all()
+
+
+def test_features_may_be_averaged_before(small):
+    rgb, features = torch.rand(1, 3, 50, 70), torch.rand(1, 32, 50, 70)
+    before = averaged(features, 4)
+    assert before.shape[2:] == (13, 18)
+    torch.testing.assert_close(before[..., 12, 17], features[..., 48:, 68:].mean(dim=(2, 3)))
+    with torch.no_grad():
+        torch.testing.assert_close(small(rgb, before).logits, small(rgb, features).logits)
 
 
 def test_only_what_it_looks_at_changes_the_answer(small):

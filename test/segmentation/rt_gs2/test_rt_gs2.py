@@ -104,6 +104,24 @@ def test_a_stage_trains_its_part_alone(scene):
     assert set(made.evaluate([scene], views=1)) == {"score", "miou", "mean_accuracy", "accuracy"}
 
 
+@pytest.mark.parametrize("inputs", ["both", "image"])
+def test_networks_begin_with_what_photographs_taught(scene, inputs, tmp_path):
+    made = learner("image")
+    photographs = TinyScene(scene.gaussians, scene.views, scene.novel)
+    photographs.forget = lambda: None
+    losses = trained(made, photographs, 8, 3e-3)
+    assert losses[-1] < losses[0] and 0 <= made.evaluate([scene])["miou"] <= 1
+    save_learner(tmp_path / "image.pt", made)
+    started = load_learner(tmp_path / "image.pt", {"inputs": inputs})
+    learned = started.networks["image"].state_dict()
+    started.begin("classes")
+    assert list(started.networks) == ["classes"]
+    mine = started.networks["classes"].state_dict()
+    kept = [name for name in learned if name.startswith("image.") or inputs == "image"]
+    assert kept and all(torch.equal(mine[name], learned[name]) for name in kept)
+    trained(started, scene, 1, 1e-3)
+
+
 def test_features_are_scored_by_their_loss(scene):
     made = learner("features").eval()
     with torch.no_grad():

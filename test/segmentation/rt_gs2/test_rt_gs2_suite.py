@@ -26,8 +26,12 @@ def test_runs_wait_for_what_they_start_from_and_are_not_repeated(suite, monkeypa
     assert suite.job(Run("rt_gs2", 0)) is None and not suite.train(Run("rt_gs2", 0))
     results = suite.results()
     assert results["not_run"] == list(PARTS) and "rt_gs2_miou" not in results
-    assert suite.train(Run("features", 0)) and suite.train(Run("rt_gs2", 0))
-    assert [run.part for run in suite.waiting()] == [p for p in PARTS if p not in ("features", "rt_gs2")]
+    assert all(suite.train(Run(part, 0)) for part in ("features", "image", "rt_gs2"))
+    assert [run.part for run in suite.waiting()] == [p for p in PARTS if p not in ("features", "image", "rt_gs2")]
+
+    more = RtGs2Suite(suite.rooms, suite.folder, photographs=(suite.folder / "more",))
+    assert more.job(Run("image", 0)).rooms == (suite.rooms, suite.folder / "more")
+    assert more.job(Run("rt_gs2", 0)).rooms == (suite.rooms,)
 
     results = suite.results()
     assert results["rt_gs2_iterations"] == 2 and results["test_rooms"] == 1
@@ -51,7 +55,7 @@ def test_pictures_show_a_test_room(suite):
 
 
 def test_unknown_parts_are_refused(suite):
-    with pytest.raises(InvalidRequestError, match="'rtgs2': expected one of features, rt_gs2"):
+    with pytest.raises(InvalidRequestError, match="'rtgs2': expected one of features, image, rt_gs2"):
         RtGs2Suite(suite.rooms, suite.folder, only=["rtgs2"])
 
 

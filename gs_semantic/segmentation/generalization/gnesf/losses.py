@@ -12,8 +12,7 @@ def semantic_loss(probabilities: torch.Tensor, classes: torch.Tensor, kind: str)
 
     ce: -ln s_y (the paper's Eq. 6); one_minus_p: 1 - s_y, as the published code has it: bounded, so less drawn to wrong labels.
     """
-    known = classes > 0
-    if not known.any():
-        return probabilities.sum() * 0.0
-    chosen = probabilities[known].gather(1, classes[known, None] - 1)[:, 0]
-    return (1 - chosen).mean() if kind == "one_minus_p" else -torch.log(chosen.clamp_min(1e-6)).mean()
+    known = (classes > 0).to(probabilities.dtype)
+    chosen = probabilities.gather(1, (classes - 1).clamp_min(0)[:, None])[:, 0]
+    loss = 1 - chosen if kind == "one_minus_p" else -torch.log(chosen.clamp_min(1e-6))
+    return (loss * known).sum() / known.sum().clamp_min(1)  # no row is picked out: a recorded step could not

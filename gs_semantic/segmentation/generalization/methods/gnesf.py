@@ -25,6 +25,7 @@ from gs_semantic.segmentation.generalization.gnesf import losses
 from gs_semantic.segmentation.generalization.gnesf.features import ResUNet, SmallUNet
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews, map_depth
 from gs_semantic.segmentation.generalization.gnesf.running import RunningVotes
+from gs_semantic.segmentation.generalization.gnesf.surface import LabelledSurface
 from gs_semantic.segmentation.generalization.gnesf.voting import Votes, VotingNetwork, mlp, pooled, soft_vote
 from gs_semantic.segmentation.generalization.method import (
     Batch,
@@ -57,7 +58,7 @@ class GnesfConfig(GeneralizationConfig):
                              choices=("depth", "none"))  # fmt: skip
     cues: bool = option(True, "votes also see how sure, how central and how much of one mind with the others a view is")
     channels: int = option(16, "of the source views' features", low=1)
-    views: int = option(8, "source views in training", low=1)
+    views: int = option(8, "source views in training", low=2)
     points: int = option(768, "surface points of one iteration", low=1)
     loss: str = option("one_minus_p", "loss on the voted probabilities", choices=losses.KINDS)
     balance: float = option(0.5, "points are drawn by their class's share of the image to the power of minus this", low=0,
@@ -77,6 +78,7 @@ class Gnesf(GeneralizableSegmenter):
     name = "gnesf"
     summary = "learned votes over what a 2D segmenter says in the views that see a Gaussian"
     Config = GnesfConfig
+    one_shape = True
 
     def __init__(self, config: GnesfConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
@@ -91,7 +93,7 @@ class Gnesf(GeneralizableSegmenter):
         self.voting = VotingNetwork(self.width, "gaussian", config.difference, cues=CUES if config.cues else 0)
         self.head = mlp(65, 64, 64, self.class_count) if config.answer == "direct" else None
         self._prepared: WeakKeyDictionary[LearningScene, PreparedViews] = WeakKeyDictionary()
-        self._targets: WeakKeyDictionary[LearningScene, list[torch.Tensor]] = WeakKeyDictionary()
+        self._surfaces: WeakKeyDictionary[LearningScene, list[LabelledSurface]] = WeakKeyDictionary()
         self._rasterizer: Rasterizer | None = None
 
     def initialise(self) -> None:
@@ -150,8 +152,21 @@ class Gnesf(GeneralizableSegmenter):
         """The scene's views, with what the 2D segmenter says of them; kept."""
         if scene not in self._prepared:
             self._prepared[scene] = self.prepare(scene.views, scene.gaussians, self.rasterizer)
-            self._targets[scene] = [map_depth(scene.gaussians, view, self.rasterizer) for view in scene.novel]
         return self._prepared[scene]
+
+    def surfaces(self, scene: LearningScene) -> list[LabelledSurface]:
+        """What the scene's novel views show of its map; kept."""
+        if scene not in self._surfaces:
+            self._surfaces[scene] = [
+                LabelledSurface.of(
+                    view,
+                    map_depth(scene.gaussians, view, self.rasterizer).numpy(),
+                    self.config.balance,
+                    self.device,
+                )
+                for view in scene.novel
+            ]
+        return self._surfaces[scene]
 
     def prepare(
         self,
@@ -166,23 +181,26 @@ class Gnesf(GeneralizableSegmenter):
 
     @torch.no_grad()
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
-        """Surface points that a novel view of a scene shows, and views that see some of them."""
+        """Surface points that a novel view of a scene shows, and views that see some of them: two or more of ``views``;
+        the others are there, so that all batches have one shape, but see nothing."""
         for _ in range(100):
             scene = scenes[int(random.integers(len(scenes)))]
-            whole = self.prepared(scene)
-            number = int(random.integers(len(scene.novel)))
-            points, classes = self._surface(scene.novel[number], self._targets[scene][number], random)
-            if not len(points):
+            whole, surfaces = self.prepared(scene), self.surfaces(scene)
+            surface = surfaces[int(random.integers(len(surfaces)))]
+            if not len(surface):
                 continue
-            points, classes = points.to(whole.rgb.device), classes.to(whole.rgb.device)
+            points, classes = surface.draw(self.config.points, random)
             seeing = whole.seen(points, self.config.visibility)[2].sum(dim=1).cpu().numpy()
             best = np.argsort(-seeing, kind="stable")[: 2 * self.config.views]
             best = best[seeing[best] > 0]
             if len(best) < 2:
                 continue
-            count = min(len(best), int(random.integers(2, self.config.views + 1)))
-            views = whole.subset(random.choice(best, count, replace=False).tolist())
+            most = self.config.views
+            chosen = random.permutation(best)[:most]
+            count = min(len(chosen), int(random.integers(2, most + 1)))
+            views = whole.subset(np.resize(chosen, most).tolist())
             places, z, valid = views.seen(points, self.config.visibility)
+            valid[count:] = False
             images = views.images()
             return {
                 "images": images,
@@ -198,22 +216,6 @@ class Gnesf(GeneralizableSegmenter):
         raise InvalidInputError(
             "in 100 novel views no point with a class is seen by two others; the rooms need more views"
         )
-
-    def _surface(
-        self, view: SceneView, depth: torch.Tensor, random: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points (P,3) in the world frame and their classes int64 (P,), of random labelled pixels."""
-        if view.classes is None:
-            raise InvalidInputError(f"{view.name}: has no classes to learn from")
-        classes, known = view.classes.ravel().astype(np.int64), depth.numpy().ravel() > 0
-        rows = np.flatnonzero((classes > 0) & known)
-        if not len(rows):
-            return torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
-        counts = np.bincount(classes[rows], minlength=self.class_count + 1).astype(np.float64)
-        chance = counts[classes[rows]] ** -self.config.balance
-        rows = random.choice(rows, min(len(rows), self.config.points), replace=False, p=chance / chance.sum())
-        points = view.camera.unproject(depth.numpy()).reshape(-1, 3)[rows]
-        return torch.from_numpy(points), torch.from_numpy(classes[rows])
 
     def _difference(
         self, points: torch.Tensor, centres: torch.Tensor, rotation: torch.Tensor, z: torch.Tensor

@@ -117,6 +117,7 @@ class GnesfVolume(Gnesf):
     name = "gnesf_volume"
     summary = "learned votes at samples of rays, as published: feature volume, signed distances, volume rendering"
     Config = GnesfVolumeConfig
+    one_shape = False  # grids differ
 
     def __init__(self, config: GnesfVolumeConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)

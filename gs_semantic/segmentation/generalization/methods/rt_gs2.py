@@ -23,7 +23,7 @@ from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.rendering.base import SplatTensors
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
-from gs_semantic.segmentation.generalization.images import each_scene
+from gs_semantic.segmentation.generalization.images import ImageChanges, LabelledImages, each_scene
 from gs_semantic.segmentation.generalization.method import (
     Batch,
     GaussianClasses,
@@ -40,7 +40,7 @@ from gs_semantic.segmentation.generalization.rt_gs2.contrastive import (
 )
 from gs_semantic.segmentation.generalization.rt_gs2.live import LiveFusion
 from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE, SegmentationLoss, depth_loss
-from gs_semantic.segmentation.generalization.rt_gs2.network import INPUTS, FusionNetwork, NetworkConfig
+from gs_semantic.segmentation.generalization.rt_gs2.network import INPUTS, FusionNetwork, NetworkConfig, averaged
 from gs_semantic.segmentation.generalization.rt_gs2.point_transformer import PointTransformer, PointTransformerConfig
 from gs_semantic.segmentation.generalization.rt_gs2.rendering import ViewImages, draw_view, on_device
 from gs_semantic.segmentation.generalization.rt_gs2.scene_features import MAX_POINTS, scene_features
@@ -48,7 +48,7 @@ from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusio
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 from gs_semantic.segmenters.weights import Weights
 
-FEATURES, CLASSES, FINE_TUNE, DEPTH = "features", "classes", "fine_tune", "depth"
+FEATURES, IMAGE, CLASSES, FINE_TUNE, DEPTH = "features", "image", "classes", "fine_tune", "depth"
 TRIES = 20  # pairs of views that are drawn until one has enough in common
 VALIDATION_PAIRS = 3  # of every scene
 LARGEST_DEPTH_M = 10.0
@@ -82,23 +82,24 @@ class RtGs2Config(GeneralizationConfig):
         "add", "how a change of size reaches log scales; multiply: as the published code", choices=("add", "multiply")
     )
 
-    # stages classes, fine_tune, depth
+    # stages image, classes, fine_tune, depth
     smoothing: float = option(
         0.15, "share of the label that is spread over all classes; none in fine_tune", low=0, high=0.9
     )
     ceco: float = option(0.4, "weight of the class-centre loss; 0: none", low=0)
     augment: bool = option(True, "change images at random while training")
+    loss_stride: int = option(1, "the loss looks at one pixel in squares of so many pixels a side", low=1)
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"size": "small", "lr": 2e-3, "normalise": True, "pairs": 1024},
-        "standard": {"size": "small", "lr": 1e-3, "normalise": True, "pairs": 2048},
+        "quick": {"size": "small", "lr": 2e-3, "normalise": True, "pairs": 1024, "loss_stride": 2},
+        "standard": {"size": "small", "lr": 1e-3, "normalise": True, "pairs": 2048, "loss_stride": 2, "batch": 16},
         "paper": {"lr": 1e-4},
     }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A view as the 2D network sees it, in as few bytes as will do: rgb uint8 (3,H,W); features uint8 (C,H,W) of steps
+    """A view as the 2D network sees it, in as few bytes as will do: rgb uint8 (3,H,W); features uint8 (C,h,w) of steps
     from lowest to highest (C,2); class ids uint8 (H,W); depth float16 (H,W) m or None."""
 
     rgb: torch.Tensor
@@ -108,8 +109,11 @@ class _Drawn:
     depth: torch.Tensor | None
 
     @classmethod
-    def of(cls, images: ViewImages, labels: np.ndarray, depth: np.ndarray | None, device: torch.device) -> _Drawn:
-        features = images.features[0].to(device)
+    def of(
+        cls, images: ViewImages, labels: np.ndarray, depth: np.ndarray | None, device: torch.device, stride: int
+    ) -> _Drawn:
+        """stride: features are averaged over squares of so many pixels."""
+        features = averaged(images.features.to(device), stride)[0]
         low, high = features.amin(dim=(1, 2)), features.amax(dim=(1, 2))
         steps = (features - low[:, None, None]) * (255 / (high - low).clamp_min(1e-9))[:, None, None]
         return cls(
@@ -125,27 +129,24 @@ class _Drawn:
         images = (self.rgb, self.steps, self.range, self.labels, self.depth)
         return sum(image.numel() * image.element_size() for image in images if image is not None)
 
-    @property
-    def colour(self) -> torch.Tensor:
-        """float32 (3,H,W), 0..1."""
-        return self.rgb.float() / 255
-
-    @property
-    def features(self) -> torch.Tensor:
-        """float32 (C,H,W)."""
-        low, high = self.range[:, :1, None], self.range[:, 1:, None]
-        return low + self.steps.float() * ((high - low) / 255)
+    @staticmethod
+    def inputs(views: Sequence[_Drawn]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of several: colour float32 (B,3,H,W), 0..1, and features (B,C,h,w)."""
+        rgb = torch.stack([view.rgb for view in views]).float() / 255
+        low, high = torch.stack([view.range for view in views])[:, :, :, None, None].unbind(dim=2)
+        return rgb, low + torch.stack([view.steps for view in views]).float() * ((high - low) / 255)
 
 
 @register
 class RtGs2(GeneralizableSegmenter):
-    """Stages: ``features`` trains the point transformer without labels; ``classes`` the 2D network on labels of many
-    scenes; ``fine_tune`` goes on with those of one; ``depth`` trains a network of its own on the same features."""
+    """Stages: ``features`` trains the point transformer without labels; ``image`` an encoder of images on photographs, from
+    which the others start, instead of pretrained weights; ``classes`` the 2D network on labels of many scenes;
+    ``fine_tune`` goes on with those of one; ``depth`` trains a network of its own on the same features."""
 
     name = "rt_gs2"
     summary = "3D features of Gaussians, drawn into the view and joined with colour by a 2D network"
     Config = RtGs2Config
-    stages = (FEATURES, CLASSES, FINE_TUNE, DEPTH)
+    stages = (FEATURES, IMAGE, CLASSES, FINE_TUNE, DEPTH)
 
     def __init__(self, config: RtGs2Config, labels: LabelSet) -> None:
         super().__init__(config, labels)
@@ -161,23 +162,27 @@ class RtGs2(GeneralizableSegmenter):
         self._views: WeakKeyDictionary[LearningScene, dict[int, _Drawn]] = WeakKeyDictionary()
         self._kept_bytes = 0
         self._read: tuple[int, ...] = ()
+        self._photographs: tuple[tuple[int, ...], LabelledImages] | None = None
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
     def begin(self, stage: str) -> None:
         super().begin(stage)
         part = self._part(stage)
+        self.one_shape = part != FEATURES  # pairs of views have another number of Gaussians each time
         if part != FEATURES:
             self._network(part)
+        if part not in (FEATURES, IMAGE) and IMAGE in self.networks:
+            del self.networks[IMAGE]  # it was where the others begin
         self.transformer.requires_grad_(part == FEATURES)
         for name, network in self.networks.items():
             network.requires_grad_(name == part)
         self._features.clear()
         self._views.clear()
         self._kept_bytes = 0
-        if part == CLASSES:
+        if part in (IMAGE, CLASSES):
             smoothing = 0.0 if stage == FINE_TUNE else self.config.smoothing
-            network = self._network(CLASSES)
+            network = self._network(part)
             self._loss = SegmentationLoss(network.config.embedding, self.class_count, smoothing, self.config.ceco)
 
     @staticmethod
@@ -188,20 +193,28 @@ class RtGs2(GeneralizableSegmenter):
     def _network(self, part: str) -> FusionNetwork:
         if part not in self.networks:
             outputs = 1 if part == DEPTH else self.class_count
+            inputs = "image" if part == IMAGE else self.config.inputs
             small = self.config.size == "small"
-            form = (
-                NetworkConfig.small(outputs, self.config.inputs)
-                if small
-                else NetworkConfig(outputs, self.config.inputs)
-            )
+            form = NetworkConfig.small(outputs, inputs) if small else NetworkConfig(outputs, inputs)
             weights = Weights(self.config.image_weights) if self.config.image_weights else None
             made = FusionNetwork(form, weights)
+            if part != IMAGE and IMAGE in self.networks:
+                self._start_from_photographs(made, part)
             if part == DEPTH:  # begin with a likely answer, in front of the camera
                 nn.init.constant_(made.decoder.classify.bias, TYPICAL_DEPTH_M)  # type: ignore[arg-type]
             self.networks[part] = made
         network = self.networks[part]
         assert isinstance(network, FusionNetwork)
         return network
+
+    def _start_from_photographs(self, network: FusionNetwork, part: str) -> None:
+        """The encoder of stage ``image`` is where a network's own begins; so is the decoder, where it fits."""
+        learned = self._network(IMAGE)
+        if network.image is not None:
+            assert learned.image is not None
+            network.image.load_state_dict(learned.image.state_dict())
+        if part == CLASSES and network.stages is None:
+            network.decoder.load_state_dict(learned.decoder.state_dict())
 
     def train(self, mode: bool = True) -> RtGs2:
         """What the stage does not train stays as it is, the running means of its norms among it."""
@@ -215,7 +228,7 @@ class RtGs2(GeneralizableSegmenter):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Networks that the state has, and no others, exist afterwards."""
-        for part in (CLASSES, DEPTH):
+        for part in (IMAGE, CLASSES, DEPTH):
             if any(name.startswith(f"networks.{part}.") for name in state_dict):
                 self._network(part)
             elif part in self.networks:
@@ -247,6 +260,8 @@ class RtGs2(GeneralizableSegmenter):
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
+        if self.stage == IMAGE:
+            return {"parts": self._photos(scenes).plan(self.config.batch, random, ImageChanges())}
         key = tuple(id(scene) for scene in scenes)
         if self._read != key:  # several scenes at once, while they are new
             self._read = key
@@ -262,15 +277,17 @@ class RtGs2(GeneralizableSegmenter):
             drawn.append(self._drawn(scene, int(random.integers(views))))
         depths = [view.depth for view in drawn if view.depth is not None]
         samples = Samples(
-            torch.stack([view.colour for view in drawn]),
-            torch.stack([view.features for view in drawn]),
+            *_Drawn.inputs(drawn),
             torch.stack([view.labels for view in drawn]).long() + IGNORE,
             torch.stack(depths).float() if self.stage == DEPTH else None,
         )
         if augmentation:
             samples = augment(samples, random, augmentation)
+        stride = self.config.loss_stride
         batch = {"rgb": samples.rgb, "features": samples.features}
-        return batch | ({"depth": samples.depth} if self.stage == DEPTH else {"labels": samples.labels})
+        if samples.depth is not None:
+            return batch | {"depth": samples.depth[:, ::stride, ::stride]}
+        return batch | {"labels": samples.labels[:, ::stride, ::stride]}
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         if self.stage == FEATURES:
@@ -279,11 +296,18 @@ class RtGs2(GeneralizableSegmenter):
                 for side in (0, 1)
             )
             return {"contrast": point_info_nce(first, second, self.config.temperature, self.config.normalise)}
-        out = self._network(self._part(self.stage))(batch["rgb"], batch["features"])
+        features = batch.get("features")
+        if self.stage == IMAGE:
+            assert self._photographs is not None
+            rgb, classes = self._photographs[1].parts(batch["parts"], self.config.loss_stride)
+            target = classes + IGNORE
+        else:
+            rgb, target = batch["rgb"], batch["depth" if self.stage == DEPTH else "labels"]
+        out = self._network(self._part(self.stage))(rgb, features, target.shape[1:])
         if self.stage == DEPTH:
-            return {"depth": depth_loss(out.logits, batch["depth"])}
+            return {"depth": depth_loss(out.logits, target)}
         assert self._loss is not None
-        return self._loss.to(out.logits.device)(out.logits, out.embedding, batch["labels"])
+        return self._loss.to(out.logits.device)(out.logits, out.embedding, target)
 
     def evaluate(
         self, scenes: Sequence[LearningScene], views: int = 0, stop: Callable[[], bool] = lambda: False
@@ -299,8 +323,10 @@ class RtGs2(GeneralizableSegmenter):
                 view = scene.novel[number]
                 if (view.depth if self.stage == DEPTH else view.classes) is None:
                     continue
-                drawn = self._drawn(scene, len(scene.views) + number)
-                logits = self._answer(self._part(self.stage), drawn.colour[None], drawn.features[None])
+                if self.stage == IMAGE:
+                    logits = self._answer(IMAGE, view.colour()[None], None)
+                else:
+                    logits = self.view_logits(scene, len(scene.views) + number)
                 if self.stage == DEPTH:
                     assert view.depth is not None
                     errors.append(depth_errors(logits[0].numpy(), view.depth, LARGEST_DEPTH_M))
@@ -364,6 +390,13 @@ class RtGs2(GeneralizableSegmenter):
                 self._contrastive[scene] = None
         return self._contrastive[scene]
 
+    def _photos(self, scenes: Sequence[LearningScene]) -> LabelledImages:
+        """All images of the scenes that are learned from, kept."""
+        key = tuple(id(scene) for scene in scenes)
+        if self._photographs is None or self._photographs[0] != key:
+            self._photographs = key, LabelledImages.of(scenes, self.device)
+        return self._photographs[1]
+
     def _augmentation(self) -> AugmentationConfig | None:
         if not self.config.augment:
             return None
@@ -385,11 +418,23 @@ class RtGs2(GeneralizableSegmenter):
             raise InvalidInputError(f"{view.name}: has no classes to learn from")
         images = draw_view(self.rasterizer, self._map(scene), self.scene_features(scene), view.camera)
         classes = np.zeros(images.covered.shape) if view.classes is None else view.classes
-        drawn = _Drawn.of(images, classes, view.depth, self.device)
+        stride = self._network(self._part(self.stage)).config.feature_stride
+        drawn = _Drawn.of(images, classes, view.depth, self.device, stride)
         if self._kept_bytes + drawn.bytes <= self.config.cache_gb * 1e9:
             known[number] = drawn
             self._kept_bytes += drawn.bytes
         return drawn
+
+    def share_views(self, other: RtGs2) -> None:
+        """Look at what another has drawn, if it drew the same: with the same point transformer, and as finely."""
+        own, theirs = self.transformer.state_dict(), other.transformer.state_dict()
+        if self.device == other.device and all(torch.equal(value, theirs[name]) for name, value in own.items()):
+            self._features, self._maps, self._views = other._features, other._maps, other._views
+            self._kept_bytes = other._kept_bytes
+
+    def view_logits(self, scene: LearningScene, number: int) -> torch.Tensor:
+        """The answer of the stage's network to a view of a scene, novel ones counted on: (K,H,W) on the CPU."""
+        return self._answer(self._part(self.stage), *_Drawn.inputs([self._drawn(scene, number)]))
 
     def _map(self, scene: LearningScene) -> GaussianMap | SplatTensors:
         """The scene's map, where it is drawn."""
@@ -436,10 +481,11 @@ class RtGs2(GeneralizableSegmenter):
         return self._answer(part, images.rgb, images.features)
 
     @torch.no_grad()
-    def _answer(self, part: str, rgb: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    def _answer(self, part: str, rgb: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         """(K,H,W) on the CPU."""
         network = self.networks[part].eval()
-        found: torch.Tensor = network(rgb.to(self.device), features.to(self.device)).logits[0].float().cpu()
+        features = None if features is None else features.to(self.device)
+        found: torch.Tensor = network(rgb.to(self.device), features).logits[0].float().cpu()
         return found
 
     def per_view(

@@ -55,6 +55,7 @@ class SegformerLearner(SceneLearner):
     name = "segformer"
     summary = "small 2D segmenter of single images; others vote over what it says"
     Config = SegformerConfig
+    one_shape = True
 
     def __init__(self, config: SegformerConfig, labels: LabelSet) -> None:
         super().__init__(config, labels)
@@ -113,32 +114,34 @@ class SegformerLearner(SceneLearner):
         scores = self.scores(images)
         return F.interpolate(scores, size=images[0].shape[:2], mode="bilinear", align_corners=False).softmax(dim=1)
 
+    @torch.no_grad()
+    def _predicted(self, image: np.ndarray) -> np.ndarray:
+        """Class ids (H,W) of an image uint8 (H,W,3)."""
+        colours = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(self.device).float() / 255
+        return (self.logits(colours)[0].argmax(dim=0) + 1).cpu().numpy()
+
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
-        """Images and classes of random views, mirrored, enlarged and lit at random; all of one size."""
-        images = self._images(scenes)
-        if not self.weights.any():
-            self.weights.copy_(_class_weights(images.pixels(self.class_count), self.config.balance))
-        rgb, classes = images.draw(self.config.batch, random, ImageChanges(zoom=self.config.zoom))
-        return {"images": rgb, "classes": classes}
+        """What is cut out of which images, and how it is mirrored, enlarged and lit: few numbers. ``forward`` does that, so
+        that it is part of the recorded step of a GPU."""
+        return {"parts": self._images(scenes).plan(self.config.batch, random, ImageChanges(zoom=self.config.zoom))}
 
     def _images(self, scenes: Sequence[LearningScene]) -> LabelledImages:
-        """All images of the scenes that are learned from, kept."""
+        """All images of the scenes that are learned from, kept; their classes are counted once."""
         key = tuple(id(scene) for scene in scenes)
         if self._learned is None or self._learned[0] != key:
             self._learned = key, LabelledImages.of(scenes, self.device)
+            if not self.weights.any():
+                self.weights.copy_(_class_weights(self._learned[1].pixels(self.class_count), self.config.balance))
         return self._learned[1]
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        loss = F.cross_entropy(
-            self.logits(batch["images"]),
-            batch["classes"] - 1,  # void becomes -1
-            weight=self.weights,
-            ignore_index=-1,
-            label_smoothing=self.config.smoothing,
-        )
-        return {"cross_entropy": loss}
+        """The loss at the network's own resolution: a sixteenth of the pixels, other ones in every batch."""
+        assert self._learned is not None
+        rgb, classes = self._learned[1].parts(batch["parts"], self.config.stride)
+        found = self._coarse(rgb)
+        return {"cross_entropy": cross_entropy(found, classes, self.weights, self.config.smoothing)}
 
     def evaluate(
         self, scenes: Sequence[LearningScene], views: int = 0, stop: Callable[[], bool] = lambda: False
@@ -151,8 +154,7 @@ class SegformerLearner(SceneLearner):
                 if stop():
                     return {"score": 0.0}
                 if view.classes is not None:
-                    predicted = self.probabilities([view.rgb])[0].argmax(dim=0).numpy() + 1
-                    score.update(predicted, view.classes.astype(np.int64))
+                    score.update(self._predicted(view.rgb), view.classes.astype(np.int64))
         result = score.result()
         return {
             "score": result.miou,
@@ -160,6 +162,18 @@ class SegformerLearner(SceneLearner):
             "mean_accuracy": result.mean_accuracy,
             "accuracy": result.accuracy,
         }
+
+
+def cross_entropy(logits: torch.Tensor, classes: torch.Tensor, weights: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """``F.cross_entropy`` of logits (B,K,H,W) with classes (B,H,W), 0 = void: left out, weights (K,) and label smoothing,
+    without asking a GPU for the number of pixels left, so that it can be recorded as a graph."""
+    chance = torch.log_softmax(logits.float(), dim=1)
+    known = classes > 0
+    rows = (classes - 1).clamp_min(0)
+    weight = weights[rows] * known
+    wrong = -chance.gather(1, rows[:, None])[:, 0] * weight
+    spread = -(chance * weights[:, None, None]).mean(dim=1) * known
+    return ((1 - smoothing) * wrong.sum() + smoothing * spread.sum()) / weight.sum().clamp_min(1e-12)
 
 
 def _class_weights(pixels: np.ndarray, power: float) -> torch.Tensor:

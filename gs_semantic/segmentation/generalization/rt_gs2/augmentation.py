@@ -39,7 +39,8 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class Samples:
-    """Views to learn from: rgb float32 (B,3,H,W), features (B,C,H,W), labels int64 (B,H,W), depth (B,H,W) m or None."""
+    """Views to learn from: rgb float32 (B,3,H,W), features (B,C,H,W) or smaller, labels int64 (B,H,W), depth (B,H,W) m
+    or None."""
 
     rgb: torch.Tensor
     features: torch.Tensor
@@ -125,14 +126,23 @@ def _warped(
             matrices[place] = _perspective(height, width, random, config.perspective_shift) @ matrices[place]
     device = samples.rgb.device
     back = torch.from_numpy(np.linalg.inv(matrices)).to(device, torch.float32)
-    v, u = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).float()
-    source = torch.einsum("bij,hwj->bhwi", back, pixels)
-    size = torch.tensor([width, height], device=device)
-    grid = (source[..., :2] / source[..., 2:] + 0.5) / size * 2 - 1
     index = torch.from_numpy(rows).to(device)
 
+    def places(shape: torch.Size) -> torch.Tensor:
+        """(R,h,w,2): where in the old images, -1..1, the pixels of changed ones of this size come from."""
+        v, u = (
+            (torch.arange(count, device=device) + 0.5) * (whole / count) - 0.5
+            for count, whole in zip(shape, (height, width), strict=True)
+        )
+        pixels = torch.stack([*torch.meshgrid(u, v, indexing="xy"), torch.ones(shape, device=device)], dim=-1)
+        source = torch.einsum("bij,hwj->bhwi", back, pixels)
+        size = torch.tensor([width, height], device=device)
+        return (source[..., :2] / source[..., 2:] + 0.5) / size * 2 - 1
+
+    full = places(samples.labels.shape[1:])
+
     def moved(images: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
+        grid = full if images.shape[2:] == full.shape[1:3] else places(images.shape[2:])
         return F.grid_sample(images[index], grid.to(images.dtype), mode=mode, align_corners=False)
 
     labels = moved((samples.labels - IGNORE).float()[:, None], "nearest")[:, 0].long() + IGNORE
@@ -158,10 +168,11 @@ def _with_holes(images: torch.Tensor, rows: np.ndarray, random: np.random.Genera
     """A rectangle of each image set to 0; colour and features get theirs in different places."""
     if not len(rows):
         return images
-    images = images.clone()
-    height, width = images.shape[2:]
+    count, _, height, width = images.shape
     tall, wide = max(1, int(side * height)), max(1, int(side * width))
-    for row in rows.tolist():
-        top, left = int(random.integers(0, height - tall + 1)), int(random.integers(0, width - wide + 1))
-        images[row, :, top : top + tall, left : left + wide] = 0
-    return images
+    corner = np.full((count, 2), max(height, width))  # outside: no hole
+    corner[rows] = random.integers(0, (height - tall + 1, width - wide + 1), (len(rows), 2))
+    top, left = torch.from_numpy(corner.T[..., None]).to(images.device)
+    down, right = torch.arange(height, device=images.device) - top, torch.arange(width, device=images.device) - left
+    hole = ((down >= 0) & (down < tall))[:, :, None] & ((right >= 0) & (right < wide))[:, None]
+    return images.masked_fill(hole[:, None], 0)

@@ -72,10 +72,11 @@ class FeatureStage(nn.Module):
 
 
 def feature_stages(
-    channels: int, widths: Sequence[int], depths: Sequence[int], heads: Sequence[int]
+    channels: int, widths: Sequence[int], depths: Sequence[int], heads: Sequence[int], averaged: bool = False
 ) -> Iterator[FeatureStage]:
-    """The four stages of an MiT whose first one reads ``channels`` channels."""
+    """The four stages of an MiT whose first one reads ``channels`` channels, at the image's size or, ``averaged``, at a
+    quarter of it."""
     inputs = (channels, *widths)
     for index, (width, depth, head) in enumerate(zip(widths, depths, heads, strict=True)):
-        first = index == 0
-        yield FeatureStage(inputs[index], width, depth, head, 8 >> index, 7 if first else 3, 4 if first else 2)
+        patch, stride = (3, 2) if index else (3, 1) if averaged else (7, 4)
+        yield FeatureStage(inputs[index], width, depth, head, 8 >> index, patch, stride)

@@ -44,29 +44,34 @@ class CentreCollapse(nn.Module):
         embedding were brought to their size bilinearly."""
         with torch.autocast(embedding.device.type, enabled=False):  # sums over all pixels
             centres, present = class_centres(embedding.float(), labels, self.frame.shape[1])
-        targets = torch.arange(self.frame.shape[1], device=labels.device)
-        if self.present_only:
-            centres, targets = centres[present], targets[present]
-            if not len(targets):
-                return embedding.sum() * 0
-        return F.cross_entropy(centres @ self.frame, targets, label_smoothing=self.smoothing)
+            each = smoothed(centres @ self.frame, self.smoothing).diagonal()
+        if not self.present_only:
+            return each.mean()
+        return torch.where(present, each, 0.0).sum() / present.sum().clamp_min(1)
+
+
+def smoothed(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Cross-entropy (...,K) of logits (...,K) with each class as the label, of which ``smoothing`` is spread over all."""
+    surprise = -logits.log_softmax(dim=-1)
+    return (1 - smoothing) * surprise + smoothing * surprise.mean(dim=-1, keepdim=True)
 
 
 def class_centres(embedding: torch.Tensor, labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (K,E) of an embedding (B,E,h,w), enlarged bilinearly to labels (B,H,W), over each class; bool (K,) present.
 
-    Instead of enlarging the embedding, each class's mask is brought to its size by the transpose of enlarging.
+    Instead of enlarging the embedding, each class's mask is brought to its size by the transpose of enlarging, which is one
+    matrix a direction.
     """
-    batch, _, height, width = embedding.shape
-    valid = labels != IGNORE
-    masks = F.one_hot(labels.clamp_min(0), classes) * valid[..., None]
-    masks = masks.permute(0, 3, 1, 2).to(embedding.dtype)
+    height, width = embedding.shape[2:]
+    every = torch.arange(classes, device=labels.device)
+    masks = (labels[:, None] == every[:, None, None]).to(embedding.dtype)
     count = masks.sum(dim=(0, 2, 3))
     if tuple(labels.shape[1:]) != (height, width):
-        small = torch.zeros(batch, classes, height, width, device=labels.device, requires_grad=True)
-        with torch.enable_grad():
-            large = F.interpolate(small, size=labels.shape[1:], mode="bilinear", align_corners=False)
-        masks = torch.autograd.grad(large, small, masks)[0]
+        down, along = (
+            F.interpolate(torch.eye(few, device=labels.device)[None], size=many, mode="linear", align_corners=False)[0]
+            for few, many in zip((height, width), labels.shape[1:], strict=True)
+        )
+        masks = down @ masks @ along.T
     return torch.einsum("bkhw,behw->ke", masks, embedding) / count.clamp_min(1)[:, None], count > 0
 
 
@@ -80,9 +85,12 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, embedding: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Weighted terms by name. logits (B,K,H,W), labels int64 (B,H,W)."""
-        valid = (labels != IGNORE).any()
-        entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, label_smoothing=self.smoothing)
-        terms = {"cross_entropy": entropy if valid else logits.sum() * 0}
+        # written out: torch's own asks the GPU, and waits, before it starts
+        surprise = -logits.float().log_softmax(dim=1)
+        own = surprise.gather(1, labels.clamp_min(0)[:, None])[:, 0]
+        each = (1 - self.smoothing) * own + self.smoothing * surprise.mean(dim=1)
+        known = labels != IGNORE
+        terms = {"cross_entropy": torch.where(known, each, 0.0).sum() / known.sum().clamp_min(1)}
         if self.ceco is not None:
             terms["ceco"] = self.ceco_weight * self.ceco(embedding, labels)
         return terms

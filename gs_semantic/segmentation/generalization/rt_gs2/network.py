@@ -17,6 +17,7 @@ from gs_semantic.segmenters.weights import Weights
 LEAST_PX = 32  # of the coarsest map one pixel
 INPUTS = ("both", "image", "features")
 EMBEDDING_DROPOUT = 0.1
+MEAN, DEVIATION = (0.45, 0.42, 0.38), (0.25, 0.24, 0.23)  # of colours in rooms, about
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class NetworkConfig:
     """Sizes; the defaults are those of RT-GS2: ConvNeXt-T for colour, MiT-B0 for features.
 
     outputs: classes, or 1 for depth in metres. inputs: what the network looks at: both, or one alone (for comparison).
+    feature_stride: drawn features are averaged over squares of so many pixels before the network looks at them; the first
+    feature map is at 1/4 of the image's size either way. standardise: colours and features are brought to like spreads
+    first, colours by constants, features by what was seen in training.
     """
 
     outputs: int
@@ -36,10 +40,14 @@ class NetworkConfig:
     feature_heads: tuple[int, ...] = (1, 2, 5, 8)
     embedding: int = 256
     drop_path: float = 0.3
+    feature_stride: int = 1
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         if self.inputs not in INPUTS:
             raise ValueError(f"inputs '{self.inputs}': expected one of {', '.join(INPUTS)}")
+        if self.feature_stride not in (1, 4):
+            raise ValueError(f"feature_stride {self.feature_stride}: expected 1 or 4")
 
     @classmethod
     def small(cls, outputs: int, inputs: str = "both") -> NetworkConfig:
@@ -47,13 +55,15 @@ class NetworkConfig:
         return cls(
             outputs,
             inputs,
-            image_widths=(32, 64, 128, 192),
-            image_depths=(1, 1, 3, 1),
-            feature_widths=(32, 48, 80, 128),
+            image_widths=(40, 96, 192, 256),
+            image_depths=(1, 2, 4, 1),
+            feature_widths=(32, 48, 96, 160),
             feature_depths=(1, 1, 1, 1),
-            feature_heads=(1, 2, 5, 8),
-            embedding=64,
+            feature_heads=(1, 2, 4, 5),
+            embedding=96,
             drop_path=0.05,
+            feature_stride=4,
+            standardise=True,
         )
 
 
@@ -66,7 +76,8 @@ class NetworkOutput:
 
 
 class FusionNetwork(nn.Module):
-    """``network(rgb, features)``: (B,3,H,W) 0..1 and (B,32,H,W) as the rasteriser blends them.
+    """``network(rgb, features)``: (B,3,H,W) 0..1 and (B,32,H,W) as the rasteriser blends them, or already averaged
+    (``averaged``).
 
     pretrained: weights of the image encoder; without, it starts at random.
     """
@@ -77,12 +88,25 @@ class FusionNetwork(nn.Module):
         self.image: nn.Module | None = None
         self.stages: nn.ModuleList | None = None
         self.fusions: nn.ModuleList | None = None
+        self.norm_features: nn.Module | None = None
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+        self.mean: torch.Tensor
+        self.deviation: torch.Tensor
         if config.inputs != "features":
             self.image = ImageEncoder(config.image_widths, config.image_depths, config.drop_path, pretrained)
         if config.inputs != "image":
             self.stages = nn.ModuleList(
-                feature_stages(config.features, config.feature_widths, config.feature_depths, config.feature_heads)
+                feature_stages(
+                    config.features,
+                    config.feature_widths,
+                    config.feature_depths,
+                    config.feature_heads,
+                    averaged=config.feature_stride > 1,
+                )
             )
+            if config.standardise:
+                self.norm_features = nn.BatchNorm2d(config.features, affine=False)
         if config.inputs == "both":
             self.fusions = nn.ModuleList(
                 Fusion(features, image)
@@ -91,13 +115,18 @@ class FusionNetwork(nn.Module):
         widths = config.image_widths if config.inputs == "image" else config.feature_widths
         self.decoder = Decoder(widths, config.embedding, config.outputs)
 
-    def forward(self, rgb: torch.Tensor, features: torch.Tensor | None) -> NetworkOutput:
+    def forward(
+        self, rgb: torch.Tensor, features: torch.Tensor | None, size: Sequence[int] | None = None
+    ) -> NetworkOutput:
+        """size: (height, width) of the answer; None: that of the images. InvalidInputError: smaller than ``LEAST_PX``."""
         height, width = rgb.shape[2:]
         if min(height, width) < LEAST_PX:
             raise InvalidInputError(f"image: {width}x{height} is too small, at least {LEAST_PX}x{LEAST_PX} is needed")
+        if self.config.standardise:
+            rgb = (rgb - self.mean) / self.deviation
         embedding = self.decoder.embed(self._maps(rgb, features))
         logits = self.decoder.classify(embedding)
-        return NetworkOutput(resized(logits, (height, width)), embedding)
+        return NetworkOutput(resized(logits, size or (height, width)), embedding)
 
     def _maps(self, rgb: torch.Tensor, features: torch.Tensor | None) -> list[torch.Tensor]:
         """Four maps at 1/4 .. 1/32: fused from the second on, the first that of the scene's features alone."""
@@ -108,6 +137,10 @@ class FusionNetwork(nn.Module):
             raise InvalidInputError("features: this network needs the scene's features drawn into the view")
         images = self.image(rgb) if self.image is not None else None
         x, maps = features, []
+        if x.shape[2:] == rgb.shape[2:]:
+            x = averaged(x, self.config.feature_stride)
+        if self.norm_features is not None:
+            x = self.norm_features(x)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if images is not None:
@@ -134,6 +167,13 @@ class Decoder(nn.Module):
         size = maps[0].shape[2:]
         lifted = [resized(lift(x), size) for lift, x in zip(self.lift, maps, strict=True)]
         return self.dropout(self.join(torch.cat(lifted[::-1], dim=1)))
+
+
+def averaged(features: torch.Tensor, stride: int) -> torch.Tensor:
+    """(B,C,H,W) to the means (B,C,ceil(H/stride),ceil(W/stride)) of squares of pixels, smaller ones at the rim."""
+    if stride == 1:
+        return features
+    return F.avg_pool2d(features, stride, ceil_mode=True, count_include_pad=False)
 
 
 def resized(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

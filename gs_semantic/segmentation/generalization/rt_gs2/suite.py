@@ -24,13 +24,14 @@ from gs_semantic.evaluation.depth import DepthErrors, depth_errors
 from gs_semantic.evaluation.image_quality import psnr, ssim
 from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.files import atomic_write, make_folder
-from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.gaussians import Camera
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, read_learner
 from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
     CLASSES,
     DEPTH,
     FEATURES,
     FINE_TUNE,
+    IMAGE,
     LARGEST_DEPTH_M,
     RtGs2,
     mean_depth_errors,
@@ -53,12 +54,13 @@ class Part:
     """A training: its stage, the run it starts from, and what differs from the method's options."""
 
     stage: str
-    start: str = FEATURES
+    start: str = IMAGE
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 PARTS: Mapping[str, Part] = {
     FEATURES: Part(FEATURES, ""),
+    IMAGE: Part(IMAGE, FEATURES),
     "rt_gs2": Part(CLASSES),
     "image_only": Part(CLASSES, overrides={"inputs": "image"}),
     "features_only": Part(CLASSES, overrides={"inputs": "features"}),
@@ -84,7 +86,8 @@ class Run:
 @dataclass
 class RtGs2Suite:
     """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
-    options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too."""
+    options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too.
+    photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs."""
 
     rooms: Path
     folder: Path
@@ -94,12 +97,14 @@ class RtGs2Suite:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     room_count: int = 0
     recordings: Sequence[str] = RECORDINGS
+    photographs: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         for name in self.only:
             if name not in PARTS:
                 raise InvalidRequestError(f"'{name}': expected one of {', '.join(PARTS)}")
         self._test: list[LearningScene] | None = None
+        self._drew: RtGs2 | None = None
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -129,9 +134,9 @@ class RtGs2Suite:
             if not self.finished(before):
                 return None
             start = self.folder / before.name / BEST
-        rooms, validation = (self.rooms,), tuple[Path, ...]()
-        if part.stage == FINE_TUNE:
-            rooms = validation = (list_rooms(self.rooms, "train")[0],)
+        rooms, validation = (self.rooms, *(self.photographs if part.stage == IMAGE else ())), tuple[Path, ...]()
+        if part.stage == FINE_TUNE:  # a room that is new to the network; its novel views are not learned from
+            rooms = validation = (list_rooms(self.rooms, "test")[0],)
         return LearningJob(
             RtGs2.name,
             rooms,
@@ -180,19 +185,23 @@ class RtGs2Suite:
         return scores
 
     def _learner(self, run: Run) -> RtGs2:
-        """The best checkpoint of a run, on a GPU if there is one."""
+        """The best checkpoint of a run, on a GPU if there is one; what one draws of a scene the next ones look at."""
         learner = load_learner(self.folder / run.name / BEST)
         assert isinstance(learner, RtGs2)
-        return learner.to(choose_device("auto"))
+        learner = learner.to(choose_device("auto"))
+        if self._drew is not None:
+            learner.share_views(self._drew)
+        elif learner.config.inputs != "image":
+            self._drew = learner
+        return learner
 
     def _scored(self, run: Run, progress: Callable[[], object]) -> dict[str, float]:
         learner = self._learner(run)
         part = PARTS[run.part]
-        if part.stage == FEATURES:
+        if part.stage in (FEATURES, IMAGE):
             return {}
         if part.stage == FINE_TUNE:
-            scene = LearningScene(list_rooms(self.rooms, "train")[0], room_labels())
-            return {"miou": learner.evaluate([scene])["miou"]}
+            return {"miou": learner.evaluate(self.test[:1])["miou"]}
         if part.stage == DEPTH:
             return self._depth(learner, progress)
         return self._classes(learner, run.part == "rt_gs2", progress)
@@ -215,24 +224,26 @@ class RtGs2Suite:
         agree, agree_together = ConsistencyScore(), ConsistencyScore()
         quality: list[tuple[float, float]] = []
         for scene in self.test:
-            gaussians, features = scene.gaussians, learner.features(scene.gaussians)
+            gaussians, views = scene.gaussians, [*scene.views, *scene.novel]
+            logits = Answers(learner, scene)
             fusion = ViewFusion(learner.rasterizer, gaussians)
             if fused:
-                for view in scene.views:
-                    fusion.add(view.camera, learner.logits(gaussians, features, view.camera))
-            for view in scene.novel:
+                for number, view in enumerate(scene.views):
+                    fusion.add(view.camera, logits[number])
+            for number, view in enumerate(scene.novel, len(scene.views)):
                 assert view.classes is not None
                 truth = view.classes.astype(np.int64)
-                per_view.update(answer(learner, gaussians, features, view.camera), truth)
+                per_view.update(every_label(logits[number]), truth)
                 if fused:
                     together.update(fused_answer(fusion, view.camera), truth)
                     drawn = learner.rasterizer.render(gaussians, view.camera).rgb.clamp(0, 1).numpy()
                     quality.append((psnr(drawn, view.rgb / np.float32(255)), ssim(drawn, view.rgb / np.float32(255))))
-            for pair in close_pairs([*scene.views, *scene.novel]):
-                agree.update(*(labelled(view, answer(learner, gaussians, features, view.camera)) for view in pair))
+            for pair in close_pairs(views):
+                agree.update(*(labelled(views[number], every_label(logits[number])) for number in pair))
                 if fused:
-                    agree_together.update(*(labelled(view, fused_answer(fusion, view.camera)) for view in pair))
-            scene.forget()
+                    agree_together.update(
+                        *(labelled(views[number], fused_answer(fusion, views[number].camera)) for number in pair)
+                    )
             progress()
         found = {**class_scores(per_view), "consistency": agree.value}
         if fused:
@@ -248,12 +259,10 @@ class RtGs2Suite:
     def _depth(self, learner: RtGs2, progress: Callable[[], object]) -> dict[str, float]:
         errors: list[DepthErrors] = []
         for scene in self.test:
-            features = learner.features(scene.gaussians)
-            for view in scene.novel:
+            for number, view in enumerate(scene.novel, len(scene.views)):
                 assert view.depth is not None
-                metres = learner.logits(scene.gaussians, features, view.camera, DEPTH)[0].numpy()
+                metres = learner.view_logits(scene, number)[0].numpy()
                 errors.append(depth_errors(metres, view.depth, LARGEST_DEPTH_M))
-            scene.forget()
             progress()
         found = mean_depth_errors(errors)
         del found["score"]
@@ -307,22 +316,33 @@ class RtGs2Suite:
                     colour,
                     shown,
                     view.classes.astype(np.int64),
-                    answer(learner, scene.gaussians, features, view.camera),
+                    every_label(learner.logits(scene.gaussians, features, view.camera)),
                 ]
 
     def prepare(self) -> None:
         make_folder(self.folder)
 
 
-def answer(learner: RtGs2, gaussians: GaussianMap, features: torch.Tensor, camera: Camera) -> np.ndarray:
-    """One view's class ids (H,W); the map of made rooms is closed, so every pixel has one."""
-    logits = learner.logits(gaussians, features, camera)
+class Answers(dict[int, torch.Tensor]):
+    """Logits (K,H,W) of a scene's views by number, worked out when they are first asked for."""
+
+    def __init__(self, learner: RtGs2, scene: LearningScene) -> None:
+        super().__init__()
+        self.learner, self.scene = learner, scene
+
+    def __missing__(self, number: int) -> torch.Tensor:
+        self[number] = found = self.learner.view_logits(self.scene, number)
+        return found
+
+
+def every_label(logits: torch.Tensor) -> np.ndarray:
+    """Class ids (H,W); the map of made rooms is closed, so every pixel has one."""
     return label_image(logits, torch.ones(logits.shape[1:], dtype=torch.bool))
 
 
 def fused_answer(fusion: ViewFusion, camera: Camera) -> np.ndarray:
     """The same of answers that were brought back into the Gaussians."""
-    return label_image(fusion.render(camera), torch.ones(camera.height, camera.width, dtype=torch.bool))
+    return every_label(fusion.render(camera))
 
 
 def labelled(view: SceneView, labels: np.ndarray) -> LabelledView:
@@ -330,16 +350,15 @@ def labelled(view: SceneView, labels: np.ndarray) -> LabelledView:
     return LabelledView(view.camera, labels, view.depth, view.classes)
 
 
-def close_pairs(views: Sequence[SceneView]) -> list[tuple[SceneView, SceneView]]:
-    """Pairs of views of one room that look at the same surfaces from 0.2 to 1 m apart; a room may have none."""
+def close_pairs(views: Sequence[SceneView]) -> list[tuple[int, int]]:
+    """Pairs of views of one room, by number, that look at the same surfaces from 0.2 to 1 m apart; a room may have none."""
     depths = [view.depth for view in views if view.depth is not None]
     if len(depths) < len(views):
         return []
     try:
-        pairs = view_pairs_at_distance([view.camera for view in views], depths, PAIRS_A_ROOM)
+        return view_pairs_at_distance([view.camera for view in views], depths, PAIRS_A_ROOM)
     except InvalidRequestError:
         return []
-    return [(views[first], views[second]) for first, second in pairs]
 
 
 def class_scores(score: ClassScore) -> dict[str, float]:
