@@ -73,12 +73,12 @@ class Prototypes:
 
 
 def contrastive_loss(
-    features: torch.Tensor, segments: torch.Tensor, count: int, per_pixel: bool = False
+    features: torch.Tensor, segments: torch.Tensor, count: int, per_pixel: bool = False, balanced: bool = False
 ) -> torch.Tensor:
     """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread.
 
     Of pixels of masks that are large enough (``Draw.large_masks``). Summed over pixels and divided by the masks, as the
-    code does, or ``per_pixel``: the mean over pixels.
+    code does, or ``per_pixel``: the mean over pixels. ``balanced``: all masks weigh the same, whatever their size.
     """
     rows = unit(features)
     known = Prototypes.of(rows, segments, count)
@@ -86,6 +86,8 @@ def contrastive_loss(
     similarity = rows @ (known.centres / temperature[:, None]).T
     own = similarity.gather(1, segments[:, None])[:, 0]
     terms = (similarity.exp().sum(dim=1) + EPSILON).log() - own
+    if balanced:
+        terms = terms * (len(terms) / count / known.counts).index_select(0, segments)
     return terms.mean() if per_pixel else terms.sum() / count
 
 
