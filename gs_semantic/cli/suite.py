@@ -43,6 +43,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-recordings", action="store_true", help="unseen rooms alone, not the sample's recordings")
     group.add_argument("--jobs", type=int, default=1, metavar="N", help="gnesf: processes that score [1]")
+    group.add_argument(
+        "--fewer-seeds", action="store_true", help="also report what was not run with all seeds, saying with how many"
+    )
     group.add_argument("--cells", type=int, default=-1, metavar="N", help="run N more cells at most; 0: only report")
 
 
@@ -71,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.objects,
     )
     run_cells(suite, arguments.cells, lambda text: ProgressBar(text))
-    results = suite.results()
+    results = suite.results(arguments.fewer_seeds)
     draw(suite, results)
     arguments.seed = arguments.seeds[0]
     on = f"scenes of {', '.join(map(str, suite.objects))} objects" if suite.objects else suite.sequence
