@@ -1,4 +1,4 @@
-"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `soak` (memory
+"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `lifting` (training of a lifting method), `soak` (memory
 over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `save`, `identity` (ids while things move), `faults` (are faults of a
 running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
 maps), `association` (ids over time), `viewer` (choice of what a browser gets)."""
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   gs-semantic bench render --device cuda --mode frame --gaussians 1000000 --frames 100 --json frame.json
   gs-semantic bench render --map maps/house --mode rgb --size 1280x720 --threads 1
   gs-semantic bench train --gaussians 100000 --size 320x240 --what full
+  gs-semantic bench lifting grouping --sequence sample/house --json grouping_speed.json
   gs-semantic bench unproject --gaussians 200000 --views 100 --channels 256
   gs-semantic bench soak --sequence sample/house --minutes 30 --json soak.json
   gs-semantic bench budget --sequence sample/house --minutes 10 --budget-mb 700 --budget-mbps 20 --json budget.json
@@ -33,7 +34,7 @@ EXAMPLES = """examples:
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
   gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json
-  gs-semantic bench viewer --gaussians 1000000 --json viewer.json"""
+  gs-semantic bench viewer --gaussians 1000000 --browser view.png --json viewer.json"""
 
 RENDER_MODES = ("ids", "rgb", "features", "frame", "accumulate", "labels", "backward")  # those of benchmarks.render
 TRAIN_KINDS = ("full", "features")  # those of benchmarks.train
@@ -55,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_map(add("map", "live mapping over real topics: quality, rate, services"))
     _configure_render(add("render", "frames per second of the rasteriser in a furnished room"))
     _configure_train(add("train", "training steps per second in a furnished room"))
+    _configure_lifting(add("lifting", "training steps per second of a lifting method on a recording"))
     _configure_unproject(add("unproject", "seconds to lift 2D feature maps onto the Gaussians of a furnished room"))
     _configure_soak(add("soak", "memory of the mapper over a long run"))
     _configure_budget(add("budget", "do budget.mb and budget.mbps hold over a long run, and what do they cost"))
@@ -63,23 +65,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     saving = add("save", "seconds to save a map folder, flushed to the disk, and to load it")
     saving.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the map [1000000]")
     saving.add_argument("--objects", type=int, default=200, help="objects of the map [200]")
-    saving.add_argument("--keep", type=Path, metavar="FOLDER", help="where the map is written [where temporary files are]")
+    saving.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="where the map is written [where temporary files are]"
+    )
     options.add_json(saving)
-    options.add_json(add("text", "names of things that are in a map, and of things that are not, against the offline matcher"))
+    options.add_json(
+        add("text", "names of things that are in a map, and of things that are not, against the offline matcher")
+    )
     _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
-    _configure_association(add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU"))
+    _configure_association(
+        add("association", "masks to objects by overlap and by a codebook: switches, duplicates, mIoU")
+    )
     _configure_viewer(add("viewer", "choice of the Gaussians that a browser gets, and clicks, on a large map"))
 
 
 def _configure_viewer(sub: argparse.ArgumentParser) -> None:
-    from gs_semantic.viewer.settings import SPLATS
+    from gs_semantic.viewer.settings import NUMBERS
 
     sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the room [1000000]")
     sub.add_argument("--map", type=Path, help="map folder to look at instead")
-    sub.add_argument("--splats", type=int, default=SPLATS, help=f"Gaussians sent at most [{SPLATS}]")
+    sub.add_argument(
+        "--splats", type=int, nargs="+", default=NUMBERS, metavar="N", help=f"splats sent at most {list(NUMBERS)}"
+    )
+    sub.add_argument(
+        "--browser", type=Path, metavar="PNG", help="also open it in headless Chromium, and write what that shows"
+    )
     options.add_json(sub)
 
 
@@ -132,6 +145,16 @@ def _configure_train(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_lifting(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("method", help="lifting method, as of `gs-semantic train`")
+    sub.add_argument("--sequence", type=Path, required=True, help="recording to train on")
+    sub.add_argument("--preset", default="standard", help="options that it is trained with [standard]")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one option")
+    sub.add_argument("--gaussians", type=int, default=100_000, help="Gaussians, all the time [100000]")
+    sub.add_argument("--steps", type=int, default=200, help="steps timed [200]")
+    options.add_json(sub)
+
+
 def _configure_unproject(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--gaussians", type=int, default=200_000, help="Gaussians in the room [200000]")
     sub.add_argument("--views", type=int, default=100, help="maps to lift [100]")
@@ -163,7 +186,9 @@ def _configure_query(sub: argparse.ArgumentParser) -> None:
 
 def _configure_distance(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sequence", type=Path, help="sequence to map [the house of the sample]")
-    sub.add_argument("--mesh", type=Path, help="its triangles, .npz with 'tri' (T, 3, 3) or a mesh file; without: times only")
+    sub.add_argument(
+        "--mesh", type=Path, help="its triangles, .npz with 'tri' (T, 3, 3) or a mesh file; without: times only"
+    )
     sub.add_argument("--gaussians", type=int, default=1_000_000, help="Gaussians of the map that is timed [1000000]")
     sub.add_argument("--width", type=int, help="shrink images to this width [as recorded]")
     options.add_params(sub)
@@ -232,6 +257,7 @@ def run(arguments: argparse.Namespace) -> int:
         "map": run_map,
         "render": run_render,
         "train": run_train,
+        "lifting": run_lifting,
         "unproject": run_unproject,
         "soak": run_soak,
         "budget": run_budget,
@@ -252,7 +278,9 @@ def run(arguments: argparse.Namespace) -> int:
 def run_viewer(arguments: argparse.Namespace) -> int:
     from gs_semantic.benchmarks.viewer import run_viewer_bench
 
-    results = run_viewer_bench(arguments.gaussians, arguments.splats, path=arguments.map)
+    results = run_viewer_bench(
+        arguments.gaussians, tuple(arguments.splats), path=arguments.map, screenshot=arguments.browser
+    )
     options.report(arguments, "what a browser gets", results)
     return 0
 
@@ -344,6 +372,22 @@ def run_train(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     options.report(arguments, f"{arguments.what}, {arguments.gaussians:,} Gaussians, {arguments.size}", results)
+    return 0
+
+
+def run_lifting(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.lifting import run_lifting_bench
+    from gs_semantic.segmentation.config import parse_overrides
+
+    results = run_lifting_bench(
+        arguments.method,
+        arguments.sequence,
+        arguments.gaussians,
+        arguments.steps,
+        arguments.preset,
+        parse_overrides(arguments.set),
+    )
+    options.report(arguments, f"{arguments.method}, {results['gaussians']:,.0f} Gaussians", results)
     return 0
 
 

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from gs_semantic.errors import GsSemanticError, InvalidInputError, MapFormatError, StorageError
+from gs_semantic.errors import ConflictError, GsSemanticError, InvalidInputError, MapFormatError, StorageError
 from gs_semantic.files import reason, sync_folder
 from gs_semantic.gaussians.camera import Camera
 from gs_semantic.gaussians.gaussian_map import CORE, Anchor, AttributeSpec, GaussianMap
@@ -33,6 +33,7 @@ from gs_semantic.gaussians.ply import write_ply
 from gs_semantic.labels import LabelSet
 from gs_semantic.objects.registry import Box, MapObject, ObjectRegistry, ObjectState, Provenance
 
+Stamp = tuple[int, int, int]  # of the index file, which is written anew each time: number, time, size
 SCHEMA = 2
 MOST_VIEWS = 400
 PLY, TENSORS, INDEX = "gaussians.ply", "attributes.safetensors", "map.json"
@@ -46,10 +47,13 @@ def save_map(
     *,
     optimiser_state: bool = True,
     views: Iterable[Camera] | None = None,
-) -> None:
+    replaces: Stamp | None = None,
+) -> Stamp:
     """Write a map folder, in place of an older one at ``path``; ``labels`` defaults to those of the registry.
 
     views: from where the map was seen, default those of earlier runs that it has; of many, ``MOST_VIEWS`` evenly.
+    replaces: the stamp of what is to be replaced; ConflictError, and nothing written, when something else was saved there since.
+    Returns the stamp of what was written.
 
     The arguments must not change meanwhile (give a snapshot when mapping goes on). StorageError names the path: no
     space, no permission, or something at ``path`` that is not a map and is therefore not replaced.
@@ -64,12 +68,25 @@ def save_map(
         chosen = gaussians.views if views is None else tuple(views)
         _write_content(temporary, gaussians, objects, labels or objects.labels, optimiser_state, chosen)
         sync_folder(temporary)
+        written = stamp_of(temporary)
+        if replaces is not None and stamp_of(path) != replaces:
+            raise ConflictError(f"{path}: was saved by somebody else meanwhile and is not written over; load it again")
         _swap_in(temporary, path)
         sync_folder(path.parent)
+        return written
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path}: the map was not saved: {reason(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # the unfinished new map, or the old one after the swap
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """Tells one saved state of a map folder from any other; zeros when there is none."""
+    try:
+        found = (Path(path) / INDEX).stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def load_map(path: str | Path) -> tuple[GaussianMap, ObjectRegistry]:

@@ -26,7 +26,7 @@ LEVELS = {Severity.OK: DiagnosticStatus.OK, Severity.WARNING: DiagnosticStatus.W
 
 
 class Diagnostics:
-    """Publishes one status per part of the node: its state, each input, synchronisation, poses, answers, map, training, budgets.
+    """Publishes one status per part of the node: its state, each input, synchronisation, poses, answers, map, training, distances and grids, budgets.
 
     ``faults`` holds the sentences of the last round, for ~/status.
     """
@@ -45,7 +45,7 @@ class Diagnostics:
         parts = [self._state()]
         if node.configured:
             parts += [self._clock(), *self._inputs(node.inputs), self._synchronisation(node.inputs), self._poses(node.inputs)]
-            parts += [self._answers(), self._map(), self._training(), self._budgets(), self._listeners()]
+            parts += [self._answers(), self._map(), self._training(), self._geometry(), self._budgets(), self._listeners()]
         header = conversions.make_header(node.get_clock().now().nanoseconds, "")
         self._publisher.publish(DiagnosticArray(header=header, status=parts))
 
@@ -232,6 +232,12 @@ class Diagnostics:
         findings = [faults.of_text("training", training.error)] if training.error else []
         values = {} if training.progress is None else training.progress.as_dict()
         return self._status("training", training.state, findings, **values)
+
+    def _geometry(self) -> DiagnosticStatus:
+        """What distances, paths and grids are answered from."""
+        geometry = self._node.map_services.geometry
+        findings = [faults.of_text("geometry", geometry.failed)] if geometry.failed else []
+        return self._status("geometry", "as asked", findings)
 
     def _budgets(self) -> DiagnosticStatus:
         node, p = self._node, self._node.parameters

@@ -554,6 +554,16 @@ BUDGET_HELD = _fault(
     "A budget holds, and this is what it costs.",
 )
 
+GEOMETRY_OLD = _fault(
+    "Distances and grids",
+    "geometry_old",
+    Severity.ERROR,
+    "distances, paths and grids are not brought up to date, their last state was of map revision {revision}: {why}",
+    "The log has the details; it is tried again with the next question.",
+    "What planners ask about space is built in the background, and that failed. Answers come from what there was before, and say "
+    "of which revision; without anything before, the question fails with this text.",
+)
+
 # --- anything else ----------------------------------------------------------------------------------------------------
 
 _OTHER = "Anything else"

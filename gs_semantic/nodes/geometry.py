@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -17,14 +18,14 @@ from nav_msgs.msg import OccupancyGrid
 
 from gs_semantic.errors import GsSemanticError, InvalidRequestError
 from gs_semantic.mapping.view import MapView
-from gs_semantic.nodes import conversions, qos
+from gs_semantic.nodes import conversions, faults, qos
 from gs_semantic.nodes.mapper_parameters import class_radii
 from gs_semantic.nodes.outputs import listened_to
 from gs_semantic.nodes.region_messages import to_vector
 from gs_semantic.objects.queries import changed_boxes
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.space.distance import DistanceField
-from gs_semantic.space.occupancy import GridSpec, Inflation, inflate, occupancy
+from gs_semantic.space.occupancy import UNKNOWN, GridSpec, Inflation, inflate, occupancy
 from gs_semantic.space.seen import SeenSpace
 from gs_semantic.srv import CheckPath, GetGrid, QueryDistance
 
@@ -64,9 +65,13 @@ class Geometry:
         self._building: Future[None] | None = None
         self._rasterizer: CpuRasterizer | None = None
         self._closing = threading.Event()
-        self._grids = [node.create_publisher(OccupancyGrid, f"~/{name}", qos.LATCHED) for name in ("occupancy", "costmap")]
+        self._grids = [
+            node.create_publisher(OccupancyGrid, f"~/{name}", qos.LATCHED) for name in ("occupancy", "costmap")
+        ]
         self._grids_time = float("-inf")
         self._grids_shown: tuple[float, ...] = ()  # what was built, and who listened
+        self._latched: dict[int, OccupancyGrid] = {}  # what each publisher has published last
+        self.failed = ""  # why the last building came to nothing; empty when it did not
 
     def run(self, task: Callable[[], None]) -> None:
         self._thread.submit(task)
@@ -97,7 +102,7 @@ class Geometry:
             (built.view.revision == newest.revision and built.complete) or time.monotonic() - built.time < PERIOD_S
         )
         if not fresh and (self._building is None or self._building.done()):
-            self._building = self._builder.submit(self._build)
+            self._building = self._builder.submit(self._try_to_build)
         return built
 
     def _of(self, view: MapView) -> Built | None:
@@ -115,10 +120,25 @@ class Geometry:
             except FutureTimeoutError:
                 pass  # not yet
             if building.done() and self._of(view) is None:  # it was of another map
-                building = self._building = self._builder.submit(self._build)
+                if self.failed:
+                    raise GsSemanticError(self.failed)
+                building = self._building = self._builder.submit(self._try_to_build)
             if time.monotonic() > end or self._closing.is_set():
-                raise GsSemanticError(f"the map is not ready for questions of distance after {PATIENCE_S:g} s; ask again")
+                raise GsSemanticError(
+                    f"the map is not ready for questions of distance after {PATIENCE_S:g} s; ask again"
+                )
         return built
+
+    def _try_to_build(self) -> None:
+        """Build, and tell when that fails: nobody looks at the future of a building that no question waits for."""
+        try:
+            self._build()
+            self.failed = ""
+        except Exception as error:  # noqa: BLE001 - the node must go on, with what there was before
+            revision = self._built.view.revision if self._built is not None else "none"
+            self.failed = faults.GEOMETRY_OLD.text(revision=revision, why=repr(error))
+            self._node.get_logger().error("".join(traceback.format_exception(error)))
+            self._node.report("geometry", GsSemanticError(self.failed))
 
     def _build(self) -> None:
         """Bring all up to date, slice by slice."""
@@ -202,30 +222,48 @@ class Geometry:
         parameters, now = self._node.parameters, time.monotonic()
         if now - self._grids_time >= 1 / parameters.grids_hz and any(map(listened_to, self._grids)):
             self._grids_time = now
-            self.run(self._publish_grids)
+            self.run(self._try_to_publish)
+
+    def _try_to_publish(self) -> None:
+        try:
+            self._publish_grids()
+        except Exception as error:  # noqa: BLE001 - the thread's other tasks must go on
+            self._node.report("grids", error)
 
     def _publish_grids(self) -> None:
         view, parameters = self._node.view, self._node.parameters
         built = self._refreshed(view) if len(view.gaussians) else None
         listeners = tuple(publisher.get_subscription_count() for publisher in self._grids)
-        if built is None or (shown := (built.time, built.slices, *listeners)) == self._grids_shown:
+        if built is None:
+            self._withdraw()
+            return
+        if (shown := (built.time, built.slices, *listeners)) == self._grids_shown:
             return
         self._grids_shown = shown
         header = conversions.make_header(built.view.stamp_ns, self._node.frame_id)
         spec = GridSpec(parameters.grids_resolution_m, parameters.grids_low_m, parameters.grids_high_m)
-        try:
-            grid = occupancy(built.view.gaussians, built.seen, spec)
-        except InvalidRequestError as error:
-            self._node.report("grids", error)
-            return
+        grid = occupancy(built.view.gaussians, built.seen, spec)
         radii = class_radii(parameters)
         named = {key: radii[name] for key, name in built.view.labels.names.items() if name in radii}
         inflation = Inflation(
             parameters.costmap_inscribed_m, parameters.costmap_inflation_m, parameters.costmap_decay, named
         )
-        self._grids[0].publish(conversions.write_grid(grid, header))
+        self._publish(0, conversions.write_grid(grid, header))
         if listened_to(self._grids[1]):
-            self._grids[1].publish(conversions.write_grid(inflate(grid, inflation, built.view.classes), header))
+            self._publish(1, conversions.write_grid(inflate(grid, inflation, built.view.classes), header))
+
+    def _publish(self, number: int, grid: OccupancyGrid) -> None:
+        self._grids[number].publish(grid)
+        self._latched[number] = grid
+
+    def _withdraw(self) -> None:
+        """The map that the latched grids were of is gone: what they showed is unknown now."""
+        self._grids_shown = ()
+        for number, grid in self._latched.items():
+            grid.header.stamp = self._node.get_clock().now().to_msg()
+            grid.data = array.array("b", [UNKNOWN]) * len(grid.data)
+            self._grids[number].publish(grid)
+        self._latched.clear()
 
     def _slots(self, ids: Iterable[int], view: MapView) -> list[int]:
         return self._node.map_services.queries.slots(ids, view)

@@ -7,7 +7,7 @@ and seen by a camera once for all that is drawn from there; a map that autograd 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -120,6 +120,15 @@ class CudaRasterizer:
             feature_image = self._blend(geometry, self._features(features, len(ready.means)), camera)[0]
         images = (rgb, depth, alpha, feature_image)
         return Rendering(*(None if image is None else image.to(home) for image in images))  # type: ignore[arg-type]
+
+    def open(self, gaussians: GaussianMap, camera: Camera) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Images (H,W,C) of features (N,C) in a camera, projected and sorted once; differentiable in the features alone.
+
+        Valid until the map changes.
+        """
+        with torch.no_grad():
+            projected = self._make_projected(self._ready(gaussians), camera, self._pose(camera))
+        return lambda features: self._blend(projected, self._features(features, len(gaussians)), camera)[0]
 
     def render_ids(self, gaussians: GaussianMap, camera: Camera, ids: torch.Tensor) -> IdRendering:
         """Vote of the per-Gaussian ``ids`` int32 (N,); 0 takes part in the vote as "no object"."""

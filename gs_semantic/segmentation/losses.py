@@ -36,17 +36,25 @@ def feature_kl(features: torch.Tensor, points: torch.Tensor, neighbours: torch.T
     return (shares * (own - others)).sum(dim=1).mean()
 
 
-def jensen_shannon(logits: torch.Tensor, classes: torch.Tensor, label_weight: float = 0.5) -> torch.Tensor:
-    """mean_p [pi KL(y||m) + (1 - pi) KL(q||m)] / Z with m = pi y + (1 - pi) q, pi = ``label_weight`` in (0,1).
+def jensen_shannon(
+    logits: torch.Tensor,
+    classes: torch.Tensor,
+    label_weight: float | torch.Tensor = 0.5,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """mean_p w_p [pi KL(y||m) + (1 - pi) KL(q||m)] / Z with m = pi y + (1 - pi) q, pi = ``label_weight`` in (0,1).
+
+    weights (P,): w, 1 where None. A ``label_weight`` that is a tensor is read where the logits are.
 
     y is one-hot of classes int64 (P,), q the softmax of logits (P,C), Z = -(1 - pi) ln(1 - pi) (CoSegGaussians, Eq. 8;
     Englesson and Azizpour, NeurIPS 2021). It lies between cross entropy (pi -> 0) and 1 - q(y) (pi -> 1) and is bounded
     by 2 at pi = 1/2, so labels that contradict the rest cost little. As y is one-hot, only q(y) is needed.
     """
-    others = 1 - label_weight
+    pi = torch.as_tensor(label_weight, dtype=logits.dtype, device=logits.device)
+    others = 1 - pi
     log_q = logits.log_softmax(dim=1).gather(1, classes[:, None])[:, 0]
     q = log_q.exp()
-    log_mixed = (label_weight + others * q).log()
-    to_label = -label_weight * log_mixed
-    to_prediction = others * (q * (log_q - log_mixed) - (1 - q) * math.log(others))
-    return (to_label + to_prediction).mean() / (-others * math.log(others))
+    log_mixed = (pi + others * q).log()
+    to_prediction = others * (q * (log_q - log_mixed) - (1 - q) * others.log())
+    each = to_prediction - pi * log_mixed
+    return (each if weights is None else each * weights).mean() / (-others * others.log())

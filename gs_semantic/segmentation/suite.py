@@ -68,7 +68,7 @@ class Comparison:
 
     objects: sizes of the scenes made in code that it is about; without, it is run on a recording. overrides: options of
     all variants. segment_for: iterations after the building of maps, by preset
-    (where the option ``iterations`` is given, both have that many). suffixes: of the names of results, by
+    (the option ``iterations`` sets both, ``segment_for`` this one alone). suffixes: of the names of results, by
     kind of masks; without, all but the first have their kind as a prefix.
     """
 
@@ -116,6 +116,7 @@ SUITES: Mapping[str, Comparison] = {
             "filter_085": _unified(filter_below=0.85),
             "no_blocking": _unified(block_gradients=False),
             "paper_weights": _unified(weighting="paper"),
+            "all_pixels": _unified(association_pixels=0),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -136,7 +137,7 @@ SUITES: Mapping[str, Comparison] = {
         suffixes={"noise_high": "", "noise_mid": "_mid", "noise_low": "_low"},
     ),
 }
-ABLATIONS = ("no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights")
+ABLATIONS = ("no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels")
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,11 @@ class Suite:
         return record["results"] if record["made_of"] == self._made_of(cell, config) else None
 
     def _made_of(self, cell: Cell, config: TrainingConfig) -> dict[str, Any]:
+        options = asdict(config)
+        del options["rasterizer"]  # all back ends draw the same
         if cell.objects:
-            return {"objects": cell.objects, "views": [*VIEWS, *VIEW_SIZE], "options": asdict(config)}
-        return {"sequence": str(self.sequence), "evaluation": str(self.evaluation), "options": asdict(config)}
+            return {"objects": cell.objects, "views": [*VIEWS, *VIEW_SIZE], "options": options}
+        return {"sequence": str(self.sequence), "evaluation": str(self.evaluation), "options": options}
 
     def config(self, cell: Cell) -> TrainingConfig | None:
         """Options of a cell; None while the cell that it is made equal to was not run."""
@@ -223,6 +226,7 @@ class Suite:
         values |= {**self._known_overrides(kind), **variant.overrides}
         if comparison.segment_for:
             more = self.overrides.get("iterations", comparison.segment_for[self.preset])
+            more = self.overrides.get("segment_for", more)
             if variant.built:
                 values |= {"initial": "map", "initial_map": str(self._built(cell.seed) / MAP)}
                 values |= {"iterations": more, "segment_for": more}

@@ -16,7 +16,7 @@ import urllib.parse
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.files import reason
 
-COOKIE = "gs_semantic_viewer"
+COOKIE = "gs_semantic_viewer"  # and the port
 HEAD_BYTES = 16_384
 HEAD_PATIENCE_S = 10.0
 BLOCK = 65_536
@@ -80,10 +80,10 @@ class Gate:
             rest = urllib.parse.urlencode([(name, value) for name, value in query if name != "token"])
             # a path here, never another host's ("//elsewhere")
             place = "/" + urllib.parse.quote(address.path.lstrip("/\\"), safe="/%") + (f"?{rest}" if rest else "")
-            cookie = f"{COOKIE}={urllib.parse.quote(given)}; Path=/; HttpOnly; SameSite=Strict"
+            cookie = f"{COOKIE}_{self.port}={urllib.parse.quote(given)}; Path=/; HttpOnly; SameSite=Strict"
             await _answer(writer, http.HTTPStatus.SEE_OTHER, {"Location": place, "Set-Cookie": cookie})
             return
-        if not self._is_token(cookie_of(headers)):
+        if not self._is_token(cookie_of(headers, self.port)):
             text = "This viewer needs a token: open the address that it printed when it was started, with ?token=..."
             await _answer(writer, http.HTTPStatus.UNAUTHORIZED, {}, text)
             return
@@ -116,17 +116,21 @@ def parse_head(head: bytes) -> tuple[str, dict[str, str]]:
     return words[1], {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-def cookie_of(headers: dict[str, str]) -> str:
-    """The token that a browser sends with its cookie; empty without one."""
+def cookie_of(headers: dict[str, str], port: int) -> str:
+    """The token that a browser sends with its cookie; empty without one. Browsers know cookies by host, not by port: each
+    viewer of a host has its own."""
     jar: http.cookies.SimpleCookie = http.cookies.SimpleCookie()
     try:
         jar.load(headers.get("cookie", ""))
     except http.cookies.CookieError:
         return ""
-    return urllib.parse.unquote(jar[COOKIE].value) if COOKIE in jar else ""
+    name = f"{COOKIE}_{port}"
+    return urllib.parse.unquote(jar[name].value) if name in jar else ""
 
 
-async def _answer(writer: asyncio.StreamWriter, status: http.HTTPStatus, headers: dict[str, str], text: str = "") -> None:
+async def _answer(
+    writer: asyncio.StreamWriter, status: http.HTTPStatus, headers: dict[str, str], text: str = ""
+) -> None:
     body = text.encode()
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
     lines += ["Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Cache-Control: no-store"]

@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from gs_semantic.errors import InvalidRequestError, MissingExtraError
@@ -42,6 +43,9 @@ class Viewer:
         self._gate: Gate | None = None
         self._history = History(source.earlier())
         self._wake, self._ending = threading.Event(), False
+        self._edits = ThreadPoolExecutor(
+            1, "edits"
+        )  # of all pages: a mapper or a disk that is slow must not stop the views
         self._arrived: list[viser.ClientHandle] = []
         self._left: list[int] = []
         self._failed: BaseException | None = None
@@ -73,9 +77,13 @@ class Viewer:
         self._ending = True
         self._wake.set()
         self._thread.join(timeout=10)
+        self._edits.shutdown(wait=True)
         if self._gate is not None:
             self._gate.close()
         self._server.stop()
+
+    def _session(self, client: viser.ClientHandle) -> Session:
+        return Session(client, self._source, self._history, self._splats, self._wake, self._edits)
 
     def _connected(self, client: viser.ClientHandle) -> None:
         self._arrived.append(client)
@@ -106,7 +114,7 @@ class Viewer:
         self._history.note(newest, time.monotonic())
         while self._arrived:
             client = self._arrived.pop(0)
-            self.sessions[client.client_id] = Session(client, self._source, self._history, self._splats, self._wake)
+            self.sessions[client.client_id] = self._session(client)
         while self._left:
             self.sessions.pop(self._left.pop(0), None)
         for key, session in list(self.sessions.items()):

@@ -8,6 +8,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +18,11 @@ from gs_semantic.errors import GsSemanticError
 from gs_semantic.gaussians import Camera
 from gs_semantic.objects.packing import quaternion_to_matrix
 from gs_semantic.objects.registry import Box
-from gs_semantic.viewer.appearance import MODES, colours, covariances, largest, visible
+from gs_semantic.viewer.appearance import MODES, colours
 from gs_semantic.viewer.card import card, plain
+from gs_semantic.viewer.detail import PARTS, full, part_of
 from gs_semantic.viewer.history import History
+from gs_semantic.viewer.pace import Pace
 from gs_semantic.viewer.picking import Picker
 from gs_semantic.viewer.source import MapSource, Snapshot
 
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
 
 NOTHING = "none"
 REST_S = 0.25  # a camera that has not moved for so long stands still
-PERIOD_S = 0.5  # between two sendings of a map that changes, and as long again as the last one took
+PERIOD_S = 0.5  # between two sendings of a map that changes, at least, and
+REST = 2  # times as long as the last one took
 MOVED = 0.1  # share of the distance to what is looked at; smaller moves change nothing that is worth sending
+PAGE_BYTES_S = 4_000_000  # to a page that looks at a map that changes
 UNIT = 10.0  # splats are sent in decimetres: viser's half floats hold variances from 6e-8 to 65504
 LARGEST_M = 20.0
 BOX_RGB = (255, 220, 0)
@@ -38,19 +44,30 @@ class Session:
     """See the module. ``selected`` and ``hidden`` are ids of objects."""
 
     def __init__(
-        self, client: viser.ClientHandle, source: MapSource, history: History, splats: int, wake: threading.Event
+        self,
+        client: viser.ClientHandle,
+        source: MapSource,
+        history: History,
+        splats: int,
+        wake: threading.Event,
+        edits: Executor,
     ) -> None:
         self.client = client
-        self._source, self._history, self._limit, self._wake = source, history, splats, wake
+        self._edits = edits
+        self._source, self._history, self._wake = source, history, wake
+        self._pace = Pace(splats)
+        self._threshold: float | None = None  # of the last cut
         self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.selected, self.hidden = 0, frozenset[int]()
         self.snapshot = Snapshot()
         self.shown = 0  # splats that the page has
+        self.bytes_sent = 0  # of splats
         self._drawn: tuple[object, ...] = ()
         self._drawn_camera: Camera | None = None
         self._next_s = 0.0
+        self._allowed = self._pace.allowed  # splats, in what the page has
         self._picker: tuple[Snapshot, frozenset[int], Picker] | None = None
-        self._splats: viser.GaussianSplatHandle | None = None
+        self._parts: dict[int, viser.GaussianSplatHandle] = {}
         self._marks: list[viser.SceneNodeHandle] = []  # of the selected object
         self._placed = False
         self._place = 1  # on the time line
@@ -60,7 +77,9 @@ class Session:
     def _make_panel(self) -> None:
         gui = self.client.gui
         self._mode = gui.add_dropdown("Colours", MODES, initial_value=MODES[0])
-        self._time = gui.add_slider("Time line", 0, 1, 1, 1, disabled=True, hint="Revisions of the map; right: the newest")
+        self._time = gui.add_slider(
+            "Time line", 0, 1, 1, 1, disabled=True, hint="Revisions of the map; right: the newest"
+        )
         self._status = gui.add_markdown("waiting for a map ...")
         self._choice = gui.add_dropdown("Object", (NOTHING,), initial_value=NOTHING, hint="Or click one in the view")
         self._choices: dict[str, int] = {NOTHING: 0}
@@ -106,7 +125,20 @@ class Session:
         self._chosen = self._choice.value = next(k for k, v in self._choices.items() if v == self.selected)
 
     def _do_rename(self) -> None:
-        self._source.rename(self.selected, self._name.value)
+        object_id, name = self.selected, self._name.value
+        self._edits.submit(self._edit, lambda: self._source.rename(object_id, name))
+
+    def _edit(self, action: Callable[[], None]) -> None:
+        """In the thread of edits; what goes wrong is told by ``update``."""
+
+        def fail(error: Exception) -> None:
+            raise error
+
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - raised again where it is told
+            self._hand_over(partial(fail, error))
+        self._wake.set()
 
     def _do_hide(self) -> None:
         self.hidden ^= {self.selected}
@@ -170,15 +202,22 @@ class Session:
     def _draw(self) -> None:
         camera, now = self._camera(), time.monotonic()
         state = (self.snapshot, self._mode.value, self.selected, self.hidden, self._box.value)
-        same = len(self._drawn) == len(state) and all(a is b or a == b for a, b in zip(self._drawn[1:], state[1:], strict=True))
+        same = len(self._drawn) == len(state) and all(
+            a is b or a == b for a, b in zip(self._drawn[1:], state[1:], strict=True)
+        )
         moved = self._has_moved(camera)
-        if same and self._drawn[0] is self.snapshot and not moved:
+        changed, more = not same or self._drawn[0] is not self.snapshot, self._pace.allowed != self._allowed
+        if not (changed or moved or more):
             return
-        if same and not moved and now < self._next_s:
+        if same and not moved and not more and now < self._next_s:
             return  # only the map has changed: not so often
-        self._drawn, self._drawn_camera = state, camera
+        self._drawn, self._drawn_camera, self._allowed = state, camera, self._pace.allowed
+        before = self.bytes_sent
         self._send(camera)
-        self._next_s = time.monotonic() + PERIOD_S + (time.monotonic() - now)
+        took = time.monotonic() - now
+        self._next_s = now + took + max(PERIOD_S, REST * took, (self.bytes_sent - before) / PAGE_BYTES_S)
+        if self._reduced:
+            self._pace.measure(self.client, self._wake)
 
     def _has_moved(self, camera: Camera) -> bool:
         before = self._drawn_camera
@@ -186,35 +225,68 @@ class Session:
             return True
         if time.time() - self.client.camera.update_timestamp < REST_S:
             return False
-        if len(self.snapshot.splats) > self._limit:
+        if self._reduced:
             return not np.allclose(before.T_world_camera, camera.T_world_camera) or before.fx != camera.fx
         reach = np.linalg.norm(np.subtract(self.client.camera.look_at, self.client.camera.position))
         step = np.linalg.norm(before.T_world_camera[:3, 3] - camera.T_world_camera[:3, 3])
         return bool(step > MOVED * reach) or before.fx != camera.fx
 
+    @property
+    def settled(self) -> bool:
+        """Has the page as many splats as its browser draws?"""
+        return not self._reduced or (self._pace.settled and self._pace.allowed == self._allowed)
+
+    @property
+    def picture_s(self) -> float:
+        """How long the page took for a picture, when it was measured last; 0: never."""
+        return self._pace.seconds or 0.0
+
+    @property
+    def _reduced(self) -> bool:
+        """Does the page get less than all splats?"""
+        return len(self.snapshot.splats) > self._allowed
+
     def _send(self, camera: Camera) -> None:
-        rows = visible(self.snapshot.splats, self.hidden)
-        rows = rows[largest(self.snapshot.splats[rows], self._limit, camera)]
-        chosen, confidence = self.snapshot.splats[rows], self.snapshot.confidence
-        confidence = None if confidence is None else confidence[rows]
-        self.shown = len(chosen)
-        spread = np.clip(covariances(chosen, camera) * UNIT**2, -((LARGEST_M * UNIT) ** 2), (LARGEST_M * UNIT) ** 2)
-        rgb = colours(chosen, self.snapshot.objects, str(self._mode.value), self.selected, confidence)
-        values = (chosen["position"] * np.float32(UNIT), spread, rgb, chosen["opacity"][:, None])
+        tree = self._history.detail(self.snapshot)
+        nodes, self._threshold = tree.cut(self._allowed, camera, self.hidden, self._threshold)
+        self.shown = len(nodes)
+        confidence = None if self.snapshot.confidence is None else nodes["confidence"]
+        rgb = colours(nodes, self.snapshot.objects, str(self._mode.value), self.selected, confidence)
+        spread = full(nodes["covariance"], nodes["position"], camera) * UNIT**2
+        spread = np.clip(spread, -((LARGEST_M * UNIT) ** 2), (LARGEST_M * UNIT) ** 2)
+        part = part_of(nodes["position"])
         with self.client.atomic():
-            if not len(chosen):
-                if self._splats is not None:
-                    _set(self._splats, "visible", False)
-            elif self._splats is None:
-                self._splats = self.client.scene.add_gaussian_splats("/map", *values, scale=1 / UNIT)
-            else:
-                self._splats.set_gaussians(*values)
-                _set(self._splats, "visible", True)
+            for number in range(PARTS):
+                own = part == number
+                self._send_part(
+                    number,
+                    nodes["position"][own] * np.float32(UNIT),
+                    spread[own],
+                    rgb[own],
+                    nodes["opacity"][own, None],
+                )
             self._send_box()
             self._status.content = self._told()
-        if not self._placed and len(chosen):
+        if not self._placed and len(nodes):
             self._placed = True
             self._look_inside()
+
+    def _send_part(self, number: int, *values: np.ndarray) -> None:
+        handle = self._parts.get(number)
+        if not len(values[0]):
+            if handle is not None:
+                _set(handle, "visible", False)
+            return
+        if handle is None:
+            handle = self.client.scene.add_gaussian_splats(f"/map/{number}", *values, scale=1 / UNIT)
+            self._parts[number] = handle
+            self.bytes_sent += handle.buffer.nbytes
+            return
+        before = handle.buffer
+        handle.set_gaussians(*values)  # nothing is sent when all is as it was
+        if before.shape != handle.buffer.shape or (before != handle.buffer).any():
+            self.bytes_sent += handle.buffer.nbytes
+        _set(handle, "visible", True)
 
     def _send_box(self) -> None:
         scene = self.client.scene
@@ -233,10 +305,10 @@ class Session:
 
     def _told(self) -> str:
         total, snapshot = len(self.snapshot.splats), self.snapshot
-        part = "all" if self.shown == total else f"{self.shown:,} of"
+        part = f"{self.shown:,} for" if self._reduced else "all" if self.shown == total else f"{self.shown:,} of"
         text = f"{plain(snapshot.name)} revision {snapshot.revision}: {part} {total:,} Gaussians"
-        if self.shown < total and self.shown == self._limit:
-            text += ", those that cover most of the view"
+        if self._reduced:
+            text += f", merged where this view does not show it{self._pace.told}"
         return f"{text}; {len(snapshot.objects)} objects"
 
     # --- the camera -------------------------------------------------------------------------------------------------

@@ -10,16 +10,18 @@ from typing import Protocol
 import numpy as np
 
 from gs_semantic.benchmarks.offline import MapOffline
-from gs_semantic.errors import InvalidRequestError
-from gs_semantic.gaussians.map_folder import save_map
+from gs_semantic.errors import ConflictError, InvalidRequestError
+from gs_semantic.gaussians.map_folder import load_map, save_map, stamp_of
 from gs_semantic.mapping.edits import Editor
 from gs_semantic.mapping.view import MapView, pack_registry
 from gs_semantic.objects.packing import ObjectView, unpack_objects
 from gs_semantic.objects.registry import ObjectState
 from gs_semantic.objects.splats import SPLAT, make_splats
 
+TRIES = 3  # at a folder that others write, too
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """One revision of a map. splats: records ``SPLAT`` (N,), never changed; objects: those of them that are shown, by id.
     ``name`` tells people where it comes from. confidence: uint8 (N,), how sure it is which object each splat is of, where that
@@ -34,7 +36,8 @@ class Snapshot:
 
 
 class MapSource(Protocol):
-    """What a viewer asks; from one thread. Errors are GsSemanticErrors, whose text is shown."""
+    """What a viewer asks. ``rename`` comes from a thread of its own and may take its time, the rest from another and may not.
+    Errors are GsSemanticErrors, whose text is shown."""
 
     title: str
 
@@ -66,9 +69,13 @@ class FolderSource:
             raise InvalidRequestError("no map folder is given")
         self._folder = Path(folders[-1]).absolute()
         self._earlier = [_snapshot(MapOffline.open(folder), str(folder)) for folder in folders[:-1]]
+        self.title = self._folder.name
+        self._open()
+
+    def _open(self) -> None:
+        self._stamp = stamp_of(self._folder)
         self._map = MapOffline.open(self._folder)
         self._editor = Editor(self._map.mapper)
-        self.title = self._folder.name
         self._newest = _snapshot(self._map, self.title)
 
     def newest(self) -> Snapshot:
@@ -78,14 +85,31 @@ class FolderSource:
         return self._earlier
 
     def rename(self, object_id: int, name: str) -> None:
-        self._editor.rename(object_id, name)
-        mapper = self._map.mapper
-        try:
-            save_map(self._folder, mapper.gaussians, mapper.objects)
-        except Exception:
-            self._editor.undo()
-            raise
-        self._newest = _snapshot(self._map, self.title)
+        """As in ``MapSource``. What was saved there meanwhile is read first; another map is not written over."""
+        for _ in range(TRIES):
+            if stamp_of(self._folder) != self._stamp:
+                self._open_again()
+            self._editor.rename(object_id, name)
+            mapper = self._map.mapper
+            try:
+                self._stamp = save_map(self._folder, mapper.gaussians, mapper.objects, replaces=self._stamp)
+            except ConflictError:
+                self._editor.undo()
+                continue
+            except Exception:
+                self._editor.undo()
+                raise
+            self._newest = _snapshot(self._map, self.title)
+            return
+        raise ConflictError(f"{self._folder}: is saved again and again; the name was not written, try again later")
+
+    def _open_again(self) -> None:
+        map_id, there = self._map.mapper.gaussians.map_id, load_map(self._folder)[0].map_id
+        if there != map_id:
+            raise ConflictError(
+                f"{self._folder}: another map ({there}) was saved there meanwhile; the name was not written, open the viewer again"
+            )
+        self._open()
 
     def select(self, object_id: int) -> None:
         """Nobody else looks."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PointStamped, PoseStamped
 from gs_semantic.msg import ObjectEvent, ObjectList
 from nav_msgs.msg import OccupancyGrid
@@ -293,6 +294,39 @@ def test_grids(planner: SemanticMap, rig: Rig) -> None:
     costs = planner.get_grid(0.05, heights, part, inflation)
     assert costs.cells.shape in ((12, 12), (13, 13), (12, 13), (13, 12)) and (costs.cells == 99).any()
     assert (costs.cells >= planner.get_grid(0.05, heights, part).cells).all()
+
+
+def test_a_failure_in_the_background_is_told(planner: SemanticMap, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for what is brought up to date in the background: its errors go to who asks, and to /diagnostics."""
+    heard: list[DiagnosticStatus] = []
+    rig.node.create_subscription(DiagnosticArray, "/diagnostics", lambda message: heard.extend(message.status), qos.DIAGNOSTICS)
+
+    def broken(*_: object, **__: object) -> bool:
+        raise RuntimeError("no more memory")
+
+    def told() -> list[DiagnosticStatus]:
+        return [part for part in list(heard) if part.name.endswith(": geometry")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gs_semantic.nodes.geometry.SeenSpace.update", broken)
+        with pytest.raises(GsSemanticError, match=r"not brought up to date.*no more memory.*\[geometry_old\]"):
+            planner.query_distance([[0, 0, 0]])
+        rig.until(lambda: any(part.level == DiagnosticStatus.ERROR for part in told()), "the error in /diagnostics")
+        assert "no more memory" in next(part for part in told() if part.level == DiagnosticStatus.ERROR).message
+    assert len(planner.query_distance([[0, 0, 0]]).distances) == 1  # it is tried again
+    count = len(told())
+    rig.until(lambda: len(told()) > count and told()[-1].level == DiagnosticStatus.OK, "the end of it")
+
+
+def test_grids_of_a_map_that_is_gone_are_withdrawn(planner: SemanticMap, rig: Rig) -> None:
+    rig.listen("occupancy", OccupancyGrid, qos.LATCHED_INPUT)
+    rig.until(lambda: rig.received["occupancy"], "a grid")
+    before = rig.received["occupancy"][-1]
+    assert set(before.data) != {-1}
+    planner.reset()
+    rig.until(lambda: set(rig.received["occupancy"][-1].data) == {-1}, "the end of the old grid")
+    after = rig.received["occupancy"][-1]
+    assert len(after.data) == after.info.width * after.info.height > 0
 
 
 def test_grids_that_mean_nothing_are_refused(planner: SemanticMap) -> None:

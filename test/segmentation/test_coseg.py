@@ -18,7 +18,7 @@ from gs_semantic.segmentation.methods.coseg.decoder import Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import AttentivePooling, SpatialEncoder, sampled
 from gs_semantic.segmentation.methods.coseg.encoder_training import EncoderConfig, EncoderTrainer, Rooms
 from gs_semantic.segmentation.methods.coseg.field import SegmentationField
-from gs_semantic.segmentation.methods.coseg.method import splat
+from gs_semantic.segmentation.methods.coseg.method import splatting
 from gs_semantic.segmentation.methods.coseg.pyramid import Interpolation, Pyramid
 from gs_semantic.segmentation.methods.coseg.trained import TrainedField
 from gs_semantic.segmentation.trainer import CHECKPOINT, MAP, Trainer
@@ -120,20 +120,22 @@ def test_splatted_identities_have_the_logits_that_splatted_logits_are():
     identities = torch.randn(count, 8)
     with torch.no_grad():
         before, after = decoder.logits(identities), decoder.logits
-        shown = splat(method.rasterizer, method.gaussians, camera, before)[0]
-        assert torch.allclose(
-            shown, after(splat(method.rasterizer, method.gaussians, camera, identities)[0]), atol=1e-4
-        )
+        splat = splatting(method.rasterizer, method.gaussians, camera, torch.arange(count))
+        assert torch.allclose(splat(before), after(splat(identities)), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_splatting_and_its_transpose_are_adjoint(name):
     method = small_method("coseg", RoomSequence(4), iterations=1, initial_gaussians=100, hold_out_every=4)
     camera = method.scene.train[0].camera
-    features = torch.randn(len(method.gaussians), 3)
-    image, transpose = splat(create_rasterizer(name), method.gaussians, camera, features)
+    rows = torch.randperm(len(method.gaussians))[:70]
+    features = torch.randn(len(rows), 3, requires_grad=True)
+    image = splatting(create_rasterizer(name), method.gaussians, camera, rows)(features)
     other = torch.randn_like(image)
-    assert float((image * other).sum()) == pytest.approx(float((transpose(other) * features).sum()), rel=1e-3, abs=1e-2)
+    transposed = torch.autograd.grad(image, features, other)[0]
+    assert float((image * other).sum().detach()) == pytest.approx(
+        float((transposed * features).sum().detach()), rel=1e-3, abs=1e-2
+    )
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -197,11 +199,46 @@ def test_the_pixel_loss_turns_from_cross_entropy_into_jensen_shannon():
     logits = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
     classes = torch.arange(50) % 5
     entropy = float(torch.nn.functional.cross_entropy(logits, classes))
-    values = [float(method._pixel_loss(iteration, logits, classes)) for iteration in (11, 35, 60, 110)]
+
+    def loss(method, iteration):
+        method.step(method.building + 1, 0)
+        method._inputs.copy_(torch.from_numpy(method._drawn_inputs(iteration)))
+        return float(method._pixel_loss(logits, classes, None))
+
+    values = [loss(method, iteration) for iteration in (11, 35, 60, 110)]
     assert values[0] == pytest.approx(entropy, rel=0.03)
     assert values[0] > values[1] > values[2] == values[3] == pytest.approx(float(jensen_shannon(logits, classes, 0.5)))
     at_once = small_method("coseg", iterations=110, segment_for=100, label_weight_rises=0.0)
-    assert float(at_once._pixel_loss(11, logits, classes)) == pytest.approx(values[2])
+    assert loss(at_once, 11) == pytest.approx(values[2])
+
+
+def test_the_learning_rate_and_the_weight_of_small_masks_fall_where_told_to():
+    options = {
+        "lr_decoder": 0.01,
+        "lr_decoder_end": 0.01,
+        "area_power": 0.5,
+        "area_power_end": 0.0,
+        "identity_pixels": 0,
+    }
+    method = small_method("coseg", iterations=110, segment_for=100, **options)
+    seen = []
+
+    def pixel_loss(logits, classes, weights):
+        seen.append((classes, weights))
+        return logits.sum() * 0
+
+    method._pixel_loss = pixel_loss
+    for iteration in (11, 60, 110):
+        method.step(iteration, 0)
+    method.step(11, 0)
+    rates = [method._drawn_inputs(iteration)[1] for iteration in (10, 60, 110)]
+    assert rates == pytest.approx([0.01, 0.001, 0.0001])
+    areas = torch.bincount(seen[0][0])
+    small, large = areas.argsort()[areas.sort()[0] > 0][[0, -1]]
+    for (classes, weights), power in zip(seen, (0.495, 0.25, 0), strict=False):
+        assert float(weights.mean()) == pytest.approx(1, abs=1e-4)
+        one, other = (float(weights[classes == key][0]) for key in (small, large))
+        assert one / other == pytest.approx(float(areas[large] / areas[small]) ** power, rel=1e-3)
 
 
 def test_unseen_and_hardly_seen_gaussians_are_removed_and_kept_when_told_to():

@@ -66,7 +66,7 @@ class ContrastiveConfig(TrainingConfig):
 
     presets: ClassVar = {
         "quick": {"contrast_pixels": 8192, "contrast_least": 5, "lr_features": 2.5e-2},
-        "standard": {"contrast_pixels": 16_384, "contrast_least": 10},
+        "standard": {"contrast_pixels": 8192, "contrast_least": 5},
         "paper": {},
     }
 

@@ -42,7 +42,7 @@ class UnifiedLiftConfig(ContrastiveConfig):
 
     presets: ClassVar = {
         "quick": {"association_pixels": 4096, "lr_codes": 5e-3},
-        "standard": {"association_pixels": 16_384},
+        "standard": {"association_pixels": 4096},
         "paper": {},
     }
 

@@ -14,19 +14,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import Rasterizer
 from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.rendering.cuda import CudaRasterizer
 from gs_semantic.rendering.step import StepRates
 from gs_semantic.segmentation.config import TrainingConfig, option
 from gs_semantic.segmentation.losses import feature_kl, jensen_shannon
-from gs_semantic.segmentation.method import LiftingMethod, Prediction, as_numbers
+from gs_semantic.segmentation.method import LiftingMethod, Prediction
 from gs_semantic.segmentation.methods.coseg.decoder import REGULARISED, Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import SpatialEncoder
 from gs_semantic.segmentation.methods.coseg.field import FeatureLifting, LiftingSettings, SegmentationField, ViewCloud
+from gs_semantic.segmentation.methods.coseg.replay import ReplayedSteps
 from gs_semantic.segmentation.progress import LossTerms
 from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.unprojection import Projection
@@ -84,17 +85,29 @@ class CosegConfig(TrainingConfig):
         choices=("neighbours", "gaussians"),
     )  # fmt: skip
     neighbours: int = option(5, "neighbours of each (open)", low=1, high=15)
+    area_power: float = option(
+        0.0, "at first a pixel counts by the area of its label in the view to minus this; 0: as printed, all alike", low=0,
+        high=1,
+    )  # fmt: skip
+    area_power_end: float = option(0.0, "the same at the end; in between linear", low=0, high=1)
     identity_pixels: int = option(0, "random pixels of a view for the pixel loss; 0: all", low=0)
     unlabelled: str = option(
         "ignore", "pixels with id 0 are left out, or a class of their own", choices=("ignore", "class")
     )
     lr_decoder: float = option(1e-3, "learning rate of the decoder", low=0)
+    lr_decoder_end: float = option(1.0, "the same at the end, as a share; in between log-linear", low=1e-6, high=1)
 
     presets: ClassVar = {
-        "quick": {"identity_pixels": 8192, "segment_for": 15_000, "lr_decoder": 3e-3},
-        "standard": {"identity_pixels": 16_384},
+        # In images small masks are a few pixels in a thousand: with all pixels alike, they are learned last, if at all.
+        "quick": {
+            "identity_pixels": 8192, "segment_for": 15_000, "lr_decoder": 1e-2, "lr_decoder_end": 0.1,
+            "area_power": 0.7, "area_power_end": 0.2,
+        },
+        "standard": {
+            "identity_pixels": 16_384, "lr_decoder": 5e-3, "lr_decoder_end": 0.1, "area_power": 0.7, "area_power_end": 0.2,
+        },
         "paper": {"iterations": 36_000},
-    }
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,10 +119,18 @@ class CosegConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class _TrainingView:
-    """Frozen parts of a training view: its Gaussians and the labelled pixels that they cover, int64 (P,)."""
+    """Frozen parts of a training view.
+
+    cloud: its Gaussians. splat: images (H,W,C) of values (n,C) on them, differentiable. pixels, classes int64 (P,): which
+    labelled pixels they cover, and with what label. log_areas float32 (P,): of the label's area in this view; None where
+    it does not matter.
+    """
 
     cloud: ViewCloud
+    splat: Callable[[torch.Tensor], torch.Tensor]
     pixels: torch.Tensor
+    classes: torch.Tensor
+    log_areas: torch.Tensor | None
 
 
 @register
@@ -181,92 +202,120 @@ class CoSegGaussians(LiftingMethod):
         decoder.to(self.device)
         if encoder is not None:
             encoder.to(self.device)
-        fused = True if self.device.type == "cuda" else None
-        self._adam = torch.optim.Adam(decoder.parameters(), lr=config.lr_decoder, fused=fused)
-        self._buffer = torch.zeros(len(self.gaussians), config.identity_dims, device=self.device)
+        drawn = len(REGULARISED) * config.regularise_points + config.identity_pixels
+        self._inputs = torch.zeros(3 + drawn, device=self.device)
+        self._draws = self._inputs[3:]
+        self._losses = torch.zeros(2, device=self.device)  # of pixels, of neighbours
+        self._steps = ReplayedSteps(self.device)
+        self._adam = torch.optim.Adam(decoder.parameters(), **self._adam_options())
         self._views.clear()
         self._stale = True
         return SegmentationField(decoder, encoder, channels, config.scales)
+
+    def _adam_options(self) -> dict[str, Any]:
+        kind = self.device.type
+        return {"lr": self._inputs[1], "fused": kind in ("cpu", "cuda") or None, "capturable": kind == "cuda"}
 
     # --- segmentation -------------------------------------------------------------------------------------------------
 
     def _segment(self, iteration: int, index: int) -> dict[str, float]:
         """One step of the decoder on a view; views that show no Gaussian or no label take none."""
-        config, field, shown = self.config, self.field, self.scene.train[index]
-        assert field is not None
-        view, classes = self._view(index), self.scene.classes(index, self.device)
-        if view is None or classes is None or not len(view.pixels):
+        view = self._view(index)
+        if view is None or not len(view.pixels):
             return {}
-        pixels, rows = self._drawn(view.pixels), view.cloud.rows
-        identities, fused = field.decode(view.cloud, self.features)
-        self._buffer.index_copy_(0, rows, identities.detach())
-        image, transpose = splat(self.rasterizer, self.gaussians, shown.camera, self._buffer)
-        self._buffer.index_fill_(0, rows, 0)  # what the next view does not show has no identity there
-        values = image.reshape(-1, image.shape[-1]).index_select(0, pixels).requires_grad_()
-        terms = {
-            "pixels": config.pixel_weight * self._pixel_loss(iteration, field.decoder.logits(values), classes[pixels])
-        }
-        terms |= self._smoothness(view.cloud, fused)
-        losses = as_numbers(terms)
-        self._check(losses, iteration, shown.name)
-        terms.pop("pixels").backward()
-        assert values.grad is not None
-        gradient = torch.zeros_like(image)
-        gradient.view(-1, image.shape[-1]).index_add_(0, pixels, values.grad)
-        # through the splatting, whose transpose is the rasteriser's, and on through the decoder together with the rest
-        ends: list[torch.Tensor] = [identities, *terms.values()]
-        torch.autograd.backward(ends, [transpose(gradient).index_select(0, rows), *(None for _ in terms)])
-        self._adam.step()
-        self._adam.zero_grad()
+        self._inputs.copy_(torch.from_numpy(self._drawn_inputs(iteration)))
+        self._steps.run(index, lambda: self._descend(view))
+        losses = dict(zip(("pixels", "neighbours"), self._losses.cpu().tolist(), strict=True))
+        self._check(losses, iteration, self.scene.train[index].name)
         self._stale = True
         return losses
 
-    def _pixel_loss(self, iteration: int, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        """A bounded loss has hardly a gradient where a class is improbable, so rare ones would never be learned from
-        random logits: it starts as cross entropy, its limit."""
+    def _drawn_inputs(self, iteration: int) -> np.ndarray:
+        """What differs between two steps on a view, as numbers: pi_rl, the learning rate, the power of areas, and uniform
+        draws of points of both regularised scales and of pixels."""
         config = self.config
-        if config.loss == "ce":
-            return cross_entropy(logits, classes)
-        done = (iteration - self.building) / max(1.0, config.label_weight_rises * config.segment_for)
-        return jensen_shannon(logits, classes, max(LEAST_LABEL_WEIGHT, config.label_weight * min(1.0, done)))
+        done = (iteration - self.building) / max(1, config.segment_for)
+        # A bounded loss has hardly a gradient where a class is improbable, so rare ones would never be learned from random
+        # logits: it starts as cross entropy, its limit.
+        rise = min(1.0, done / max(config.label_weight_rises, 1e-9))
+        weight = max(LEAST_LABEL_WEIGHT, config.label_weight * rise)
+        rate = config.lr_decoder * config.lr_decoder_end**done
+        power = config.area_power + (config.area_power_end - config.area_power) * done
+        draws = self.random.random(len(self._draws), np.float32)
+        return np.concatenate([np.array([weight, rate, power], np.float32), draws])
 
-    def _smoothness(self, cloud: ViewCloud, fused: dict[int, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Eq. 9: fused features of the two most global scales, as distributions, are alike among neighbours."""
-        config, total = self.config, []
-        for scale in REGULARISED if config.regularise_weight else ():
+    def _descend(self, view: _TrainingView) -> None:
+        """Losses of a view, their gradients, the step; nothing here waits for the device."""
+        config, field = self.config, self.field
+        assert field is not None
+        identities, fused = field.decode(view.cloud, self.features)
+        pixels, classes, weights = view.pixels, view.classes, None
+        if view.log_areas is not None:
+            weights = (-self._inputs[2] * view.log_areas).exp()
+            weights = weights / weights.mean()
+        if 0 < config.identity_pixels < len(pixels):
+            chosen = _positions(self._draws[len(REGULARISED) * config.regularise_points :], len(pixels))
+            pixels, classes = pixels.index_select(0, chosen), classes.index_select(0, chosen)
+            weights = None if weights is None else weights.index_select(0, chosen)
+        image = view.splat(identities)
+        logits = field.decoder.logits(image.reshape(-1, image.shape[-1]).index_select(0, pixels))
+        pixel_loss = config.pixel_weight * self._pixel_loss(logits, classes, weights)
+        losses = torch.stack(
+            [pixel_loss, *(config.regularise_weight * term for term in self._smoothness(view.cloud, fused))]
+        )
+        losses.sum().backward()
+        self._adam.step()
+        self._adam.zero_grad()
+        values = losses.detach()
+        self._losses.copy_(torch.stack([values[0], values[1:].sum()]))
+
+    def _pixel_loss(self, logits: torch.Tensor, classes: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        if self.config.loss == "js":
+            return jensen_shannon(logits, classes, self._inputs[0], weights)
+        each = -logits.log_softmax(dim=1).gather(1, classes[:, None])[:, 0]
+        return (each if weights is None else each * weights).mean()
+
+    def _smoothness(self, cloud: ViewCloud, fused: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+        """Eq. 9: fused features of the two most global scales, as distributions, are alike among neighbours. A term each."""
+        config, terms = self.config, list[torch.Tensor]()
+        draws = self._draws.split(config.regularise_points)
+        for drawn, scale in zip(draws, REGULARISED, strict=False) if config.regularise_weight else ():
             if scale not in fused or len(fused[scale]) < 2:
                 continue
             near = cloud.neighbours[scale - 1]
-            chosen = self.drawn(config.regularise_points, len(near))
-            loss = feature_kl(fused[scale], chosen, near[chosen, 1 : config.neighbours + 1])
+            chosen = _positions(drawn, len(near))
+            loss = feature_kl(fused[scale], chosen, near.index_select(0, chosen)[:, 1 : config.neighbours + 1])
             if config.regularise_divisor == "gaussians":
                 loss = loss * config.neighbours / len(self.gaussians)
-            total.append(loss)
-        return {"neighbours": config.regularise_weight * torch.stack(total).sum()} if total else {}
-
-    def _drawn(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels that the loss is taken at, drawn evenly among those that count."""
-        wanted = self.config.identity_pixels
-        if not wanted or wanted >= len(pixels):
-            return pixels
-        return pixels[self.drawn(wanted, len(pixels))]
+            terms.append(loss)
+        return terms
 
     def _view(self, index: int) -> _TrainingView | None:
-        """Frozen parts of a training view, made at the first use; None where it shows no Gaussian."""
+        """Frozen parts of a training view, made at the first use; None where it shows no Gaussian or has no labels."""
         if index not in self._views:
             assert self.field is not None
             self.go_on()
             camera = self.scene.train[index].camera
             random = np.random.default_rng((self.config.seed, index))  # the same after resuming
             cloud = self.field.cloud(self.gaussians, self.rasterizer, camera, random)
-            self._views[index] = None
-            if cloud is not None:
-                classes = self.scene.classes(index, self.device)
-                counted = self.rasterizer.render(self.gaussians, camera).alpha.reshape(-1) >= COVERED_ALPHA
-                if classes is not None and self.config.unlabelled == "ignore":
-                    counted &= classes > 0
-                self._views[index] = _TrainingView(cloud, torch.nonzero(counted)[:, 0])
+            self._views[index] = None if cloud is None else self._training_view(index, camera, cloud)
         return self._views[index]
+
+    def _training_view(self, index: int, camera: Camera, cloud: ViewCloud) -> _TrainingView:
+        config, classes = self.config, self.scene.classes(index, self.device)
+        splat = splatting(self.rasterizer, self.gaussians, camera, cloud.rows)
+        if classes is None:
+            nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
+            return _TrainingView(cloud, splat, nothing, nothing, None)
+        counted = self.rasterizer.render(self.gaussians, camera).alpha.reshape(-1) >= COVERED_ALPHA
+        if config.unlabelled == "ignore":
+            counted &= classes > 0
+        pixels = torch.nonzero(counted)[:, 0]
+        shown, log_areas = classes[pixels], None
+        if config.area_power or config.area_power_end:
+            areas = torch.bincount(shown, minlength=self.scene.class_count)
+            log_areas = areas.float().log().index_select(0, shown)
+        return _TrainingView(cloud, splat, pixels, shown, log_areas)
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -334,6 +383,8 @@ class CoSegGaussians(LiftingMethod):
             self.field = self._make_field(0)
             self.field.decoder.load_state_dict(state["decoder"])
             self._adam.load_state_dict(state["adam"])
+            for group in self._adam.param_groups:  # as this device wants them, whichever the run began on
+                group.update(self._adam_options())
 
 
 def lifting_of(config: CosegConfig) -> FeatureLifting:
@@ -347,20 +398,42 @@ def load_encoder(config: CosegConfig) -> SpatialEncoder:
     return SpatialEncoder.load(Path(config.encoder).expanduser() if config.encoder else share_path(*ENCODER))
 
 
-def splat(
-    rasterizer: Rasterizer, gaussians: GaussianMap, camera: Camera, features: torch.Tensor
-) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-    """Image (H,W,C) of features (N,C), and the transpose: from an image (H,W,C) to (N,C).
+def splatting(
+    rasterizer: Rasterizer, gaussians: GaussianMap, camera: Camera, rows: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Makes images (H,W,C) of values (n,C) on the Gaussians ``rows`` int64 (n,), 0 on all others; differentiable in them.
 
-    With geometry frozen the transpose is all of the backward pass.
+    With geometry frozen, the transpose pass is all of the gradient. Valid until the map changes.
     """
-    if isinstance(rasterizer, CpuRasterizer):  # projected, binned and sorted once
-        view = rasterizer.open(gaussians, camera)
-        shown = view.render(features).features
-        assert shown is not None
-        return shown, lambda image: view.accumulate(image).weighted_sum
-    with torch.enable_grad():
-        leaf = features.clone().requires_grad_()
-        shown = rasterizer.render(gaussians, camera, leaf, feature_grad_to_geometry=False).features
-    assert shown is not None
-    return shown.detach(), lambda image: torch.autograd.grad(shown, leaf, image)[0]
+    count = len(gaussians)
+    if isinstance(rasterizer, CpuRasterizer):
+        return lambda values: _Splat.apply(values, rows, count, rasterizer.open(gaussians, camera))
+    if isinstance(rasterizer, CudaRasterizer):
+        blend = rasterizer.open(gaussians, camera)
+    else:
+
+        def blend(values: torch.Tensor) -> torch.Tensor:
+            shown = rasterizer.render(gaussians, camera, values, feature_grad_to_geometry=False).features
+            assert shown is not None
+            return shown
+
+    return lambda values: blend(values.new_zeros(count, values.shape[1]).index_copy(0, rows, values))
+
+
+def _positions(draws: torch.Tensor, count: int) -> torch.Tensor:
+    """int64: positions below ``count`` of uniform draws, with replacement."""
+    return (draws * count).long().clamp_(max=count - 1)
+
+
+class _Splat(torch.autograd.Function):
+    """Both passes over a view that is projected, binned and sorted once."""
+
+    @staticmethod
+    def forward(ctx, values, rows, count, view):
+        ctx.rows, ctx.view = rows, view
+        image = view.render(values.new_zeros(count, values.shape[1]).index_copy_(0, rows, values)).features
+        return image.contiguous()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.view.accumulate(gradient.contiguous()).weighted_sum.index_select(0, ctx.rows), None, None, None
