@@ -51,18 +51,21 @@ SHOWN = 2  # rooms of which pictures are kept
 
 @dataclass(frozen=True)
 class Part:
-    """A training: its stage, the run it starts from, and what differs from the method's options."""
+    """A training: its stage, the run it starts from, and what differs from the method's options. consistency: are its
+    answers to pairs of views compared, too? fused: and what comes of them in the Gaussians?"""
 
     stage: str
     start: str = IMAGE
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    consistency: bool = False
+    fused: bool = False
 
 
 PARTS: Mapping[str, Part] = {
     FEATURES: Part(FEATURES, ""),
     IMAGE: Part(IMAGE, FEATURES),
-    "rt_gs2": Part(CLASSES),
-    "image_only": Part(CLASSES, overrides={"inputs": "image"}),
+    "rt_gs2": Part(CLASSES, consistency=True, fused=True),
+    "image_only": Part(CLASSES, overrides={"inputs": "image"}, consistency=True),
     "features_only": Part(CLASSES, overrides={"inputs": "features"}),
     "no_smoothing": Part(CLASSES, overrides={"smoothing": 0.0}),
     "no_ceco": Part(CLASSES, overrides={"ceco": 0.0}),
@@ -204,7 +207,7 @@ class RtGs2Suite:
             return {"miou": learner.evaluate(self.test[:1])["miou"]}
         if part.stage == DEPTH:
             return self._depth(learner, progress)
-        return self._classes(learner, run.part == "rt_gs2", progress)
+        return self._classes(learner, part, progress)
 
     def recorded(self, name: str, run: Run) -> float:
         """mIoU of a finished run at the views of a sample recording that its map was not made of."""
@@ -218,8 +221,9 @@ class RtGs2Suite:
         with torch.no_grad():
             return learner.evaluate([scene])["miou"]
 
-    def _classes(self, learner: RtGs2, fused: bool, progress: Callable[[], object]) -> dict[str, float]:
-        """mIoU at novel views and consistency between views; with ``fused`` also those of fused answers."""
+    def _classes(self, learner: RtGs2, part: Part, progress: Callable[[], object]) -> dict[str, float]:
+        """mIoU at novel views, and what else is asked of the part."""
+        fused = part.fused
         per_view, together = ClassScore(), ClassScore()
         agree, agree_together = ConsistencyScore(), ConsistencyScore()
         quality: list[tuple[float, float]] = []
@@ -238,14 +242,16 @@ class RtGs2Suite:
                     together.update(fused_answer(fusion, view.camera), truth)
                     drawn = learner.rasterizer.render(gaussians, view.camera).rgb.clamp(0, 1).numpy()
                     quality.append((psnr(drawn, view.rgb / np.float32(255)), ssim(drawn, view.rgb / np.float32(255))))
-            for pair in close_pairs(views):
+            for pair in close_pairs(views) if part.consistency else ():
                 agree.update(*(labelled(views[number], every_label(logits[number])) for number in pair))
                 if fused:
                     agree_together.update(
                         *(labelled(views[number], fused_answer(fusion, views[number].camera)) for number in pair)
                     )
             progress()
-        found = {**class_scores(per_view), "consistency": agree.value}
+        found = class_scores(per_view)
+        if part.consistency:
+            found["consistency"] = agree.value
         if fused:
             names = ("miou", "frequent_miou", "accuracy")
             found |= {f"fused_{name}": class_scores(together)[name] for name in names}
