@@ -9,6 +9,7 @@ import torch
 from tiny_room import cameras, room
 
 from gs_semantic.cli import main
+from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.consistency import ConsistencyScore, LabelledView
 from gs_semantic.evaluation.depth import depth_errors
@@ -232,6 +233,17 @@ def test_stages_are_packed_into_one_checkpoint(fitted, scene, tmp_path, capsys):
     save_learner(tmp_path / "other.pt", depth)
     assert main(["generalize", "pack", files[0], str(tmp_path / "other.pt"), files[2]]) != 0
     assert "differs from that of" in capsys.readouterr().err
+
+
+def test_the_shipped_checkpoint_labels_and_measures(tmp_path, monkeypatch, scene):
+    monkeypatch.chdir(tmp_path)
+    shipped = load_learner("rt_gs2")
+    assert set(shipped.networks) == {"classes", "depth"} and shipped.labels == room_labels()
+    camera, features = scene.novel[0].camera, shipped.features(scene.gaussians)
+    assert shipped.logits(scene.gaussians, features, camera).shape == (19, 48, 64)
+    depth = shipped.logits(scene.gaussians, features, camera, "depth")[0].numpy()
+    known = scene.novel[0].depth > 0
+    assert 0.3 < np.median(depth[known]) < 6
 
 
 def test_a_checkpoint_for_other_classes_is_refused(fitted, tmp_path):

@@ -25,6 +25,7 @@ from gs_semantic.evaluation.image_quality import psnr, ssim
 from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.gaussians import Camera
+from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, read_learner
 from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
     CLASSES,
@@ -36,6 +37,7 @@ from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
     RtGs2,
     mean_depth_errors,
 )
+from gs_semantic.segmentation.generalization.methods.segformer import SegformerLearner
 from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image, principal_colours
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -90,7 +92,8 @@ class Run:
 class RtGs2Suite:
     """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
     options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too.
-    photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs."""
+    photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs. segmenter: checkpoint
+    of a 2D segmenter, to say how good the image-only network is."""
 
     rooms: Path
     folder: Path
@@ -101,6 +104,7 @@ class RtGs2Suite:
     room_count: int = 0
     recordings: Sequence[str] = RECORDINGS
     photographs: Sequence[Path] = ()
+    segmenter: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -262,6 +266,24 @@ class RtGs2Suite:
             }
         return found
 
+    def segmented(self) -> dict[str, float]:
+        """mIoU of the 2D segmenter at the test rooms' novel views: on photographs, and on what the map shows of them."""
+        if self.segmenter is None:
+            return {}
+        learner = load_learner(self.segmenter)
+        if not isinstance(learner, SegformerLearner):
+            raise InvalidRequestError(f"{self.segmenter}: method '{learner.name}' is no 2D segmenter")
+        rasterizer = create_rasterizer("auto")
+        photographs, rendered = ClassScore(), ClassScore()
+        for scene in self.test:
+            for view in scene.novel:
+                assert view.classes is not None
+                truth = view.classes.astype(np.int64)
+                drawn = rasterizer.render(scene.gaussians, view.camera).rgb.clamp(0, 1)
+                for score, image in ((photographs, view.rgb), (rendered, (drawn * 255).round().to(torch.uint8).numpy())):
+                    score.update(every_label(learner.probabilities([image])[0]), truth)
+        return {"segmenter2d_miou": photographs.result().miou, "segmenter2d_rendered_miou": rendered.result().miou}
+
     def _depth(self, learner: RtGs2, progress: Callable[[], object]) -> dict[str, float]:
         errors: list[DepthErrors] = []
         for scene in self.test:
@@ -301,7 +323,7 @@ class RtGs2Suite:
             results[f"{part}_iterations"] = read_learner(self.folder / f"{part}-{self.seeds[0]}" / BEST)["config"][
                 "iterations"
             ]
-        results |= _gains(results)
+        results |= _gains(results) | self.segmented()
         return {**results, "test_rooms": len(self.test), "seeds": len(self.seeds), "not_run": missing}
 
     def pictures(self) -> Iterator[list[np.ndarray]]:
