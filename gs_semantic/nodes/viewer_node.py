@@ -39,9 +39,9 @@ class LiveSource:
     """A running mapper's map, as ``gs_semantic.viewer.source.MapSource``. A thread of its own asks for the objects and
     tells of selections, so that a mapper which is busy, or gone, does not stop the view."""
 
-    def __init__(self, node: Node, mapper: str) -> None:
+    def __init__(self, node: Node, mapper: str, domain_id: int | None = None) -> None:
         self.title = mapper
-        self._stream = SplatStream(mapper)
+        self.stream = SplatStream(mapper, domain_id)
         self._client = SemanticMap(node, ANSWER_S, mapper)
         self._newest = Snapshot()
         self._objects: dict[int, ObjectView] = {}
@@ -56,7 +56,7 @@ class LiveSource:
         self._again.set()
         self._lister.join(timeout=ANSWER_S)  # it may wait for a mapper that is gone
         self._client.close()
-        self._stream.close()
+        self.stream.close()
 
     def _list(self) -> None:
         listed, asked = -1, time.monotonic()
@@ -64,9 +64,9 @@ class LiveSource:
             wanted = self._again.wait(LIST_S)
             self._again.clear()
             self._tell_selected()
-            revision = self._stream.revision
+            revision = self.stream.revision
             due = time.monotonic() - asked > RELIST_S  # names and boxes change without a splat that does
-            if self._ending.is_set() or not len(self._stream.splats) or (revision == listed and not wanted and not due):
+            if self._ending.is_set() or not len(self.stream.splats) or (revision == listed and not wanted and not due):
                 continue
             asked = time.monotonic()
             try:
@@ -75,9 +75,9 @@ class LiveSource:
                 listed = -1  # what was known stays, and it is asked again
 
     def newest(self) -> Snapshot:
-        splats, objects = self._stream.splats, self._objects
+        splats, objects = self.stream.splats, self._objects
         if splats is not self._newest.splats or objects is not self._newest.objects:
-            self._newest = Snapshot("live", self._stream.revision, self._stream.frame_id, splats, objects)
+            self._newest = Snapshot("live", self.stream.revision, self.stream.frame_id, splats, objects)
         return self._newest
 
     def earlier(self) -> Sequence[Snapshot]:
