@@ -17,6 +17,7 @@ from gs_semantic.benchmarks.live import LiveSystem
 from gs_semantic.benchmarks.query import RATE_HZ, SPARE, make_map
 from gs_semantic.nodes.arguments import MAPPER, REPLAY
 from gs_semantic.nodes.viewer_node import LiveSource
+from gs_semantic.objects.splats import SPLAT
 from gs_semantic.viewer.server import Viewer
 
 OBJECTS = 200
@@ -53,9 +54,9 @@ def run_live_viewer(
         source = LiveSource(node, f"/{live.namespace}/mapper", int(environment["ROS_DOMAIN_ID"]))
         stack.callback(source.close)
         stream = source.stream
-        until(lambda: stream.complete and len(stream.splats) >= count // 2, "the whole map", PATIENCE_S)
+        until(lambda: stream.complete and len(stream) >= count // 2, "the whole map", PATIENCE_S)
         results: dict[str, Any] = {
-            "live_gaussians": len(stream.splats),
+            "live_gaussians": len(stream),
             "live_whole_s": time.monotonic() - start,
             "live_whole_mb": stream.bytes_received / 1e6,
         }
@@ -70,7 +71,7 @@ def run_live_viewer(
             while time.monotonic() < begin + second:
                 if stream.revision not in revisions:
                     revisions.add(stream.revision)
-                    resent += stream.splats.nbytes
+                    resent += len(stream) * SPLAT.itemsize
                 time.sleep(0.01)
             most = max(most, (stream.bytes_received - before) / max(time.monotonic() - then, 1e-3))
             progress()
