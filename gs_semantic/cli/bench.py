@@ -93,6 +93,11 @@ def _configure_viewer(sub: argparse.ArgumentParser) -> None:
         "--splats", type=int, nargs="+", default=NUMBERS, metavar="N", help=f"splats sent at most {list(NUMBERS)}"
     )
     sub.add_argument(
+        "--live", type=float, metavar="SECONDS", help="instead: follow a mapper at work on so many Gaussians"
+    )
+    sub.add_argument("--sequence", type=Path, help="with --live: sequence that is mapped meanwhile [sample/house]")
+    options.add_params(sub)
+    sub.add_argument(
         "--browser", type=Path, metavar="PNG", help="also open it in headless Chromium, and write what that shows"
     )
     options.add_json(sub)
@@ -290,12 +295,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_viewer(arguments: argparse.Namespace) -> int:
+    if arguments.live is not None:
+        return run_live_viewer(arguments)
     from gs_semantic.benchmarks.viewer import run_viewer_bench
 
     results = run_viewer_bench(
         arguments.gaussians, tuple(arguments.splats), path=arguments.map, screenshot=arguments.browser
     )
     options.report(arguments, "what a browser gets", results)
+    return 0
+
+
+def run_live_viewer(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.live_viewer import run_live_viewer as measure
+    from gs_semantic.share import share_path
+
+    sequence = arguments.sequence or share_path("sample", "house")
+    with _folder(None) as folder, options.progress_bar("following", int(arguments.live)) as advance:
+        results = measure(
+            sequence, folder, arguments.gaussians, arguments.live, options.live_params(arguments), advance
+        )
+    options.report(arguments, "what a live map sends", results)
     return 0
 
 
