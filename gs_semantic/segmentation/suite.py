@@ -1,7 +1,7 @@
 """Comparisons of methods, cell by cell: a cell is one variant on one scene with one kind of masks and one seed.
 
 Every finished cell is a JSON file in the suite's folder, so a suite that was interrupted goes on where it was. Averages
-are made of rows whose cells, one per seed, are all there; what was not run is listed.
+are made of rows whose cells, one per seed, are all there (of others where asked for); what was not run is listed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.segmentation.config import TrainingConfig, make_config
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.methods.contrastive import ClusteredContrast
+from gs_semantic.segmentation.methods.coseg.method import CosegConfig
 from gs_semantic.segmentation.methods.unified_lift import UnifiedLift
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
@@ -125,6 +126,7 @@ SUITES: Mapping[str, Comparison] = {
         {
             "coseg": _coseg(),
             "grouping": Variant("grouping", {"unlabelled": "ignore"}),
+            "votes": Variant("votes", {"unlabelled": "ignore"}, built=True),
             "coseg_ce": _coseg(loss="ce"),
             "no_2d": _coseg(image_features=False),
             "no_spatial": _coseg(spatial_features=False),
@@ -208,14 +210,13 @@ class Suite:
         if config is None or not path.is_file():
             return None
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record["results"] if record["made_of"] == self._made_of(cell, config) else None
+        same = _but_back_end(record["made_of"]) == _but_back_end(self._made_of(cell, config))
+        return record["results"] if same else None
 
     def _made_of(self, cell: Cell, config: TrainingConfig) -> dict[str, Any]:
-        options = asdict(config)
-        del options["rasterizer"]  # all back ends draw the same
         if cell.objects:
-            return {"objects": cell.objects, "views": [*VIEWS, *VIEW_SIZE], "options": options}
-        return {"sequence": str(self.sequence), "evaluation": str(self.evaluation), "options": options}
+            return {"objects": cell.objects, "views": [*VIEWS, *VIEW_SIZE], "options": asdict(config)}
+        return {"sequence": str(self.sequence), "evaluation": str(self.evaluation), "options": asdict(config)}
 
     def config(self, cell: Cell) -> TrainingConfig | None:
         """Options of a cell; None while the cell that it is made equal to was not run."""
@@ -229,7 +230,8 @@ class Suite:
             more = self.overrides.get("segment_for", more)
             if variant.built:
                 values |= {"initial": "map", "initial_map": str(self._built(cell.seed) / MAP)}
-                values |= {"iterations": more, "segment_for": more}
+                learned = issubclass(kind, CosegConfig)
+                values |= {"iterations": more, "segment_for": more} if learned else {"iterations": 1}
             else:
                 values["iterations"] = self._iterations() + more
         if variant.equal_length_to:
@@ -338,8 +340,10 @@ class Suite:
 
     # --- results ----------------------------------------------------------------------------------------------------
 
-    def results(self) -> dict[str, Any]:
+    def results(self, fewer_seeds: bool = False) -> dict[str, Any]:
         """Mean and standard deviation over seeds of every row that is whole; ``cells_missing`` lists the others' cells.
+
+        fewer_seeds: also of rows with some of the seeds; <variant>_seeds says with how many.
 
         Names: <variant>_<score>, with damaged masks damaged_<variant>_<score>; with several seeds also ..._std. Where the
         comparison has suffixes of masks: <variant>_<score><suffix>.
@@ -349,11 +353,13 @@ class Suite:
         for objects, masks, variant in self._rows():
             found = [self.result(Cell(variant, masks, seed, objects)) for seed in self.seeds]
             whole = [record for record in found if record is not None]
-            if len(whole) < len(found):
+            if not whole or (len(whole) < len(found) and not fewer_seeds):
                 continue
             suffix = comparison.suffixes.get(masks, "")
             prefix = "" if masks == comparison.masks[0] or suffix else f"{masks}_"
             prefix += f"objects{objects}_" if objects else ""
+            if len(whole) < len(found):
+                results[f"{prefix}{variant}_seeds{suffix}"] = len(whole)
             for name in whole[0]:
                 values = [record[name] for record in whole]
                 short = "mbiou" if name == "mboundary_iou" else name
@@ -419,6 +425,11 @@ class Suite:
                 with np.load(path) as images:
                     found[variant] = dict(images)
         return found
+
+
+def _but_back_end(made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """All back ends draw the same, so cells of a report may come from different machines."""
+    return {**made_of, "options": {**made_of["options"], "rasterizer": ""}}
 
 
 def _by_temperature(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:

@@ -140,9 +140,9 @@ def test_the_coseg_suite_has_its_results_by_noise_and_its_map_built_once(room, t
     words = ["evaluate", "suite", "coseg", "--train-on", str(room), "--eval", str(room), "--folder", str(folder)]
     words += ["--seeds", "1", "--set", "iterations=6", "--set", "initial_gaussians=400"]
     words += ["--json", str(report)]
-    assert main([*words, "--cells", "8"]) == 0  # the strongest noise, and one cell of the next
+    assert main([*words, "--cells", "9"]) == 0  # the strongest noise, and one cell of the next
     results = json.loads(report.read_text())["results"]
-    names = ["coseg", "coseg_ce", "grouping", "no_2d", "no_spatial", "single_scale", "no_3d_term"]
+    names = ["coseg", "coseg_ce", "grouping", "votes", "no_2d", "no_spatial", "single_scale", "no_3d_term"]
     assert all(0 <= results[f"{name}_miou"] <= 1 for name in names)
     assert 0 <= results["coseg_miou_mid"] <= 1 and "coseg_ce_miou_mid" not in results
     assert results["cells_missing"].split(", ")[0] == "grouping-noise_mid-1"
@@ -156,6 +156,12 @@ def test_the_coseg_suite_has_its_results_by_noise_and_its_map_built_once(room, t
     assert results["coseg_rgb_and_ids_fps"] > 0 and results["coseg_components_per_class"] >= 1
     assert results["coseg_feature_davies_bouldin"] > 0
     assert len(list(folder.glob("built-*/map"))) == 1
+    words[words.index("--seeds") + 1 : words.index("--set")] = ["1", "2"]
+    assert main([*words, "--cells", "0"]) == 0
+    assert "coseg_miou" not in json.loads(report.read_text())["results"]
+    assert main([*words, "--cells", "0", "--fewer-seeds"]) == 0
+    fewer = json.loads(report.read_text())["results"]
+    assert fewer["coseg_miou"] == results["coseg_miou"] and fewer["coseg_seeds"] == fewer["coseg_seeds_mid"] == 1
 
 
 def test_a_spatial_encoder_is_trained_from_the_command_line_and_used(room, tmp_path, capsys):

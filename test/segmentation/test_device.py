@@ -13,6 +13,7 @@ from gs_semantic.segmentation.trainer import CHECKPOINT, Trainer
 CHANGES = {
     "plain": {},
     "grouping": {},
+    "votes": {},
     "gradiseg": {"igd_from": 4, "igd_until": 12, "igd_every": 4, "igd_quantile": 0.5, "la_from": 2},
     "unified_lift": {"unlabelled": "background", "codes": 3},
     "contrastive": {},

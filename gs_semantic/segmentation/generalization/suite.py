@@ -25,6 +25,7 @@ from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.segmentation.generalization.checkpoints import load_learner
+from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.method import GaussianClasses, splat
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -121,26 +122,41 @@ class GnesfSuite:
             table = Contingency.of(predicted.astype(np.int64), truth.astype(np.int64), (0,))
             tables[name, seed] = tables.get((name, seed), Contingency()) + table
 
+        prepared: dict[str, PreparedViews] = {}  # by what the 2D segmenter of a checkpoint is; most share one
         for variant, learners in self.learners.items():
             for seed, (_, learner) in enumerate(learners):
-                prepared = learner.prepare(scene.views, gaussians, self.rasterizer)
-                known = {variant: learner.classes_of(gaussians, prepared)}
-                if variant == "gnesf":
-                    known["uniform"] = _changed(learner, answer="uniform").classes_of(gaussians, prepared)
-                    for views in VIEW_COUNTS:
-                        if views < len(prepared):
-                            some = np.unique(np.linspace(0, len(prepared) - 1, views).round().astype(int))
-                            known[f"gnesf_views{views}"] = learner.classes_of(gaussians, prepared.subset(some.tolist()))
+                segmenter = _digest(learner.classifier)
+                new = segmenter not in prepared
+                if new:
+                    prepared[segmenter] = learner.prepare(scene.views, gaussians, self.rasterizer)
+                views = prepared[segmenter]
+                known = {variant: learner.classes_of(gaussians, views)}
+                if new:
+                    known["uniform"] = _changed(learner, answer="uniform").classes_of(gaussians, views)
+                if variant == "gnesf" and seed == 0:
+                    known |= self._of_fewer(learner, gaussians, views)
                 for view in scene.novel:
                     if view.classes is None:
                         continue
                     for name, classes in known.items():
-                        count(name, seed, splat(gaussians, classes, view.camera, self.rasterizer).classes, view.classes)
+                        number = len(prepared) - 1 if name == "uniform" else seed
+                        shown = splat(gaussians, classes, view.camera, self.rasterizer).classes
+                        count(name, number, shown, view.classes)
+                    if new:
+                        self._count_images(learner, gaussians, view, len(prepared) - 1, count)
                     if variant == "gnesf":
-                        self._count_images(learner, gaussians, view, seed, count)
                         found, truth = nearest_classes(gaussians, known["gnesf"], view)
                         count("gnesf_points", seed, found, truth)
         return tables
+
+    def _of_fewer(self, learner: Gnesf, gaussians: GaussianMap, views: PreparedViews) -> dict[str, GaussianClasses]:
+        """The votes of some of the views, spread evenly, by the name of their row."""
+        found = {}
+        for number in VIEW_COUNTS:
+            if number < len(views):
+                some = np.unique(np.linspace(0, len(views) - 1, number).round().astype(int))
+                found[f"gnesf_views{number}"] = learner.classes_of(gaussians, views.subset(some.tolist()))
+        return found
 
     def _count_images(self, learner: Gnesf, gaussians: GaussianMap, view: SceneView, seed: int, count: Any) -> None:
         """The 2D segmenter alone: on the photograph, which a novel view does not have, and on the rendered image."""
@@ -198,6 +214,14 @@ def nearest_classes(gaussians: GaussianMap, known: GaussianClasses, view: SceneV
     finite = np.isfinite(points).all(axis=1)
     nearest = cKDTree(gaussians["means"].numpy()[rows]).query(points[finite])[1]
     return classes[rows][nearest], truth[finite]
+
+
+def _digest(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _changed(learner: Gnesf, **options: Any) -> Gnesf:

@@ -36,6 +36,7 @@ from gs_semantic.share import share_path
 
 LEAST_LABEL_WEIGHT = 1e-3
 COVERED_ALPHA = 0.5  # pixels with less show nothing to label
+TERMS = ("pixels", "neighbours")  # of the loss
 IDENTITY = "coseg_identity"  # attribute of the map; the live mapper has an ``identity`` of its own
 ENCODER = ("weights", "spatial_encoder.safetensors")
 
@@ -205,7 +206,7 @@ class CoSegGaussians(LiftingMethod):
         drawn = len(REGULARISED) * config.regularise_points + config.identity_pixels
         self._inputs = torch.zeros(3 + drawn, device=self.device)
         self._draws = self._inputs[3:]
-        self._losses = torch.zeros(2, device=self.device)  # of pixels, of neighbours
+        self._losses = torch.zeros(2, device=self.device)  # of TERMS
         self._steps = ReplayedSteps(self.device)
         self._adam = torch.optim.Adam(decoder.parameters(), **self._adam_options())
         self._views.clear()
@@ -218,16 +219,18 @@ class CoSegGaussians(LiftingMethod):
 
     # --- segmentation -------------------------------------------------------------------------------------------------
 
-    def _segment(self, iteration: int, index: int) -> dict[str, float]:
+    def _segment(self, iteration: int, index: int) -> LossTerms:
         """One step of the decoder on a view; views that show no Gaussian or no label take none."""
         view = self._view(index)
         if view is None or not len(view.pixels):
             return {}
-        self._inputs.copy_(torch.from_numpy(self._drawn_inputs(iteration)))
+        self._inputs.copy_(self.on_device(self._drawn_inputs(iteration)))
         self._steps.run(index, lambda: self._descend(view))
-        losses = dict(zip(("pixels", "neighbours"), self._losses.cpu().tolist(), strict=True))
-        self._check(losses, iteration, self.scene.train[index].name)
         self._stale = True
+        if self.device.type != "cpu":  # the host does not wait
+            return dict(zip(TERMS, self._losses.clone().unbind(), strict=True))
+        losses = dict(zip(TERMS, self._losses.tolist(), strict=True))
+        self._check(losses, iteration, self.scene.train[index].name)
         return losses
 
     def _drawn_inputs(self, iteration: int) -> np.ndarray:
