@@ -110,8 +110,8 @@ def test_in_a_balanced_contrast_a_mask_of_many_pixels_weighs_like_others(pixels,
     features = features + 20 * torch.eye(5, 8)[segments]  # so little spread that temperatures are at their least
     large = torch.cat([torch.arange(100), torch.nonzero(segments == 2)[:, 0].repeat(9)])
     losses = [
-        [contrastive_loss(features[rows], segments[rows], 5, per_pixel, balanced) for rows in (torch.arange(100), large)]
-        for balanced in (False, True)
+        [contrastive_loss(features[rows], segments[rows], 5, per_pixel, balance) for rows in (torch.arange(100), large)]
+        for balance in (0.0, 1.0)
     ]
     share = 1 if per_pixel else len(large) / 100  # a sum over pixels grows with them
     assert losses[1][1] / share == pytest.approx(float(losses[1][0]), rel=1e-4)

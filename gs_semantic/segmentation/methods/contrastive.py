@@ -53,8 +53,8 @@ class ContrastiveConfig(TrainingConfig):
     weighting: str = option("code", "weights of the loss terms, as in the public code or the paper's supplement",
                             choices=tuple(WEIGHTINGS))  # fmt: skip
     contrast_pixels: int = option(32_768, "random pixels of a view for the contrast; 0: all", low=0)
-    contrast_balanced: bool = option(
-        False, "all masks weigh the same in the contrast; without, as many times as they have pixels"
+    contrast_balance: float = option(
+        0.0, "a mask of n pixels weighs as n^(1 - this) in the contrast; 1: all masks weigh the same", low=0, high=1
     )
     contrast_least: int = option(20, "masks with no more of these pixels take no part in it", low=0)
     unlabelled: str = option(
@@ -128,7 +128,7 @@ class ContrastiveLifting(LiftingMethod):
         if masks:
             rows = rows.index_select(0, self.on_device(positions))
             contrast = contrastive_loss(
-                rows, self.on_device(segments), masks, weights.per_pixel, config.contrast_balanced
+                rows, self.on_device(segments), masks, weights.per_pixel, config.contrast_balance
             )
             terms["contrast"] = weights.contrast * contrast
         return terms
