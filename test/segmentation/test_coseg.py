@@ -20,6 +20,7 @@ from gs_semantic.segmentation.methods.coseg.encoder_training import EncoderConfi
 from gs_semantic.segmentation.methods.coseg.field import SegmentationField
 from gs_semantic.segmentation.methods.coseg.method import splatting
 from gs_semantic.segmentation.methods.coseg.pyramid import Interpolation, Pyramid
+from gs_semantic.segmentation.methods.coseg.replay import ReplayedSteps
 from gs_semantic.segmentation.methods.coseg.trained import TrainedField
 from gs_semantic.segmentation.trainer import CHECKPOINT, MAP, Trainer
 
@@ -239,6 +240,34 @@ def test_the_learning_rate_and_the_weight_of_small_masks_fall_where_told_to():
         assert float(weights.mean()) == pytest.approx(1, abs=1e-4)
         one, other = (float(weights[classes == key][0]) for key in (small, large))
         assert one / other == pytest.approx(float(areas[large] / areas[small]) ** power, rel=1e-3)
+
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_replayed_steps_are_those_of_python(device):
+    def trained(replayed: bool) -> list[float]:
+        weights = torch.ones(3, device=device, requires_grad=True)
+        given, loss = torch.zeros(3, device=device), torch.zeros((), device=device)
+        adam = torch.optim.Adam([weights], lr=0.1, fused=True, capturable=device == "cuda")
+        steps, seen = ReplayedSteps(torch.device(device)), []
+
+        def step(scale: float) -> None:
+            value = ((weights * given - scale) ** 2).sum()
+            value.backward()
+            adam.step()
+            adam.zero_grad()
+            loss.copy_(value.detach())
+
+        for turn in range(12):
+            given.copy_(torch.tensor([0.1, 1.0, 2.0]) * turn)
+            key = turn % 2
+            steps.run(key, lambda key=key: step(1.0 + key)) if replayed else step(1.0 + key)
+            seen.append(float(loss))
+        return [*seen, *weights.tolist()]
+
+    assert trained(True) == pytest.approx(trained(False), rel=1e-5)
 
 
 def test_unseen_and_hardly_seen_gaussians_are_removed_and_kept_when_told_to():
