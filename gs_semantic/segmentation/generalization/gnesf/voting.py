@@ -42,7 +42,7 @@ class Mlp(nn.Sequential):
             return found
         layers = [(linear.weight, linear.bias) for linear in linears]
         flat = native.mlp(x.reshape(-1, x.shape[-1]), layers, last=not isinstance(self[-1], nn.Linear))
-        return flat.reshape(*x.shape[:-1], -1)
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 
 def mlp(*sizes: int, last: bool = False) -> Mlp:
