@@ -320,9 +320,8 @@ class RtGs2Suite:
                 for name in self.recordings:
                     found_there = [self.recorded(name, Run(part, seed)) for seed in self.seeds]
                     results[f"{name}_miou"] = float(np.mean(found_there))
-            results[f"{part}_iterations"] = read_learner(self.folder / f"{part}-{self.seeds[0]}" / BEST)["config"][
-                "iterations"
-            ]
+            last = read_learner(self.folder / f"{part}-{self.seeds[0]}" / CHECKPOINT)
+            results[f"{part}_iterations"] = last["training"]["loop"]["iteration"]
         results |= _gains(results) | self.segmented()
         return {**results, "test_rooms": len(self.test), "seeds": len(self.seeds), "not_run": missing}
 
