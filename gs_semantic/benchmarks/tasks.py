@@ -203,7 +203,7 @@ class Traffic(Steady):
             return {
                 "image_bytes": self.recorder.bytes_received - images,
                 "splat_bytes": stream.bytes_received - splats,
-                "splats": len(stream.splats),
+                "splats": len(stream),
                 "complete": stream.complete,
             }
 

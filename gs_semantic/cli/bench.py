@@ -1,7 +1,7 @@
 """Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `lifting` (training of a lifting method), `soak` (memory
 over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `save`, `identity` (ids while things move), `faults` (are faults of a
 running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
-maps), `association` (ids over time), `viewer` (choice of what a browser gets)."""
+maps), `gnesf` (times of votes on a growing map), `association` (ids over time), `viewer` (choice of what a browser gets)."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   gs-semantic bench identity --objects 25 --json identity.json
   gs-semantic bench segmenter --sequence sample/lounge --json segmenter.json
   gs-semantic bench rt_gs2 --size small --gaussians 100000 --json rt_gs2.json
+  gs-semantic bench gnesf --checkpoint gnesf --json gnesf_speed.json
   gs-semantic bench association --sequence sample/house --eval sample/house_eval --json association.json
   gs-semantic bench viewer --gaussians 1000000 --browser view.png --json viewer.json"""
 
@@ -74,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _configure_identity(add("identity", "do objects keep their ids in a room where things are moved and taken away"))
     _configure_segmenter(add("segmenter", "rate of a segmenter, quality of its masks and of the map made of them"))
+    _configure_gnesf(add("gnesf", "times of GNeSF's votes: a new frame on a growing map, and all views again"))
     _configure_rt_gs2(add("rt_gs2", "frames per second of RT-GS2 on an unseen map, by stage"))
     _configure_faults(add("faults", "ten faults in a running graph: named rightly, how soon, and got over"))
     _configure_association(
@@ -90,6 +92,11 @@ def _configure_viewer(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--splats", type=int, nargs="+", default=NUMBERS, metavar="N", help=f"splats sent at most {list(NUMBERS)}"
     )
+    sub.add_argument(
+        "--live", type=float, metavar="SECONDS", help="instead: follow a mapper at work on so many Gaussians"
+    )
+    sub.add_argument("--sequence", type=Path, help="with --live: sequence that is mapped meanwhile [sample/house]")
+    options.add_params(sub)
     sub.add_argument(
         "--browser", type=Path, metavar="PNG", help="also open it in headless Chromium, and write what that shows"
     )
@@ -242,6 +249,17 @@ def _configure_segmenter(sub: argparse.ArgumentParser) -> None:
     options.add_json(sub)
 
 
+def _configure_gnesf(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--checkpoint", default="", metavar="FILE", help="or a method's name [untrained: as fast]")
+    sub.add_argument("--gaussians", type=int, default=60_000, help="Gaussians of the growing map [60000]")
+    sub.add_argument("--whole", type=int, default=200_000, help="Gaussians that all views vote on again [200000]")
+    sub.add_argument("--views", type=int, default=8, help="views of that [8]")
+    sub.add_argument("--image", default="320x240", metavar="WxH", help="image size [320x240]")
+    sub.add_argument("--frames", type=int, default=40, help="frames that are timed [40]")
+    sub.add_argument("--threads", type=int, help="of torch [as set]")
+    options.add_json(sub)
+
+
 def _configure_rt_gs2(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--size", choices=("small", "paper"), default="small", help="of its networks [small]")
     sub.add_argument("--gaussians", type=int, default=100_000, help="Gaussians in the room [100000]")
@@ -268,6 +286,7 @@ def run(arguments: argparse.Namespace) -> int:
         "identity": run_identity,
         "faults": run_faults,
         "segmenter": run_segmenter,
+        "gnesf": run_gnesf,
         "rt_gs2": run_rt_gs2,
         "association": run_association,
         "viewer": run_viewer,
@@ -276,12 +295,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_viewer(arguments: argparse.Namespace) -> int:
+    if arguments.live is not None:
+        return run_live_viewer(arguments)
     from gs_semantic.benchmarks.viewer import run_viewer_bench
 
     results = run_viewer_bench(
         arguments.gaussians, tuple(arguments.splats), path=arguments.map, screenshot=arguments.browser
     )
     options.report(arguments, "what a browser gets", results)
+    return 0
+
+
+def run_live_viewer(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.live_viewer import run_live_viewer as measure
+    from gs_semantic.share import share_path
+
+    sequence = arguments.sequence or share_path("sample", "house")
+    with _folder(None) as folder, options.progress_bar("following", int(arguments.live)) as advance:
+        results = measure(
+            sequence, folder, arguments.gaussians, arguments.live, options.live_params(arguments), advance
+        )
+    options.report(arguments, "what a live map sends", results)
     return 0
 
 
@@ -535,6 +569,20 @@ def run_segmenter(arguments: argparse.Namespace) -> int:
         with _folder(None) as folder, options.progress_bar("live", int(arguments.live)) as advance:
             results |= run_live(start, folder, arguments.live, arguments.rate_hz, advance)
     options.report(arguments, f"{arguments.segmenter} on {arguments.sequence}", results)
+    return 0
+
+
+def run_gnesf(arguments: argparse.Namespace) -> int:
+    from gs_semantic.benchmarks.gnesf import REVOTES, WARM_UP
+    from gs_semantic.benchmarks.gnesf import run_gnesf as measure
+
+    width, height = options.size(arguments.image)
+    with options.progress_bar("GNeSF", WARM_UP + arguments.frames + REVOTES) as advance:
+        results = measure(
+            *(arguments.checkpoint, arguments.gaussians, arguments.whole, arguments.views, width, height),
+            *(arguments.frames, arguments.threads, advance),
+        )
+    options.report(arguments, f"votes, {width}x{height}", results)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 `train` learns a method from many rooms; OUT holds best.pt, checkpoint.pt, the options and metrics of every report.
 `apply` labels the Gaussians of a recorded sequence, or of a map, with a checkpoint; MAP is a map folder like any other,
-in which every class that was found is one object. `methods` lists what there is.
+in which every class that was found is one object. `pack` makes a checkpoint small. `methods` lists what there is.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   torchrun --nproc-per-node 2 -m gs_semantic.cli generalize train gnesf rooms gnesf_run
   gs-semantic generalize apply gnesf_run/best.pt sample/house house_classes --json house.json
   gs-semantic generalize apply gnesf_run/best.pt sample/house out --map house_map --views 24
+  gs-semantic generalize pack classes/best.pt depth/best.pt rt_gs2.pt
   gs-semantic generalize methods"""
 
 
@@ -58,6 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     apply.add_argument("--max-width", type=int, default=0, metavar="PX", help="scale wider images down to this [0: no]")
     options.add_json(apply)
+    pack = add("pack", "Write the weights of a training in 16 bit, or of several stages of a method in one file.")
+    pack.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="best.pt of trainings")
+    pack.add_argument("output", type=Path, metavar="OUT", help="file to write")
     add("methods", "List the methods, their stages and their options.")
 
 
@@ -73,7 +77,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    verbs = {"train": run_train, "apply": run_apply, "methods": run_methods}
+    verbs = {"train": run_train, "apply": run_apply, "pack": run_pack, "methods": run_methods}
     return verbs[arguments.generalize_verb](arguments)
 
 
@@ -142,6 +146,14 @@ def run_apply(arguments: argparse.Namespace) -> int:
     if result.missing:
         print(f"gs-semantic: never learned, so not scored: {', '.join(result.missing)}", file=sys.stderr)
     options.report(arguments, f"{arguments.checkpoint} on {arguments.sequence}", results)
+    return 0
+
+
+def run_pack(arguments: argparse.Namespace) -> int:
+    from gs_semantic.segmentation.generalization.checkpoints import pack_learners
+
+    learner = pack_learners(arguments.checkpoints, arguments.output)
+    print(f"{arguments.output}: {learner.name}, {arguments.output.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of all variants")
     group.add_argument("--rooms", type=Path, metavar="FOLDER", help="of a suite on unseen rooms: folder with a test split")
     group.add_argument(
-        "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds"
+        "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds; rt_gs2: a 2D segmenter"
     )
     group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="unseen rooms that are scored [all]")
     group.add_argument(
@@ -93,6 +93,7 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
         rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.test_rooms
     )
     suite.photographs = arguments.photographs
+    suite.segmenter = arguments.checkpoints[0] if arguments.checkpoints else None
     if arguments.no_recordings:
         suite.recordings = ()
     suite.prepare()

@@ -1,8 +1,8 @@
 """A live copy of the mapper's Gaussians, from ~/splats.
 
-    with SplatStream() as stream:
-        stream.wait()
-        print(len(stream.splats), stream.splats["position"].mean(0))
+with SplatStream() as stream:
+    stream.wait()
+    print(len(stream.splats), stream.splats["position"].mean(0))
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class SplatStream:
         """Structured array (N,) of ``gs_semantic.objects.splats.SPLAT``, by rising ``uid``; never changed afterwards."""
         with self._changed:
             return self._copy.splats
+
+    def __len__(self) -> int:
+        """Splats received, without making ``splats`` of them."""
+        with self._changed:
+            return len(self._copy)
 
     @property
     def revision(self) -> int:

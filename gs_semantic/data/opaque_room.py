@@ -9,6 +9,7 @@ import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.gaussians.gaussian_map import rgb_to_sh
+from gs_semantic.gaussians.morton import morton_codes
 
 SIZE = np.array([6.0, 5.0, 3.0])  # metres
 OBJECTS = 30
@@ -124,11 +125,6 @@ def _quats_from_normals(normals: np.ndarray) -> np.ndarray:
 
 
 def _morton(points: np.ndarray) -> np.ndarray:
-    """Interleaved bits of the coordinates, 10 per axis."""
+    """Along Morton's curve, 10 bits per axis."""
     low, high = points.min(axis=0), points.max(axis=0)
-    cells = ((points - low) / np.maximum(high - low, 1e-9) * 1023).astype(np.int64)
-    code = np.zeros(len(points), dtype=np.int64)
-    for bit in range(10):
-        for axis in range(3):
-            code |= ((cells[:, axis] >> bit) & 1) << (3 * bit + axis)
-    return code
+    return morton_codes((points - low) / np.maximum(high - low, 1e-9) * 1023)

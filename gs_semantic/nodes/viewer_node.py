@@ -23,6 +23,7 @@ from gs_semantic.viewer.source import Snapshot, by_id
 
 LIST_S = 1.0  # how often the objects are asked for, at most, while the map changes
 RELIST_S = 5.0  # and while its splats stand still
+SNAPSHOT_S = 0.25  # between two looks at splats that change, and as long again as the last one took
 ANSWER_S = 10.0  # patience with a mapper that does not answer
 
 
@@ -39,11 +40,12 @@ class LiveSource:
     """A running mapper's map, as ``gs_semantic.viewer.source.MapSource``. A thread of its own asks for the objects and
     tells of selections, so that a mapper which is busy, or gone, does not stop the view."""
 
-    def __init__(self, node: Node, mapper: str) -> None:
+    def __init__(self, node: Node, mapper: str, domain_id: int | None = None) -> None:
         self.title = mapper
-        self._stream = SplatStream(mapper)
+        self.stream = SplatStream(mapper, domain_id)
         self._client = SemanticMap(node, ANSWER_S, mapper)
         self._newest = Snapshot()
+        self._next_s, self._received = 0.0, 0  # when splats are looked at again, bytes of the stream at the last look
         self._objects: dict[int, ObjectView] = {}
         self._logger = node.get_logger()
         self._selected: queue.SimpleQueue[int] = queue.SimpleQueue()  # what the mapper has to be told
@@ -56,7 +58,7 @@ class LiveSource:
         self._again.set()
         self._lister.join(timeout=ANSWER_S)  # it may wait for a mapper that is gone
         self._client.close()
-        self._stream.close()
+        self.stream.close()
 
     def _list(self) -> None:
         listed, asked = -1, time.monotonic()
@@ -64,9 +66,9 @@ class LiveSource:
             wanted = self._again.wait(LIST_S)
             self._again.clear()
             self._tell_selected()
-            revision = self._stream.revision
+            revision = self.stream.revision
             due = time.monotonic() - asked > RELIST_S  # names and boxes change without a splat that does
-            if self._ending.is_set() or not len(self._stream.splats) or (revision == listed and not wanted and not due):
+            if self._ending.is_set() or not len(self.stream) or (revision == listed and not wanted and not due):
                 continue
             asked = time.monotonic()
             try:
@@ -75,9 +77,13 @@ class LiveSource:
                 listed = -1  # what was known stays, and it is asked again
 
     def newest(self) -> Snapshot:
-        splats, objects = self._stream.splats, self._objects
+        splats, objects, now = self._newest.splats, self._objects, time.monotonic()
+        received = self.stream.bytes_received
+        if now >= self._next_s and received != self._received:
+            splats, self._received = self.stream.splats, received
+            self._next_s = time.monotonic() + SNAPSHOT_S + (time.monotonic() - now)
         if splats is not self._newest.splats or objects is not self._newest.objects:
-            self._newest = Snapshot("live", self._stream.revision, self._stream.frame_id, splats, objects)
+            self._newest = Snapshot("live", self.stream.revision, self.stream.frame_id, splats, objects)
         return self._newest
 
     def earlier(self) -> Sequence[Snapshot]:

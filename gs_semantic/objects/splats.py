@@ -35,6 +35,7 @@ FIRST, LAST = 1, 2  # flags of gs_semantic/SplatChunk
 ROTATION_ONE = 32767
 EXAMINED = 4  # rows looked at per row that may be sent: most that the optimiser touches have hardly moved
 MOST_EXAMINED = 8192
+SMALL_INDEX = 50_000  # rows of a copy whose keys are sorted with every chunk
 # what a viewer would not see is not sent again
 MOVED_M, MOVED_SCALE = 0.001, 0.1  # the larger of the two, the second times the splat's smallest scale
 GROWN, TURNED, SHADE = 0.1, 1000, 4
@@ -237,16 +238,36 @@ class SplatSender:
 
 
 class SplatCopy:
-    """A copy of a map from its stream; ``splats`` are sorted by ``uid``."""
+    """A copy of a map from its stream. A chunk costs as much as it has splats, however large the map is."""
 
     def __init__(self) -> None:
-        self.splats = np.zeros(0, SPLAT)
         self.map_id = ""
         self.revision = 0
         self.complete = False  # has a whole map been received, and every chunk since?
         self._sequence = -1
-        self._fresh = np.zeros(0, bool)  # sent since FIRST
         self._whole = False  # between FIRST and LAST
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows = np.zeros(0, SPLAT)  # with room for more
+        self._alive = np.zeros(0, bool)
+        self._fresh = np.zeros(0, bool)  # sent since FIRST
+        self._end = 0  # rows in use
+        self._indexed = 0  # rows that the large index knows; the small one knows the others
+        self._large = self._small = (np.zeros(0, np.uint64), np.zeros(0, np.int64))  # sorted keys, their rows
+        self._sorted: np.ndarray | None = np.zeros(0, SPLAT)
+
+    def __len__(self) -> int:
+        return int(self._alive[: self._end].sum())
+
+    @property
+    def splats(self) -> np.ndarray:
+        """``SPLAT`` (N,), sorted by ``uid``; never changed afterwards."""
+        if self._sorted is None:
+            rows = np.flatnonzero(self._alive[: self._end])
+            rows = rows[np.argsort(self._rows["uid"][rows], kind="stable")]
+            self._sorted = self._rows[rows]
+        return self._sorted
 
     def apply(self, chunk: Chunk) -> bool:
         """Take over one chunk. False when chunks before it are missing: then ask for the whole map.
@@ -257,39 +278,75 @@ class SplatCopy:
         gap = self._sequence >= 0 and chunk.sequence != (self._sequence + 1) % (1 << 32)
         self._sequence = chunk.sequence
         if chunk.map_id != self.map_id:
-            self.splats, self._fresh, self.map_id = self.splats[:0], self._fresh[:0], chunk.map_id
+            self._clear()
+            self.map_id = chunk.map_id
             self.complete = self._whole = False
         if chunk.flags & FIRST:
-            self._whole, self._fresh = True, np.zeros(len(self.splats), bool)
+            self._whole = True
+            self._fresh[:] = False
         elif gap:
             self.complete = self._whole = False
         self._put(records)
-        if len(removed):
-            kept = ~np.isin(self.splats["uid"], removed)
-            self.splats, self._fresh = self.splats[kept], self._fresh[kept]
+        self._remove(self._find(removed))
         if chunk.flags & LAST and self._whole:
-            self.splats, self._fresh = self.splats[self._fresh], self._fresh[self._fresh]
+            self._remove(np.flatnonzero(~self._fresh[: self._end]))
             self.complete, self._whole = True, False
         self.revision = chunk.revision
         return self.complete or self._whole
 
     def _put(self, records: np.ndarray) -> None:
-        own = self.splats["uid"]
-        place = np.minimum(np.searchsorted(own, records["uid"]), max(len(own) - 1, 0))
-        known = own[place] == records["uid"] if len(own) else np.zeros(len(records), bool)
-        splats = self.splats.copy()  # who holds the old array keeps it
-        splats[place[known]] = records[known]
-        self._fresh[place[known]] = True
-        new = records[~known].astype(SPLAT)
-        if not len(new):
-            self.splats = splats
+        if not len(records):
             return
-        fresh = np.concatenate([self._fresh, np.ones(len(new), bool)])
-        new = new[np.argsort(new["uid"], kind="stable")]
-        after = not len(own) or new["uid"][0] > own[-1]  # as a rule: keys rise
-        splats = np.concatenate([splats, new])
-        order = slice(None) if after else np.argsort(splats["uid"], kind="stable")
-        self.splats, self._fresh = splats[order], fresh[order]
+        self._sorted = None
+        rows = self._find(records["uid"])
+        new = np.flatnonzero(rows < 0)
+        rows[new] = self._end + np.arange(len(new))
+        end = self._end + len(new)
+        if end > len(self._rows):
+            room = max(2 * len(self._rows), end)
+            self._rows, self._alive, self._fresh = (
+                _resized(array, room) for array in (self._rows, self._alive, self._fresh)
+            )
+        self._end = end
+        self._rows[rows], self._alive[rows], self._fresh[rows] = records, True, True
+        if len(new):
+            self._index()
+
+    def _remove(self, rows: np.ndarray) -> None:
+        rows = rows[rows >= 0]
+        if not self._alive[rows].any():
+            return
+        self._sorted = None
+        self._alive[rows] = False
+        if 2 * len(self) < self._end and self._end > SMALL_INDEX:
+            kept = np.flatnonzero(self._alive[: self._end])
+            rest, fresh = self._rows[kept], self._fresh[kept]
+            self._clear()
+            self._rows, self._fresh, self._alive = rest, fresh, np.ones(len(rest), bool)
+            self._end, self._sorted = len(rest), None
+            self._index()
+
+    def _index(self) -> None:
+        """Note where the newest rows are. Only now and then are all keys sorted."""
+        if self._end - self._indexed > max(SMALL_INDEX, self._indexed // 8):
+            self._indexed = self._end
+            self._large = self._index_of(0, self._end)
+        self._small = self._index_of(self._indexed, self._end)
+
+    def _index_of(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        keys = self._rows["uid"][begin:end]
+        order = np.argsort(keys, kind="stable")
+        return keys[order], begin + order
+
+    def _find(self, keys: np.ndarray) -> np.ndarray:
+        """Rows int64 of keys, -1 for those that are not there; a removed splat keeps its row in case that it comes back."""
+        found = np.full(len(keys), -1, np.int64)
+        for known, rows in (self._large, self._small):
+            if len(known):
+                place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+                hit = known[place] == keys
+                found[hit] = rows[place[hit]]
+        return found
 
 
 def _resized(array: np.ndarray, count: int) -> np.ndarray:

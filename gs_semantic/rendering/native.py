@@ -124,7 +124,10 @@ class AdamStateStruct(ctypes.Structure):
     _fields_ = [
         *((name, _float_p) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "rows")),
         *((name, _float_p) for name in ("features", "feature_moments", "changed", "moved")),
-        *((f"lr_{name}", _f32) for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "sh_rest", "features")),
+        *(
+            (f"lr_{name}", _f32)
+            for name in ("means", "quats", "log_scales", "opacity_logits", "sh", "sh_rest", "features")
+        ),
         *((name, _f32) for name in ("beta1", "beta2", "eps")),
     ]
 
@@ -225,6 +228,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_sweep_run": (_i32, [_handle, ctypes.c_void_p, _i32]),
     "gs_nearest_discs": (_i32, [ctypes.c_void_p, _float_p, _i64, _f32, _int_p, _float_p, _i32]),
     "gs_tsdf_fuse": (_i32, [ctypes.c_void_p, _i32]),
+    "gs_mlp": (_i32, [_float_p, _i64, _int_p, _i32, _float_p, _i32, _float_p, _i32]),
 }
 
 
@@ -440,3 +444,29 @@ def add_votes(
         raise InvalidRequestError(f"rows: {low}..{high} is outside 0..{size - 1}")
     tables = (objects.data_ptr(), weights.data_ptr(), leaders.data_ptr())
     call("gs_add_votes", *tables, rows.data_ptr(), voted.data_ptr(), given.data_ptr(), len(rows), threads or 0)
+
+
+MLP_WIDEST = 256
+
+
+def mlp(
+    x: torch.Tensor,
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    last: bool = False,
+    *,
+    threads: int | None = None,
+) -> torch.Tensor:
+    """Dense layers (weight (out, in), bias (out,)) with ELU between them, and after the last one if ``last``: (R, out) of
+    x (R, in). No gradient; no width above ``MLP_WIDEST``."""
+    widths = [layers[0][0].shape[1], *(len(bias) for _, bias in layers)]
+    x = checked("x", x, (None, widths[0]))
+    for before, after, (weight, bias) in zip(widths, widths[1:], layers, strict=False):
+        checked("weight", weight, (after, before))
+        checked("bias", bias, (after,))
+    weights = torch.cat([part.detach().reshape(-1) for layer in layers for part in layer])
+    out = torch.empty(len(x), widths[-1])
+    shape = (ctypes.c_int32 * len(widths))(*widths)
+    call(
+        "gs_mlp", x.data_ptr(), len(x), shape, len(layers), weights.data_ptr(), int(last), out.data_ptr(), threads or 0
+    )
+    return out

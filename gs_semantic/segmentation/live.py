@@ -96,9 +96,7 @@ def live_config(snapshot: LiveSnapshot, method: str, preset: str, overrides: Map
     return config
 
 
-def live_scene(
-    snapshot: LiveSnapshot, config: TrainingConfig, progress: Callable[[], object] = lambda: None
-) -> Scene:
+def live_scene(snapshot: LiveSnapshot, config: TrainingConfig, progress: Callable[[], object] = lambda: None) -> Scene:
     """The keyframes as views, every k-th held out; their ids are slots. They are scored against the masks' objects."""
     views: list[View] = []
     held_out: list[View] = []
@@ -243,7 +241,9 @@ def _slots_of_codes(snapshot: LiveSnapshot, method: LiftingMethod, classes: np.n
     return found[classes]
 
 
-def _relabel(mapper: Mapper, snapshot: LiveSnapshot, rows: np.ndarray, objects: np.ndarray, nothing_taught: bool) -> int:
+def _relabel(
+    mapper: Mapper, snapshot: LiveSnapshot, rows: np.ndarray, objects: np.ndarray, nothing_taught: bool
+) -> int:
     """Let all votes of live Gaussians ``rows`` be for ``objects`` (R,), where those are not 0.
 
     A Gaussian that belongs to a locked object, or to one that the training could not know of, keeps its own; so does one

@@ -73,12 +73,13 @@ class Prototypes:
 
 
 def contrastive_loss(
-    features: torch.Tensor, segments: torch.Tensor, count: int, per_pixel: bool = False
+    features: torch.Tensor, segments: torch.Tensor, count: int, per_pixel: bool = False, balance: float = 0.0
 ) -> torch.Tensor:
     """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread.
 
     Of pixels of masks that are large enough (``Draw.large_masks``). Summed over pixels and divided by the masks, as the
-    code does, or ``per_pixel``: the mean over pixels.
+    code does, or ``per_pixel``: the mean over pixels. ``balance``: a mask of n pixels weighs
+    as n^(1 - balance), so with 1 all masks weigh the same.
     """
     rows = unit(features)
     known = Prototypes.of(rows, segments, count)
@@ -86,6 +87,9 @@ def contrastive_loss(
     similarity = rows @ (known.centres / temperature[:, None]).T
     own = similarity.gather(1, segments[:, None])[:, 0]
     terms = (similarity.exp().sum(dim=1) + EPSILON).log() - own
+    if balance:
+        weights = known.counts**-balance
+        terms = terms * (weights * (len(terms) / (weights * known.counts).sum())).index_select(0, segments)
     return terms.mean() if per_pixel else terms.sum() / count
 
 

@@ -16,6 +16,7 @@ import torch
 
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.gaussians.gaussian_map import rotation_matrices
+from gs_semantic.gaussians.morton import morton_codes
 from gs_semantic.rendering import native
 
 OPAQUE = 0.3  # opacity from which a Gaussian is an obstacle
@@ -159,18 +160,4 @@ def along_curve(points: np.ndarray, cell: float) -> np.ndarray:
     if not len(points):
         return np.zeros(0, np.int64)
     cells = np.minimum((points - points.min(axis=0)) / cell, (1 << AXIS_BITS) - 1).astype(np.uint64)
-    code = _spread(cells[:, 0]) | _spread(cells[:, 1]) << np.uint64(1) | _spread(cells[:, 2]) << np.uint64(2)
-    return np.argsort(code)
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    """uint64 of 21 bits with two zeros put before every bit."""
-    for shift, mask in (
-        (32, 0x1F00000000FFFF),
-        (16, 0x1F0000FF0000FF),
-        (8, 0x100F00F00F00F00F),
-        (4, 0x10C30C30C30C30C3),
-        (2, 0x1249249249249249),
-    ):
-        values = (values | (values << np.uint64(shift))) & np.uint64(mask)
-    return values
+    return np.argsort(morton_codes(cells))

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from gs_semantic.gaussians import Camera
+from gs_semantic.gaussians.morton import morton_codes
 from gs_semantic.objects.splats import ROTATION_ONE, SPLAT
 
 SHOWN = np.dtype(
@@ -209,13 +210,7 @@ def _cells(position: np.ndarray) -> np.ndarray:
     reach = float(np.percentile(np.abs(position[:: max(1, len(position) // 50_000)]), 99.5)) + 1e-3
     side = 2.0 ** np.ceil(np.log2(reach)) / (1 << (BITS - 1))
     cells = np.clip(position / np.float32(side) + (1 << (BITS - 1)), 0, (1 << BITS) - 1).astype(np.uint64)
-    keys = np.zeros(len(position), np.uint64)
-    for axis in range(3):
-        bits = cells[:, axis]
-        for shift, mask in (16, 0x0000FF0000FF), (8, 0x00F00F00F00F), (4, 0x0C30C30C30C3), (2, 0x249249249249):
-            bits = (bits | bits << np.uint64(shift)) & np.uint64(mask)
-        keys |= bits << np.uint64(axis)
-    return keys
+    return morton_codes(cells)
 
 
 def _merge(splats: np.ndarray, keys: np.ndarray, owners: np.ndarray) -> Iterator[_Level]:

@@ -383,6 +383,17 @@ int32_t gs_tsdf_fuse(const TsdfFusion* fusion, int32_t threads) {
   });
 }
 
+int32_t gs_mlp(const float* x, int64_t rows, const int32_t* widths, int32_t layers, const float* weights,
+               int32_t last_bent, float* out, int32_t threads) {
+  if (layers < 1 || rows < 0) return GS_BAD_ARGUMENT;
+  for (int32_t i = 0; i <= layers; ++i)
+    if (widths[i] < 1 || widths[i] > MLP_WIDEST) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.mlp(x, rows, widths, layers, weights, last_bent != 0, out, threads);
+    return GS_OK;
+  });
+}
+
 double gs_calibrate(double milliseconds, int32_t threads) {
   if (!kernels()) return 0.0;
   double first_ms = 0.0, ms = 0.0, work;

@@ -113,5 +113,10 @@ GS_API int32_t gs_nearest_discs(const gs::DiscTree*, const float* points, int64_
                                 float* away, int32_t threads);
 GS_API int32_t gs_tsdf_fuse(const gs::TsdfFusion*, int32_t threads);
 
+// Layers of dense networks, row by row: out (rows, widths[layers]) of x (rows, widths[0]). weights: of each layer
+// (outputs, inputs), then its biases. ELU between layers, and after the last one if last_bent. No width is above MLP_WIDEST.
+GS_API int32_t gs_mlp(const float* x, int64_t rows, const int32_t* widths, int32_t layers, const float* weights,
+                      int32_t last_bent, float* out, int32_t threads);
+
 // Gigaflops of a loop of fused multiply-adds of about `milliseconds`: what the machine has to give at this moment.
 GS_API double gs_calibrate(double milliseconds, int32_t threads);

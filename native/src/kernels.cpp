@@ -9,6 +9,7 @@
 #include "kernels/calibrate.h"
 #include "kernels/feature_step.h"
 #include "kernels/ids.h"
+#include "kernels/mlp.h"
 #include "kernels/nearest.h"
 #include "kernels/pack.h"
 #include "kernels/project.h"
@@ -32,7 +33,7 @@ const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   static const Kernels table = {
       GS_TEXT(GS_ISA), pack,     project, bin,  shade,    blend,          vote,    accumulate,
       accumulate_labels, backward, step, step_images, step_features, residual, depth_l1, ssim_workspace, ssim_l1, adam,
-      census, sweep, nearest, tsdf_fuse, calibrate};
+      census, sweep, nearest, tsdf_fuse, mlp, calibrate};
   return &table;
 }
 

@@ -37,6 +37,8 @@ struct Kernels {
   void (*nearest)(const DiscTree&, const float* points, int64_t count, float slack, int32_t* found, float* away,
                   int threads);
   void (*tsdf_fuse)(const TsdfFusion&, int threads);
+  void (*mlp)(const float* x, int64_t rows, const int32_t* widths, int layers, const float* weights, bool last_bent,
+              float* out, int threads);
   double (*calibrate)(int64_t rounds, int threads);
 };
 

@@ -177,6 +177,7 @@ struct DiscTree {
 
 constexpr int MAX_TREE_LEVELS = 8;  // 16^9 discs
 
+constexpr int MLP_WIDEST = 256;  // of a layer of gs_mlp
 constexpr int TSDF_SIDE = 8;  // voxels along a block
 
 // A depth image and the blocks of a signed distance field that it shows (see kernels/tsdf.h).

@@ -54,8 +54,8 @@ def test_a_lost_chunk_is_mended(make_rig: Callable[..., Rig]) -> None:
     rig.settled()
     with SplatStream("/rig/mapper") as stream:
         stream.wait()
-        stream._copy.splats = stream._copy.splats[:10]  # what a loss leaves behind ...
-        stream._copy._fresh = stream._copy._fresh[:10]
+        with stream._changed:
+            stream._copy._remove(np.arange(10, len(stream._copy)))  # what a loss leaves behind ...
         stream._copy._sequence -= 1  # ... and how it is noticed, with the next chunk
         rig.mapper.mapping.call(lambda: rig.mapper.mapper.gaussians.remove(torch.arange(5)))
         rig.until(lambda: stream.complete and same(stream, rig), "the whole map again")

@@ -12,7 +12,17 @@ from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.mapping.view import MapView, pack_registry
 from gs_semantic.objects.registry import ObjectRegistry
-from gs_semantic.objects.splats import FIRST, LAST, SPLAT, Chunk, SplatCopy, SplatSender, make_splats, unpack_splats
+from gs_semantic.objects.splats import (
+    FIRST,
+    LAST,
+    SPLAT,
+    Chunk,
+    SplatCopy,
+    SplatSender,
+    make_splats,
+    pack_splats,
+    unpack_splats,
+)
 
 WHOLE = 1 << 20
 
@@ -177,3 +187,23 @@ def test_the_copy_follows_any_history(steps: list[tuple[str, int]]) -> None:
         for chunk in send(sender, gaussians, limit=3000 if number % 2 else WHOLE):
             assert copy.apply(chunk)
         check(copy, gaussians)
+
+
+def test_a_copy_of_many_chunks_is_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order of keys, with removals and returns, whatever the indices hold."""
+    monkeypatch.setattr("gs_semantic.objects.splats.SMALL_INDEX", 40)
+    random, copy, expected = np.random.default_rng(3), SplatCopy(), dict[int, int]()
+    for sequence in range(300):
+        records = np.zeros(random.integers(0, 30), SPLAT)
+        records["uid"] = random.choice(600, len(records), replace=False)
+        records["keyframe"] = random.integers(0, 1000, len(records))
+        removed = random.choice(600, random.integers(0, 40 if sequence > 150 else 5), replace=False).astype(np.uint64)
+        removed = np.setdiff1d(removed, records["uid"])
+        held, before = copy.splats, copy.splats.copy()
+        copy.apply(Chunk(sequence, 0, sequence, "map", len(records), len(removed), pack_splats(records, removed)))
+        expected |= dict(zip(records["uid"].tolist(), records["keyframe"].tolist(), strict=True))
+        for key in removed.tolist():
+            expected.pop(key, None)
+        assert dict(zip(copy.splats["uid"].tolist(), copy.splats["keyframe"].tolist(), strict=True)) == expected
+        assert len(copy) == len(expected) and (np.diff(copy.splats["uid"].astype(np.int64)) > 0).all()
+        assert (held == before).all()  # who holds an older state keeps it

@@ -164,7 +164,7 @@ def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer):
         weights = method.voting.pool_weights(-z, valid)
         opinions = prepared.opinions(places)
         mean = (opinions * valid[..., None]).sum(0) / valid.sum(0).clamp_min(1)[:, None]
-        cues = method._cues(opinions, mean, places, torch.tensor(prepared.sources.size))
+        cues = method._cues(opinions, mean, places, z, torch.tensor(prepared.sources.size))
         votes = method.voting(described, pooled(described, weights), weights, difference, valid, None, cues)
         if answer == "vote":
             expected = soft_vote(votes.logits, opinions, valid)

@@ -6,8 +6,10 @@ import json
 import sys
 
 import pytest
+import torch
 
-from gs_semantic.segmentation.progress import MetricsFile, Progress, TensorBoardWriter
+from gs_semantic.errors import TrainingError
+from gs_semantic.segmentation.progress import LossLog, MetricsFile, Progress, TensorBoardWriter
 
 FIRST = Progress(50, 100, {"colour": 0.25, "identity": 0.5}, 1000, 20.0, 2.5, 300.0)
 SECOND = Progress(100, 100, {"colour": 0.125, "identity": 0.25}, 1100, 25.0, 0.0, 310.0, 24.5, 0.75, 100)
@@ -44,3 +46,15 @@ def test_a_line_per_report(tmp_path):
         metrics(progress)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [50, 100] and lines[1]["miou"] == 0.75 and lines[0]["miou"] is None
+
+
+def test_terms_that_stayed_on_a_device_are_averaged_and_checked_at_the_report():
+    log = LossLog()
+    log.add(1, "view a", {"colour": torch.tensor(1.0), "identity": 2.0})
+    log.add(2, "view b", {"colour": torch.tensor(3.0)})
+    assert log.means() == {"colour": 2.0, "identity": 2.0}
+    assert log.means() == {}
+    log.add(3, "view a", {"colour": torch.tensor(0.5)})
+    log.add(4, "view b", {"colour": torch.tensor(float("nan"))})
+    with pytest.raises(TrainingError, match="'colour' is nan at iteration 4, on view b"):
+        log.check()

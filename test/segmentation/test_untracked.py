@@ -104,6 +104,20 @@ def test_a_draw_knows_its_masks_and_which_are_large():
     assert Draw.of(np.arange(9), np.arange(9)).large_masks(1)[2] == 0  # a mask needs some size
 
 
+@pytest.mark.parametrize("per_pixel", [False, True])
+def test_in_a_balanced_contrast_a_mask_of_many_pixels_weighs_like_others(pixels, per_pixel):
+    features, segments = pixels[0][:100], pixels[1][:100]
+    features = features + 20 * torch.eye(5, 8)[segments]  # so little spread that temperatures are at their least
+    large = torch.cat([torch.arange(100), torch.nonzero(segments == 2)[:, 0].repeat(9)])
+    losses = [
+        [contrastive_loss(features[rows], segments[rows], 5, per_pixel, balance) for rows in (torch.arange(100), large)]
+        for balance in (0.0, 1.0)
+    ]
+    share = 1 if per_pixel else len(large) / 100  # a sum over pixels grows with them
+    assert losses[1][1] / share == pytest.approx(float(losses[1][0]), rel=1e-4)
+    assert losses[0][1] / share != pytest.approx(float(losses[0][0]), rel=1e-3)
+
+
 def test_contrast_lets_features_grow_longer(pixels):
     """The norm has no gradient of its own, so that the one left has a part along the feature."""
     features, segments = pixels[0].clone().requires_grad_(), pixels[1]

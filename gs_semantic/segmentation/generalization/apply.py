@@ -112,7 +112,7 @@ def apply(
     except _Cancelled:
         return ApplyResult(True, 0, 0.0, 0, time.perf_counter() - started, {})
     write_classes(job.output, gaussians, known, method.labels)
-    metrics = score(method, gaussians, known, scene, rasterizer) if scene.labelled else {}
+    metrics = score(method, gaussians, known, scene, rasterizer) if scene.labelled and scene.novel else {}
     share = float((known.classes > 0).float().mean())
     seconds = time.perf_counter() - started
     return ApplyResult(False, len(gaussians), share, len(views), seconds, metrics, scene.class_map.missing)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gs_semantic.errors import InvalidInputError
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.files import atomic_write, reason
 from gs_semantic.labels import LabelSet
 from gs_semantic.segmentation.config import make_config
@@ -38,6 +39,27 @@ def save_learner(path: Path, learner: SceneLearner, training: dict[str, Any] | N
     }
     with atomic_write(path) as file:
         torch.save(content, file)
+
+
+def pack_learners(paths: Sequence[Path], output: Path) -> SceneLearner:
+    """Write the weights of a training in 16 bit, to be shipped; of several trainings of one method those of all stages.
+
+    Options and stage are those of the first. InvalidRequestError: other methods or classes, or parts that all have differ.
+    """
+    contents = [read_learner(path) for path in paths]
+    whole = contents[0]
+    for path, content in zip(paths[1:], contents[1:], strict=True):
+        for what in ("method", "classes"):
+            if content[what] != whole[what]:
+                raise InvalidRequestError(f"{path}: its {what} are not those of {paths[0]}; they cannot be packed together")
+        for name, value in content["weights"].items():
+            if not torch.equal(value, whole["weights"].setdefault(name, value)):
+                raise InvalidRequestError(
+                    f"{path}: {name} differs from that of {paths[0]}; pack stages that went on from the same weights"
+                )
+    learner = restore_learner(whole, paths[0])
+    save_learner(output, learner, half=True)
+    return learner
 
 
 def shipped(path: str | Path) -> Path:

@@ -25,6 +25,7 @@ from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.gaussians import Camera, GaussianMap
 from gs_semantic.rendering import Rasterizer, create_rasterizer
 from gs_semantic.segmentation.generalization.checkpoints import load_learner
+from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.method import GaussianClasses, splat
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -33,6 +34,20 @@ from gs_semantic.segmenters.weights import choose_device
 SUITES = ("gnesf",)
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
 POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
+
+
+@dataclass
+class OpenScene:
+    """A scene that is being scored, with what its views are for each 2D segmenter: most checkpoints share one."""
+
+    scene: LearningScene
+    _prepared: dict[str, PreparedViews] = field(default_factory=dict)
+
+    def views_of(self, learner: Gnesf, rasterizer: Rasterizer) -> PreparedViews:
+        key = _digest(learner.classifier)
+        if key not in self._prepared:
+            self._prepared[key] = learner.prepare(self.scene.views, self.scene.gaussians, rasterizer)
+        return self._prepared[key]
 
 
 @dataclass
@@ -95,54 +110,64 @@ class GnesfSuite:
         return results
 
     def _tables(self, group: str, folder: Path) -> dict[tuple[str, int], Contingency]:
-        path = self.folder / f"{group}_{folder.name}_{self._key()}.json"
-        if not path.is_file():
-            tables = self._score(group, folder)
-            make_folder(self.folder)
-            with atomic_write(path) as file:
-                file.write(json.dumps([_record(key, table) for key, table in tables.items()]).encode())
-        return dict(map(_restored, json.loads(path.read_text(encoding="utf-8"))))
-
-    def _key(self) -> str:
-        """Changes with the checkpoints."""
-        digest = hashlib.sha256()
-        for path in self.checkpoints:
-            digest.update(path.read_bytes())
-        return digest.hexdigest()[:12]
-
-    def _score(self, group: str, folder: Path) -> dict[tuple[str, int], Contingency]:
-        labels = self.learners["gnesf"][0][1].labels
-        width = 0 if group == "rooms" else room_width(self.rooms)
-        scene = LearningScene(folder, labels, max_width=width, map_folder="beside" if group == "rooms" else None)
-        gaussians = scene.gaussians
+        """Of a scene, by row and seed. What each checkpoint has to say of it is kept in a file of its own."""
+        opened: list[OpenScene] = []
         tables: dict[tuple[str, int], Contingency] = {}
-
-        def count(name: str, seed: int, predicted: np.ndarray, truth: np.ndarray) -> None:
-            table = Contingency.of(predicted.astype(np.int64), truth.astype(np.int64), (0,))
-            tables[name, seed] = tables.get((name, seed), Contingency()) + table
-
         for variant, learners in self.learners.items():
-            for seed, (_, learner) in enumerate(learners):
-                prepared = learner.prepare(scene.views, gaussians, self.rasterizer)
-                known = {variant: learner.classes_of(gaussians, prepared)}
-                if variant == "gnesf":
-                    known["uniform"] = _changed(learner, answer="uniform").classes_of(gaussians, prepared)
-                    for views in VIEW_COUNTS:
-                        if views < len(prepared):
-                            some = np.unique(np.linspace(0, len(prepared) - 1, views).round().astype(int))
-                            known[f"gnesf_views{views}"] = learner.classes_of(gaussians, prepared.subset(some.tolist()))
-                for view in scene.novel:
-                    if view.classes is None:
-                        continue
-                    for name, classes in known.items():
-                        count(name, seed, splat(gaussians, classes, view.camera, self.rasterizer).classes, view.classes)
-                    if variant == "gnesf":
-                        self._count_images(learner, gaussians, view, seed, count)
-                        found, truth = nearest_classes(gaussians, known["gnesf"], view)
-                        count("gnesf_points", seed, found, truth)
+            for seed, (checkpoint, learner) in enumerate(learners):
+                first = variant == "gnesf" and seed == 0  # has the rows that are of the 2D segmenter alone
+                digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+                path = self.folder / f"{group}_{folder.name}_{digest}{'_first' if first else ''}.json"
+                if not path.is_file():
+                    if not opened:
+                        opened.append(self._open(group, folder))
+                    found = self._score(opened[0], variant, learner, first)
+                    make_folder(self.folder)
+                    with atomic_write(path) as file:
+                        file.write(json.dumps([_record(name, table) for name, table in found.items()]).encode())
+                for name, table in map(_restored, json.loads(path.read_text(encoding="utf-8"))):
+                    tables[name, seed] = table
         return tables
 
-    def _count_images(self, learner: Gnesf, gaussians: GaussianMap, view: SceneView, seed: int, count: Any) -> None:
+    def _open(self, group: str, folder: Path) -> OpenScene:
+        labels = self.learners["gnesf"][0][1].labels
+        width = 0 if group == "rooms" else room_width(self.rooms)
+        beside: Path | None | str = "beside" if group == "rooms" else None
+        return OpenScene(LearningScene(folder, labels, max_width=width, map_folder=beside))
+
+    def _score(self, scene: OpenScene, variant: str, learner: Gnesf, first: bool) -> dict[str, Contingency]:
+        tables: dict[str, Contingency] = {}
+
+        def count(name: str, predicted: np.ndarray, truth: np.ndarray) -> None:
+            table = Contingency.of(predicted.astype(np.int64), truth.astype(np.int64), (0,))
+            tables[name] = tables.get(name, Contingency()) + table
+
+        gaussians, views = scene.scene.gaussians, scene.views_of(learner, self.rasterizer)
+        known = {variant: learner.classes_of(gaussians, views)}
+        if first:
+            known["uniform"] = _changed(learner, answer="uniform").classes_of(gaussians, views)
+            known |= self._of_fewer(learner, gaussians, views)
+        for view in scene.scene.novel:
+            if view.classes is None:
+                continue
+            for name, classes in known.items():
+                count(name, splat(gaussians, classes, view.camera, self.rasterizer).classes, view.classes)
+            if first:
+                self._count_images(learner, gaussians, view, count)
+            if variant == "gnesf":
+                count("gnesf_points", *nearest_classes(gaussians, known["gnesf"], view))
+        return tables
+
+    def _of_fewer(self, learner: Gnesf, gaussians: GaussianMap, views: PreparedViews) -> dict[str, GaussianClasses]:
+        """The votes of some of the views, spread evenly, by the name of their row."""
+        found = {}
+        for number in VIEW_COUNTS:
+            if number < len(views):
+                some = np.unique(np.linspace(0, len(views) - 1, number).round().astype(int))
+                found[f"gnesf_views{number}"] = learner.classes_of(gaussians, views.subset(some.tolist()))
+        return found
+
+    def _count_images(self, learner: Gnesf, gaussians: GaussianMap, view: SceneView, count: Any) -> None:
         """The 2D segmenter alone: on the photograph, which a novel view does not have, and on the rendered image."""
         assert view.classes is not None
         for name, rgb in (("segmenter2d", view.rgb), ("segmenter2d_rendered", self._rendered(gaussians, view.camera))):
@@ -150,7 +175,7 @@ class GnesfSuite:
             full = torch.nn.functional.interpolate(
                 scores, size=view.classes.shape, mode="bilinear", align_corners=False
             )
-            count(name, seed, full[0].argmax(dim=0).numpy() + 1, view.classes)
+            count(name, full[0].argmax(dim=0).numpy() + 1, view.classes)
 
     @torch.no_grad()
     def _rendered(self, gaussians: GaussianMap, camera: Camera) -> np.ndarray:
@@ -200,6 +225,14 @@ def nearest_classes(gaussians: GaussianMap, known: GaussianClasses, view: SceneV
     return classes[rows][nearest], truth[finite]
 
 
+def _digest(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _changed(learner: Gnesf, **options: Any) -> Gnesf:
     """The same network with other options, sharing its weights."""
     other = Gnesf(replace(learner.config, **options), learner.labels)
@@ -207,12 +240,11 @@ def _changed(learner: Gnesf, **options: Any) -> Gnesf:
     return other.to(learner.device).eval()
 
 
-def _record(key: tuple[str, int], table: Contingency) -> dict[str, Any]:
-    parts = {name: getattr(table, name).tolist() for name in ("truths", "predictions", "pixels")}
-    return {"name": key[0], "seed": key[1], **parts}
+def _record(name: str, table: Contingency) -> dict[str, Any]:
+    parts = {part: getattr(table, part).tolist() for part in ("truths", "predictions", "pixels")}
+    return {"name": name, **parts}
 
 
-def _restored(record: dict[str, Any]) -> tuple[tuple[str, int], Contingency]:
+def _restored(record: dict[str, Any]) -> tuple[str, Contingency]:
     truths, predictions, pixels = (np.array(record[name], np.int64) for name in ("truths", "predictions", "pixels"))
-    pixels = pixels.reshape(len(truths), len(predictions))
-    return (record["name"], record["seed"]), Contingency(truths, predictions, pixels)
+    return record["name"], Contingency(truths, predictions, pixels.reshape(len(truths), len(predictions)))

@@ -53,6 +53,9 @@ class ContrastiveConfig(TrainingConfig):
     weighting: str = option("code", "weights of the loss terms, as in the public code or the paper's supplement",
                             choices=tuple(WEIGHTINGS))  # fmt: skip
     contrast_pixels: int = option(32_768, "random pixels of a view for the contrast; 0: all", low=0)
+    contrast_balance: float = option(
+        0.0, "a mask of n pixels weighs as n^(1 - this) in the contrast; 1: all masks weigh the same", low=0, high=1
+    )
     contrast_least: int = option(20, "masks with no more of these pixels take no part in it", low=0)
     unlabelled: str = option(
         "ignore", "pixels with id 0: left out; a mask like others, as in the code; or the background in all views",
@@ -124,7 +127,9 @@ class ContrastiveLifting(LiftingMethod):
         positions, segments, masks = draw.large_masks(config.contrast_least)
         if masks:
             rows = rows.index_select(0, self.on_device(positions))
-            contrast = contrastive_loss(rows, self.on_device(segments), masks, weights.per_pixel)
+            contrast = contrastive_loss(
+                rows, self.on_device(segments), masks, weights.per_pixel, config.contrast_balance
+            )
             terms["contrast"] = weights.contrast * contrast
         return terms
 

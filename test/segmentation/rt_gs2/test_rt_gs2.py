@@ -8,6 +8,8 @@ import pytest
 import torch
 from tiny_room import cameras, room
 
+from gs_semantic.cli import main
+from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.consistency import ConsistencyScore, LabelledView
 from gs_semantic.evaluation.depth import depth_errors
@@ -213,6 +215,35 @@ def test_checkpoints_bring_their_networks(fitted, scene, tmp_path):
     only_features = load_learner(tmp_path / "features.pt", {"inputs": "image"})  # for an ablation
     only_features.begin("classes")
     assert only_features.networks["classes"].stages is None
+
+
+def test_stages_are_packed_into_one_checkpoint(fitted, scene, tmp_path, capsys):
+    save_learner(tmp_path / "classes.pt", fitted, {"loop": {}})
+    depth = restore_learner(read_learner(tmp_path / "classes.pt"), "classes.pt")
+    del depth.networks["classes"]
+    depth.begin("depth")
+    save_learner(tmp_path / "depth.pt", depth)
+    files = [str(tmp_path / name) for name in ("classes.pt", "depth.pt", "both.pt")]
+    assert main(["generalize", "pack", *files]) == 0 and "both.pt: rt_gs2, " in capsys.readouterr().out
+    both = load_learner(tmp_path / "both.pt")
+    assert set(both.networks) == {"classes", "depth"} and both.stage == "classes"
+    assert both.evaluate([scene])["miou"] == pytest.approx(fitted.evaluate([scene])["miou"], abs=0.02)
+    with torch.no_grad():
+        next(depth.transformer.parameters()).add_(1)
+    save_learner(tmp_path / "other.pt", depth)
+    assert main(["generalize", "pack", files[0], str(tmp_path / "other.pt"), files[2]]) != 0
+    assert "differs from that of" in capsys.readouterr().err
+
+
+def test_the_shipped_checkpoint_labels_and_measures(tmp_path, monkeypatch, scene):
+    monkeypatch.chdir(tmp_path)
+    shipped = load_learner("rt_gs2")
+    assert set(shipped.networks) == {"classes", "depth"} and shipped.labels == room_labels()
+    camera, features = scene.novel[0].camera, shipped.features(scene.gaussians)
+    assert shipped.logits(scene.gaussians, features, camera).shape == (19, 48, 64)
+    depth = shipped.logits(scene.gaussians, features, camera, "depth")[0].numpy()
+    known = scene.novel[0].depth > 0
+    assert 0.3 < np.median(depth[known]) < 6
 
 
 def test_a_checkpoint_for_other_classes_is_refused(fitted, tmp_path):

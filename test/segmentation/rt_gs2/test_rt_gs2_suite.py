@@ -2,10 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from gs_semantic.data.room_writer import RoomFormat, write_rooms
+from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.segmentation import ClassScore
+from gs_semantic.segmentation.generalization.checkpoints import save_learner
+from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
 from gs_semantic.segmentation.generalization.rt_gs2 import suite as suites
 from gs_semantic.segmentation.generalization.rt_gs2.suite import PARTS, RtGs2Suite, Run, class_scores
 
@@ -52,6 +56,17 @@ def test_pictures_show_a_test_room(suite):
     colour, features, truth, predicted = rows[0]
     assert colour.shape == features.shape == (48, 64, 3) and features.std() > 5
     assert truth.shape == predicted.shape == (48, 64) and predicted.min() >= 1
+
+
+def test_a_2d_segmenter_is_scored_at_the_same_views(suite, tmp_path):
+    torch.manual_seed(0)
+    save_learner(tmp_path / "seg.pt", SegformerLearner(SegformerConfig(), room_labels()))
+    scored = RtGs2Suite(suite.rooms, suite.folder, segmenter=tmp_path / "seg.pt").segmented()
+    assert set(scored) == {"segmenter2d_miou", "segmenter2d_rendered_miou"} and all(0 <= v < 0.3 for v in scored.values())
+    assert suite.segmented() == {}
+    wrong = RtGs2Suite(suite.rooms, suite.folder, segmenter=suite.folder / "rt_gs2-0" / "best.pt")
+    with pytest.raises(InvalidRequestError, match="'rt_gs2' is no 2D segmenter"):
+        wrong.segmented()
 
 
 def test_unknown_parts_are_refused(suite):

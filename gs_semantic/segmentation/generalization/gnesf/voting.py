@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gs_semantic.rendering import native
+
 FORMS = ("ray", "depth", "gaussian")
 DIFFERENCES = {"z": 1, "distance": 1, "vector": 3, "ray": 4}
 LARGEST = 12.0  # of a vote's logit in the form that sums exponentials without a maximum
@@ -28,7 +30,22 @@ class Elu(nn.Module):
         return x.clamp(max=0).exp_().sub_(1).add_(x.clamp(min=0))
 
 
-def mlp(*sizes: int, last: bool = False) -> nn.Sequential:
+class Mlp(nn.Sequential):
+    """Linear layers with ELU between them. Where no gradient is wanted a CPU computes them in one pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        linears = [module for module in self if isinstance(module, nn.Linear)]
+        widest = max(max(linear.in_features, linear.out_features) for linear in linears)
+        wanted = torch.is_grad_enabled() or x.is_cuda or x.dtype != torch.float32 or widest > native.MLP_WIDEST
+        if wanted or not native.available():
+            found: torch.Tensor = super().forward(x)
+            return found
+        layers = [(linear.weight, linear.bias) for linear in linears]
+        flat = native.mlp(x.reshape(-1, x.shape[-1]), layers, last=not isinstance(self[-1], nn.Linear))
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
+def mlp(*sizes: int, last: bool = False) -> Mlp:
     """Linear layers with ELU between them, and after the last one if ``last``; Kaiming weights, no biases at first."""
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(itertools.pairwise(sizes)):
@@ -38,7 +55,7 @@ def mlp(*sizes: int, last: bool = False) -> nn.Sequential:
         layers.append(linear)
         if last or i < len(sizes) - 2:
             layers.append(Elu())
-    return nn.Sequential(*layers)
+    return Mlp(*layers)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from gs_semantic.segmentation.generalization.methods.segformer import SegformerC
 from gs_semantic.segmentation.generalization.registry import register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 
-CUES = 4
+CUES = 5
 PLACES_AT_ONCE = 65_536  # Gaussians whose votes are computed together
 
 
@@ -56,7 +56,7 @@ class GnesfConfig(GeneralizationConfig):
     difference: str = option("distance", "what of view and point the vote sees", choices=("z", "distance", "vector"))
     visibility: str = option("depth", "views vote where the map's depth agrees, or wherever it is in the image",
                              choices=("depth", "none"))  # fmt: skip
-    cues: bool = option(True, "votes also see how sure, how central and how much of one mind with the others a view is")
+    cues: bool = option(True, "votes also see how sure, central, near and of one mind with the others a view is")
     channels: int = option(16, "of the source views' features", low=1)
     views: int = option(8, "source views in training", low=2)
     points: int = option(768, "surface points of one iteration", low=1)
@@ -238,7 +238,7 @@ class Gnesf(GeneralizableSegmenter):
         weights = self.voting.pool_weights(-z, valid)
         known = pooled(described, weights)
         mean = (opinions * valid[..., None]).sum(0) / valid.sum(0).clamp_min(1)[:, None]
-        cues = self._cues(opinions, mean, batch["grid"], batch["size"])
+        cues = self._cues(opinions, mean, batch["grid"], z, batch["size"])
         votes = self.voting(described, known, weights, batch["difference"], valid, None, cues)
         if self.head is not None:
             answer = self._direct_of(votes, valid).softmax(dim=-1)
@@ -248,18 +248,17 @@ class Gnesf(GeneralizableSegmenter):
         return {"semantic": losses.semantic_loss(answer, classes, self.config.loss)}
 
     def _cues(
-        self, opinions: torch.Tensor, mean: torch.Tensor, places: torch.Tensor, size: torch.Tensor
+        self, opinions: torch.Tensor, mean: torch.Tensor, places: torch.Tensor, z: torch.Tensor, size: torch.Tensor
     ) -> torch.Tensor | None:
-        """(..., 4) of opinions (..., K), each of a spread of about 1: log odds of the likeliest class, entropy, agreement
-        with the mean opinion, and how far from the image's border."""
+        """(..., 5) of opinions (..., K), each of a spread of about 1: log odds of the likeliest class, entropy, agreement
+        with the mean opinion, how far from the image's border, and nearness (depth z, m)."""
         if not self.config.cues:
             return None
         best = opinions.amax(-1).clamp(0.01, 0.99)
         entropy = -(opinions * torch.log(opinions.clamp_min(1e-6))).sum(-1) / np.log(opinions.shape[-1])
         central = 1 - ((places + 0.5) / size * 2 - 1).abs().amax(dim=-1)
-        return torch.stack(
-            [torch.log(best / (1 - best)), 4 * entropy, 4 * (opinions * mean).sum(-1), 2 * central], dim=-1
-        )
+        agreement = (opinions * mean).sum(-1)
+        return torch.stack([torch.log(best / (1 - best)), 4 * entropy, 4 * agreement, 2 * central, 2 - z], dim=-1)
 
     def _direct_of(self, votes: Votes, valid: torch.Tensor) -> torch.Tensor:
         """Class logits (P,K) from mean and variance over views of the network's inner features: no votes."""
@@ -347,7 +346,7 @@ class Gnesf(GeneralizableSegmenter):
         difference = self._difference(means[rows], view.sources.centres, view.sources.rotation, z)
         described = self.voting.described(own, difference)[0]
         weight = torch.exp(self.voting.sharpness.abs() * -z[0])
-        return Seen(rows, described, weight, view.opinions(places)[0], difference[0], places[0], view.sources.size)
+        return Seen(rows, described, weight, view.opinions(places)[0], difference[0], places[0], z[0], view.sources.size)
 
     def vote(self, sums: RunningVotes, seen: Seen) -> None:
         """Add the votes of a view, whose features are in the sums already."""
@@ -359,7 +358,7 @@ class Gnesf(GeneralizableSegmenter):
 
     def _votes(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> Votes:
         rows, opinions = seen.rows[part], seen.opinions[part]
-        cues = self._cues(opinions, sums.mean_opinion(rows), seen.places[part], size)
+        cues = self._cues(opinions, sums.mean_opinion(rows), seen.places[part], seen.z[part], size)
         valid = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
         votes: Votes = self.voting(
             seen.described[part][None],
@@ -392,7 +391,7 @@ class Gnesf(GeneralizableSegmenter):
 @dataclass(frozen=True)
 class Seen:
     """Of the R Gaussians ``rows`` that a view sees: described (R,F), weight (R,), opinions (R,K), difference (R,D), places
-    (R,2) px in an image of ``size``."""
+    (R,2) px in an image of ``size``, depth z (R,) m."""
 
     rows: torch.Tensor
     described: torch.Tensor
@@ -400,4 +399,5 @@ class Seen:
     opinions: torch.Tensor
     difference: torch.Tensor
     places: torch.Tensor
+    z: torch.Tensor
     size: tuple[int, int]

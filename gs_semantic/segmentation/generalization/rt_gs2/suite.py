@@ -25,6 +25,7 @@ from gs_semantic.evaluation.image_quality import psnr, ssim
 from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.files import atomic_write, make_folder
 from gs_semantic.gaussians import Camera
+from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, read_learner
 from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
     CLASSES,
@@ -36,6 +37,7 @@ from gs_semantic.segmentation.generalization.methods.rt_gs2 import (
     RtGs2,
     mean_depth_errors,
 )
+from gs_semantic.segmentation.generalization.methods.segformer import SegformerLearner
 from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image, principal_colours
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
@@ -51,18 +53,21 @@ SHOWN = 2  # rooms of which pictures are kept
 
 @dataclass(frozen=True)
 class Part:
-    """A training: its stage, the run it starts from, and what differs from the method's options."""
+    """A training: its stage, the run it starts from, and what differs from the method's options. consistency: are its
+    answers to pairs of views compared, too? fused: and what comes of them in the Gaussians?"""
 
     stage: str
     start: str = IMAGE
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    consistency: bool = False
+    fused: bool = False
 
 
 PARTS: Mapping[str, Part] = {
     FEATURES: Part(FEATURES, ""),
     IMAGE: Part(IMAGE, FEATURES),
-    "rt_gs2": Part(CLASSES),
-    "image_only": Part(CLASSES, overrides={"inputs": "image"}),
+    "rt_gs2": Part(CLASSES, consistency=True, fused=True),
+    "image_only": Part(CLASSES, overrides={"inputs": "image"}, consistency=True),
     "features_only": Part(CLASSES, overrides={"inputs": "features"}),
     "no_smoothing": Part(CLASSES, overrides={"smoothing": 0.0}),
     "no_ceco": Part(CLASSES, overrides={"ceco": 0.0}),
@@ -87,7 +92,8 @@ class Run:
 class RtGs2Suite:
     """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
     options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too.
-    photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs."""
+    photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs. segmenter: checkpoint
+    of a 2D segmenter, to say how good the image-only network is."""
 
     rooms: Path
     folder: Path
@@ -98,6 +104,7 @@ class RtGs2Suite:
     room_count: int = 0
     recordings: Sequence[str] = RECORDINGS
     photographs: Sequence[Path] = ()
+    segmenter: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -204,7 +211,7 @@ class RtGs2Suite:
             return {"miou": learner.evaluate(self.test[:1])["miou"]}
         if part.stage == DEPTH:
             return self._depth(learner, progress)
-        return self._classes(learner, run.part == "rt_gs2", progress)
+        return self._classes(learner, part, progress)
 
     def recorded(self, name: str, run: Run) -> float:
         """mIoU of a finished run at the views of a sample recording that its map was not made of."""
@@ -218,8 +225,9 @@ class RtGs2Suite:
         with torch.no_grad():
             return learner.evaluate([scene])["miou"]
 
-    def _classes(self, learner: RtGs2, fused: bool, progress: Callable[[], object]) -> dict[str, float]:
-        """mIoU at novel views and consistency between views; with ``fused`` also those of fused answers."""
+    def _classes(self, learner: RtGs2, part: Part, progress: Callable[[], object]) -> dict[str, float]:
+        """mIoU at novel views, and what else is asked of the part."""
+        fused = part.fused
         per_view, together = ClassScore(), ClassScore()
         agree, agree_together = ConsistencyScore(), ConsistencyScore()
         quality: list[tuple[float, float]] = []
@@ -238,14 +246,16 @@ class RtGs2Suite:
                     together.update(fused_answer(fusion, view.camera), truth)
                     drawn = learner.rasterizer.render(gaussians, view.camera).rgb.clamp(0, 1).numpy()
                     quality.append((psnr(drawn, view.rgb / np.float32(255)), ssim(drawn, view.rgb / np.float32(255))))
-            for pair in close_pairs(views):
+            for pair in close_pairs(views) if part.consistency else ():
                 agree.update(*(labelled(views[number], every_label(logits[number])) for number in pair))
                 if fused:
                     agree_together.update(
                         *(labelled(views[number], fused_answer(fusion, views[number].camera)) for number in pair)
                     )
             progress()
-        found = {**class_scores(per_view), "consistency": agree.value}
+        found = class_scores(per_view)
+        if part.consistency:
+            found["consistency"] = agree.value
         if fused:
             names = ("miou", "frequent_miou", "accuracy")
             found |= {f"fused_{name}": class_scores(together)[name] for name in names}
@@ -255,6 +265,24 @@ class RtGs2Suite:
                 "novel_ssim": float(np.mean([pair[1] for pair in quality])),
             }
         return found
+
+    def segmented(self) -> dict[str, float]:
+        """mIoU of the 2D segmenter at the test rooms' novel views: on photographs, and on what the map shows of them."""
+        if self.segmenter is None:
+            return {}
+        learner = load_learner(self.segmenter)
+        if not isinstance(learner, SegformerLearner):
+            raise InvalidRequestError(f"{self.segmenter}: method '{learner.name}' is no 2D segmenter")
+        rasterizer = create_rasterizer("auto")
+        photographs, rendered = ClassScore(), ClassScore()
+        for scene in self.test:
+            for view in scene.novel:
+                assert view.classes is not None
+                truth = view.classes.astype(np.int64)
+                drawn = rasterizer.render(scene.gaussians, view.camera).rgb.clamp(0, 1)
+                for score, image in ((photographs, view.rgb), (rendered, (drawn * 255).round().to(torch.uint8).numpy())):
+                    score.update(every_label(learner.probabilities([image])[0]), truth)
+        return {"segmenter2d_miou": photographs.result().miou, "segmenter2d_rendered_miou": rendered.result().miou}
 
     def _depth(self, learner: RtGs2, progress: Callable[[], object]) -> dict[str, float]:
         errors: list[DepthErrors] = []
@@ -292,10 +320,9 @@ class RtGs2Suite:
                 for name in self.recordings:
                     found_there = [self.recorded(name, Run(part, seed)) for seed in self.seeds]
                     results[f"{name}_miou"] = float(np.mean(found_there))
-            results[f"{part}_iterations"] = read_learner(self.folder / f"{part}-{self.seeds[0]}" / BEST)["config"][
-                "iterations"
-            ]
-        results |= _gains(results)
+            last = read_learner(self.folder / f"{part}-{self.seeds[0]}" / CHECKPOINT)
+            results[f"{part}_iterations"] = last["training"]["loop"]["iteration"]
+        results |= _gains(results) | self.segmented()
         return {**results, "test_rooms": len(self.test), "seeds": len(self.seeds), "not_run": missing}
 
     def pictures(self) -> Iterator[list[np.ndarray]]:
