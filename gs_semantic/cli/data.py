@@ -80,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     rooms.add_argument("folder", type=Path, help="folder to write; rooms that are there already are kept")
     rooms.add_argument("--count", type=int, default=24, metavar="N", help="rooms to train on [24]")
+    rooms.add_argument("--first", type=int, default=0, metavar="SEED", help="seed of the first room to train on [0]")
     rooms.add_argument("--validation", type=int, default=4, metavar="N", help="rooms to choose checkpoints at [4]")
     rooms.add_argument("--test", type=int, default=0, metavar="N", help="unseen rooms for scores, 20 are published [0]")
     rooms.add_argument("--views", type=int, default=40, metavar="N", help="views of each room [40]")
@@ -227,7 +228,7 @@ def run_make_rooms(arguments: argparse.Namespace) -> int:
         raise InvalidRequestError("--count, --validation, --test: expected numbers from 0 on, and one room or more")
     width, height = options.size(arguments.size)
     form = RoomFormat(width, height, arguments.views, arguments.novel, not arguments.plain, arguments.depth_noise)
-    rooms = [(split, seed) for split, count in counts.items() for seed in seeds_of(split, count)]
+    rooms = [(split, seed) for split, count in counts.items() for seed in seeds_of(split, count, arguments.first)]
     with options.progress_bar("rooms", len(rooms)) as advance:
         write_rooms(arguments.folder, rooms, form, arguments.jobs, advance)
     if arguments.maps:

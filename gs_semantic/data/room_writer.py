@@ -50,11 +50,12 @@ def room_folder(folder: Path, split: str, seed: int) -> Path:
     return folder / split / f"room_{seed:06d}"
 
 
-def seeds_of(split: str, count: int) -> list[int]:
-    """Seeds of the first ``count`` rooms of a split; those of test and validation begin with the published lists."""
+def seeds_of(split: str, count: int, train_from: int = 0) -> list[int]:
+    """Seeds of the first ``count`` rooms of a split, of train from a seed on; those of test and validation begin with the
+    published lists."""
     if split not in SPLITS:
         raise InvalidRequestError(f"split '{split}': expected one of {', '.join(SPLITS)}")
-    first = {"train": (0,), "validation": VALIDATION_SEEDS, "test": TEST_SEEDS}[split][0]
+    first = {"train": (train_from,), "validation": VALIDATION_SEEDS, "test": TEST_SEEDS}[split][0]
     return list(range(first, first + count))
 
 

@@ -112,6 +112,9 @@ def test_make_rooms_goes_on_where_it_stopped(tmp_path, capsys):
     sequence = open_sequence(lost.parent)
     assert sequence.has_depth and sequence.has_semantic and sequence.labels.name(2) == "floor"
 
+    assert main([*words, "--first", "7", "--count", "1", "--validation", "0", str(tmp_path / "c")]) == 0
+    assert [room.name for room in list_rooms(tmp_path / "c", "train")] == ["room_000007"]
+
     words[words.index("32x24")] = "40x24"
     assert main([*words, str(tmp_path / "a")]) == EXIT_ERROR
     assert "holds rooms made with" in capsys.readouterr().err
