@@ -68,8 +68,8 @@ class ContrastiveConfig(TrainingConfig):
     lr_features: float = option(2.5e-3, "learning rate of features", low=0)
 
     presets: ClassVar = {
-        "quick": {"contrast_pixels": 8192, "contrast_least": 5, "lr_features": 2.5e-2},
-        "standard": {"contrast_pixels": 8192, "contrast_least": 5},
+        "quick": {"contrast_pixels": 8192, "contrast_least": 5, "contrast_balance": 0.5, "lr_features": 2.5e-2},
+        "standard": {"contrast_pixels": 8192, "contrast_least": 5, "contrast_balance": 0.5},
         "paper": {},
     }
 
