@@ -48,10 +48,15 @@ def draw_view(
 def label_image(logits: torch.Tensor, covered: torch.Tensor) -> np.ndarray:
     """Class ids int32 (H,W) of logits (K,H,W): 1..K, 0 where nothing is drawn."""
     if logits.is_cuda:
-        return torch.where(covered, logits.detach().argmax(dim=0) + 1, 0).to(torch.int32).cpu().numpy()
+        return label_ids(logits, covered).cpu().numpy()
     # pixel by pixel, and by numpy, which is ten times as fast here as torch on a CPU
     best = logits.detach().float().permute(1, 2, 0).contiguous().cpu().numpy().argmax(axis=-1)
     return np.where(covered.cpu().numpy(), best + 1, 0).astype(np.int32)
+
+
+def label_ids(logits: torch.Tensor, covered: torch.Tensor) -> torch.Tensor:
+    """The same where the logits are."""
+    return ((logits.detach().argmax(dim=0) + 1) * covered).to(torch.int32)
 
 
 def principal_colours(features: torch.Tensor, basis: torch.Tensor | None = None) -> tuple[np.ndarray, torch.Tensor]:
