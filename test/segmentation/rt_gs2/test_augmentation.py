@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from gs_semantic.segmentation.generalization.rt_gs2.augmentation import AugmentationConfig, Samples, augment
+from gs_semantic.segmentation.generalization.rt_gs2.augmentation import (
+    AugmentationConfig,
+    Samples,
+    augment,
+    plan_changes,
+)
 
 OFF = {name: 0.0 for name in ("colour", "flip", "cut_out", "zoom", "perspective")}
 
@@ -15,7 +20,11 @@ def sample() -> Samples:
 
 
 def run(seed: int = 0, **chances: float) -> Samples:
-    return augment(sample(), np.random.default_rng(seed), AugmentationConfig(**(OFF | chances)))
+    return changed_by(sample(), seed, AugmentationConfig(**(OFF | chances)))
+
+
+def changed_by(samples: Samples, seed: int, config: AugmentationConfig) -> Samples:
+    return augment(samples, plan_changes(len(samples.rgb), (48, 64), np.random.default_rng(seed), config))
 
 
 def test_nothing_happens_without_chances():
@@ -70,7 +79,7 @@ def test_colours_stay_colours():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_seed_gives_the_same(seed):
     config = AugmentationConfig(1.0, 1.0, 1.0, 1.0, 1.0)
-    one, other = (augment(sample(), np.random.default_rng(seed), config) for _ in range(2))
+    one, other = (changed_by(sample(), seed, config) for _ in range(2))
     np.testing.assert_array_equal(one.rgb, other.rgb)
     np.testing.assert_array_equal(one.labels, other.labels)
 
@@ -78,7 +87,7 @@ def test_the_same_seed_gives_the_same(seed):
 def test_every_image_of_a_batch_is_changed_by_itself():
     one = sample()
     batch = Samples(*(image.repeat(8, *[1] * (image.dim() - 1)) for image in vars(one).values()))
-    changed = augment(batch, np.random.default_rng(0), AugmentationConfig(**(OFF | {"flip": 0.5})))
+    changed = changed_by(batch, 0, AugmentationConfig(**(OFF | {"flip": 0.5})))
     flipped = [bool((labels == one.labels[0].flip(-1)).all()) for labels in changed.labels]
     assert 0 < sum(flipped) < 8
     for row, turned in enumerate(flipped):

@@ -31,7 +31,12 @@ from gs_semantic.segmentation.generalization.method import (
     ParameterGroups,
 )
 from gs_semantic.segmentation.generalization.registry import register
-from gs_semantic.segmentation.generalization.rt_gs2.augmentation import AugmentationConfig, Samples, augment
+from gs_semantic.segmentation.generalization.rt_gs2.augmentation import (
+    AugmentationConfig,
+    Samples,
+    augment,
+    plan_changes,
+)
 from gs_semantic.segmentation.generalization.rt_gs2.contrastive import (
     ContrastiveConfig,
     ContrastiveScene,
@@ -130,11 +135,16 @@ class _Drawn:
         return sum(image.numel() * image.element_size() for image in images if image is not None)
 
     @staticmethod
-    def inputs(views: Sequence[_Drawn]) -> tuple[torch.Tensor, torch.Tensor]:
+    def stacked(views: Sequence[_Drawn], depth: bool = False) -> Batch:
+        """Several, as they are kept, by name; with their depth where it is learned."""
+        names = ("rgb", "steps", "range", "labels", *(("depth",) if depth else ()))
+        return {name: torch.stack([getattr(view, name) for view in views]) for name in names}
+
+    @staticmethod
+    def inputs(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Of several: colour float32 (B,3,H,W), 0..1, and features (B,C,h,w)."""
-        rgb = torch.stack([view.rgb for view in views]).float() / 255
-        low, high = torch.stack([view.range for view in views])[:, :, :, None, None].unbind(dim=2)
-        return rgb, low + torch.stack([view.steps for view in views]).float() * ((high - low) / 255)
+        low, high = batch["range"][:, :, :, None, None].unbind(dim=2)
+        return batch["rgb"].float() / 255, low + batch["steps"].float() * ((high - low) / 255)
 
 
 @register
@@ -269,25 +279,17 @@ class RtGs2(GeneralizableSegmenter):
                 pass
         if self.stage == FEATURES:
             return self._draw_pair(scenes, random)
-        augmentation = self._augmentation()
         drawn = []
         for _ in range(self.config.batch):
             scene = scenes[int(random.integers(len(scenes)))]
             views = len(scene.views) + (0 if self.stage == FINE_TUNE else len(scene.novel))
             drawn.append(self._drawn(scene, int(random.integers(views))))
-        depths = [view.depth for view in drawn if view.depth is not None]
-        samples = Samples(
-            *_Drawn.inputs(drawn),
-            torch.stack([view.labels for view in drawn]).long() + IGNORE,
-            torch.stack(depths).float() if self.stage == DEPTH else None,
-        )
+        batch = _Drawn.stacked(drawn, depth=self.stage == DEPTH)
+        augmentation = self._augmentation()
         if augmentation:
-            samples = augment(samples, random, augmentation)
-        stride = self.config.loss_stride
-        batch = {"rgb": samples.rgb, "features": samples.features}
-        if samples.depth is not None:
-            return batch | {"depth": samples.depth[:, ::stride, ::stride]}
-        return batch | {"labels": samples.labels[:, ::stride, ::stride]}
+            height, width = drawn[0].labels.shape
+            batch["plan"] = plan_changes(len(drawn), (height, width), random, augmentation)
+        return batch
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         if self.stage == FEATURES:
@@ -296,18 +298,29 @@ class RtGs2(GeneralizableSegmenter):
                 for side in (0, 1)
             )
             return {"contrast": point_info_nce(first, second, self.config.temperature, self.config.normalise)}
-        features = batch.get("features")
+        stride = self.config.loss_stride
         if self.stage == IMAGE:
             assert self._photographs is not None
-            rgb, classes = self._photographs[1].parts(batch["parts"], self.config.loss_stride)
-            target = classes + IGNORE
+            rgb, classes = self._photographs[1].parts(batch["parts"], stride)
+            features, target = None, classes + IGNORE
         else:
-            rgb, target = batch["rgb"], batch["depth" if self.stage == DEPTH else "labels"]
+            samples = self._samples(batch)
+            rgb, features = samples.rgb, samples.features
+            chosen = samples.labels if samples.depth is None else samples.depth
+            target = chosen[:, ::stride, ::stride]
         out = self._network(self._part(self.stage))(rgb, features, target.shape[1:])
         if self.stage == DEPTH:
             return {"depth": depth_loss(out.logits, target)}
         assert self._loss is not None
         return self._loss.to(out.logits.device)(out.logits, out.embedding, target)
+
+    def _samples(self, batch: Batch) -> Samples:
+        """Views to learn from, changed at random: part of the step, so that a GPU that records it does that, too."""
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # 16 bit cannot tell pixels apart
+            depth = batch["depth"].float() if "depth" in batch else None
+            labels = batch["labels"].long() + IGNORE
+            samples = Samples(*_Drawn.inputs(batch), labels, depth)
+            return augment(samples, batch["plan"]) if "plan" in batch else samples
 
     def evaluate(
         self, scenes: Sequence[LearningScene], views: int = 0, stop: Callable[[], bool] = lambda: False
@@ -434,7 +447,7 @@ class RtGs2(GeneralizableSegmenter):
 
     def view_logits(self, scene: LearningScene, number: int) -> torch.Tensor:
         """The answer of the stage's network to a view of a scene, novel ones counted on: (K,H,W) on the CPU."""
-        return self._answer(self._part(self.stage), *_Drawn.inputs([self._drawn(scene, number)]))
+        return self._answer(self._part(self.stage), *_Drawn.inputs(_Drawn.stacked([self._drawn(scene, number)])))
 
     def _map(self, scene: LearningScene) -> GaussianMap | SplatTensors:
         """The scene's map, where it is drawn."""

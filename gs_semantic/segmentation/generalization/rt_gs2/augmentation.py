@@ -1,12 +1,13 @@
 """Changes of training images: what does not change the classes (RT-GS2's loader, with its two slips mended).
 
-Zoom is drawn for every image, and perspective happens. Images are changed where they are, a batch at a time; what is
-drawn at random comes from the CPU, so a batch is changed in the same way on every device.
+Zoom is drawn for every image, and perspective happens. What changes is drawn at random on the CPU, as a few numbers an image,
+so a batch is changed in the same way on every device. Images are changed where they are, a batch at a time, by the same
+operations whatever was drawn: nothing is asked of a GPU, and the changes can be recorded with the step of training.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 
 from gs_semantic.segmentation.generalization.rt_gs2.losses import IGNORE
 
+# what a row of a plan holds, one after the other: flags, the homography to the old image, how much nearer it brings things,
+# the matrix of colours, brightness and contrast, and the corners of two holes as shares of where they may lie (-1: no hole)
+PLAN = {"flip": 1, "coloured": 1, "warped": 1, "back": 9, "nearer": 1, "matrix": 9, "light": 2, "holes": 4}
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -48,41 +52,71 @@ class Samples:
     depth: torch.Tensor | None = None
 
 
-def augment(samples: Samples, random: np.random.Generator, config: AugmentationConfig) -> Samples:
-    """Changed copies. Zooming by z brings surfaces nearer: their depth is divided by z."""
-    count = len(samples.rgb)
+def plan_changes(
+    count: int, size: tuple[int, int], random: np.random.Generator, config: AugmentationConfig
+) -> torch.Tensor:
+    """Random changes of ``count`` images of a size (height, width), as numbers float32 (count, ...) on the CPU."""
+    height, width = size
 
     def happens(chance: float) -> np.ndarray:
-        return np.flatnonzero(random.random(count) < chance)
+        return random.random(count) < chance
 
-    samples = replace(samples, rgb=_jittered(samples.rgb, happens(config.colour), random))
-    samples = _flipped(samples, happens(config.flip))
-    samples = _warped(samples, happens(config.zoom), happens(config.perspective), random, config)
-    rows = happens(config.cut_out)
-    return replace(
-        samples,
-        rgb=_with_holes(samples.rgb, rows, random, config.cut_out_side),
-        features=_with_holes(samples.features, rows, random, config.cut_out_side),
+    coloured, flip = happens(config.colour), happens(config.flip)
+    zoomed, bent, cut = happens(config.zoom), happens(config.perspective), happens(config.cut_out)
+    brightness, contrast, saturation = random.uniform(0.5, 1.5, (3, count))
+    hue = 2 * np.pi * random.uniform(-0.05, 0.05, count)
+    nearer = np.where(zoomed, random.uniform(1.0, config.zoom_max, count), 1.0)
+    left, top = random.uniform(0, 1, (2, count)) * (1 - 1 / nearer) * np.array([[width], [height]])
+    matrices = np.tile(np.eye(3), (count, 1, 1))
+    for row in range(count):
+        matrices[row] = [
+            [nearer[row], 0, -nearer[row] * left[row]],
+            [0, nearer[row], -nearer[row] * top[row]],
+            [0, 0, 1],
+        ]
+        if bent[row]:
+            matrices[row] = _perspective(height, width, random, config.perspective_shift) @ matrices[row]
+    holes = np.where(cut[:, None], random.random((count, 4)), -1.0)
+    parts = {
+        "flip": flip,
+        "coloured": coloured,
+        "warped": zoomed | bent,
+        "back": np.linalg.inv(matrices),
+        "nearer": nearer,
+        "matrix": np.stack([_colour_matrix(*pair) for pair in zip(saturation, hue, strict=True)]),
+        "light": np.stack([brightness, contrast], axis=1),
+        "holes": holes,
+    }
+    plan = np.concatenate([parts[name].reshape(count, columns) for name, columns in PLAN.items()], axis=1)
+    return torch.from_numpy(plan.astype(np.float32))
+
+
+def augment(samples: Samples, plan: torch.Tensor, cut_out_side: float = AugmentationConfig.cut_out_side) -> Samples:
+    """Changed copies, by a plan on the same device. Zooming by z brings surfaces nearer: their depth is divided by z."""
+    part = dict(zip(PLAN, plan.split(list(PLAN.values()), dim=1), strict=True))
+    samples = Samples(_jittered(samples.rgb, part), samples.features, samples.labels, samples.depth)
+    samples = _warped(_flipped(samples, part["flip"]), part)
+    return Samples(
+        _with_holes(samples.rgb, part["holes"][:, :2], cut_out_side),
+        _with_holes(samples.features, part["holes"][:, 2:], cut_out_side),
+        samples.labels,
+        samples.depth,
     )
 
 
-def _jittered(rgb: torch.Tensor, rows: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+def _where(chosen: torch.Tensor, changed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Changed images of the rows where ``chosen`` (B,1) is not 0, which keeps the others as they are to the last bit."""
+    return torch.where(chosen.reshape(-1, *[1] * (images.dim() - 1)) != 0, changed, images)
+
+
+def _jittered(rgb: torch.Tensor, part: dict[str, torch.Tensor]) -> torch.Tensor:
     """Brightness, contrast and saturation by up to a half, hue by up to a twentieth of the circle."""
-    if not len(rows):
-        return rgb
-    brightness, contrast, saturation = random.uniform(0.5, 1.5, (3, len(rows)))
-    hue = 2 * np.pi * random.uniform(-0.05, 0.05, len(rows))
-    matrices = np.stack([_colour_matrix(*pair) for pair in zip(saturation, hue, strict=True)])
-    index = torch.from_numpy(rows).to(rgb.device)
-
-    def on_device(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values).to(rgb.device, torch.float32)
-
-    changed = rgb[index] * on_device(brightness)[:, None, None, None]
+    brightness, contrast = part["light"][:, :, None, None, None].unbind(dim=1)
+    changed = rgb * brightness
     mean = changed.mean(dim=(1, 2, 3), keepdim=True)
-    changed = (changed - mean) * on_device(contrast)[:, None, None, None] + mean
-    changed = torch.einsum("bij,bjhw->bihw", on_device(matrices), changed)
-    return rgb.index_copy(0, index, changed.clamp(0, 1))
+    changed = (changed - mean) * contrast + mean
+    changed = torch.einsum("bij,bjhw->bihw", part["matrix"].reshape(-1, 3, 3), changed)
+    return _where(part["coloured"], changed.clamp(0, 1), rgb)
 
 
 def _colour_matrix(saturation: float, hue: float) -> np.ndarray:
@@ -92,68 +126,47 @@ def _colour_matrix(saturation: float, hue: float) -> np.ndarray:
     return turn @ (grey + saturation * (np.eye(3) - grey))
 
 
-def _flipped(samples: Samples, rows: np.ndarray) -> Samples:
-    if not len(rows):
-        return samples
-
+def _flipped(samples: Samples, flip: torch.Tensor) -> Samples:
     def turned(images: torch.Tensor) -> torch.Tensor:
-        index = torch.from_numpy(rows).to(images.device)
-        return images.index_copy(0, index, images[index].flip(-1))
+        return _where(flip, images.flip(-1), images)
 
     depth = None if samples.depth is None else turned(samples.depth)
     return Samples(turned(samples.rgb), turned(samples.features), turned(samples.labels), depth)
 
 
-def _warped(
-    samples: Samples,
-    zoomed: np.ndarray,
-    bent: np.ndarray,
-    random: np.random.Generator,
-    config: AugmentationConfig,
-) -> Samples:
+def _warped(samples: Samples, part: dict[str, torch.Tensor]) -> Samples:
     """Zoom and change of perspective; what comes from outside the image has neither colour, features, class nor depth."""
-    rows = np.union1d(zoomed, bent)
-    if not len(rows):
-        return samples
     height, width = samples.labels.shape[1:]
-    matrices, factors = np.tile(np.eye(3), (len(rows), 1, 1)), np.ones(len(rows))
-    for place, row in enumerate(rows):
-        if row in zoomed:
-            factors[place] = factor = random.uniform(1.0, config.zoom_max)
-            left, top = random.uniform(0, width * (1 - 1 / factor)), random.uniform(0, height * (1 - 1 / factor))
-            matrices[place] = [[factor, 0, -factor * left], [0, factor, -factor * top], [0, 0, 1.0]]
-        if row in bent:
-            matrices[place] = _perspective(height, width, random, config.perspective_shift) @ matrices[place]
-    device = samples.rgb.device
-    back = torch.from_numpy(np.linalg.inv(matrices)).to(device, torch.float32)
-    index = torch.from_numpy(rows).to(device)
+    device, back = samples.rgb.device, part["back"].reshape(-1, 3, 3)
 
     def places(shape: torch.Size) -> torch.Tensor:
-        """(R,h,w,2): where in the old images, -1..1, the pixels of changed ones of this size come from."""
+        """(B,h,w,2): where in the old images, -1..1, the pixels of changed ones of this size come from."""
         v, u = (
             (torch.arange(count, device=device) + 0.5) * (whole / count) - 0.5
             for count, whole in zip(shape, (height, width), strict=True)
         )
         pixels = torch.stack([*torch.meshgrid(u, v, indexing="xy"), torch.ones(shape, device=device)], dim=-1)
         source = torch.einsum("bij,hwj->bhwi", back, pixels)
-        size = torch.tensor([width, height], device=device)
-        return (source[..., :2] / source[..., 2:] + 0.5) / size * 2 - 1
+        across, down = (
+            (source[..., axis] / source[..., 2] + 0.5) / whole * 2 - 1 for axis, whole in enumerate((width, height))
+        )
+        return torch.stack([across, down], dim=-1)
 
     full = places(samples.labels.shape[1:])
 
     def moved(images: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
         grid = full if images.shape[2:] == full.shape[1:3] else places(images.shape[2:])
-        return F.grid_sample(images[index], grid.to(images.dtype), mode=mode, align_corners=False)
+        return F.grid_sample(images, grid.to(images.dtype), mode=mode, align_corners=False)
 
+    warped = part["warped"]
     labels = moved((samples.labels - IGNORE).float()[:, None], "nearest")[:, 0].long() + IGNORE
     depth = samples.depth
     if depth is not None:
-        nearer = torch.from_numpy(factors).to(device, torch.float32)[:, None, None]
-        depth = depth.index_copy(0, index, moved(depth[:, None], "nearest")[:, 0] / nearer)
+        depth = _where(warped, moved(depth[:, None], "nearest")[:, 0] / part["nearer"][:, :, None], depth)
     return Samples(
-        samples.rgb.index_copy(0, index, moved(samples.rgb)),
-        samples.features.index_copy(0, index, moved(samples.features)),
-        samples.labels.index_copy(0, index, labels),
+        _where(warped, moved(samples.rgb), samples.rgb),
+        _where(warped, moved(samples.features), samples.features),
+        _where(warped, labels, samples.labels),
         depth,
     )
 
@@ -164,15 +177,15 @@ def _perspective(height: int, width: int, random: np.random.Generator, shift: fl
     return cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
 
 
-def _with_holes(images: torch.Tensor, rows: np.ndarray, random: np.random.Generator, side: float) -> torch.Tensor:
-    """A rectangle of each image set to 0; colour and features get theirs in different places."""
-    if not len(rows):
-        return images
-    count, _, height, width = images.shape
+def _with_holes(images: torch.Tensor, corner: torch.Tensor, side: float) -> torch.Tensor:
+    """A rectangle of each image set to 0; colour and features get theirs in different places. corner (B,2): its top and left,
+    0..1 of where it may lie; below 0: no hole."""
+    height, width = images.shape[2:]
     tall, wide = max(1, int(side * height)), max(1, int(side * width))
-    corner = np.full((count, 2), max(height, width))  # outside: no hole
-    corner[rows] = random.integers(0, (height - tall + 1, width - wide + 1), (len(rows), 2))
-    top, left = torch.from_numpy(corner.T[..., None]).to(images.device)
-    down, right = torch.arange(height, device=images.device) - top, torch.arange(width, device=images.device) - left
-    hole = ((down >= 0) & (down < tall))[:, :, None] & ((right >= 0) & (right < wide))[:, None]
-    return images.masked_fill(hole[:, None], 0)
+
+    def inside(share: torch.Tensor, length: int, hole: int) -> torch.Tensor:
+        after = torch.arange(length, device=images.device) - (share * (length - hole + 1)).floor()
+        return (after >= 0) & (after < hole) & (share >= 0)
+
+    rows, columns = inside(corner[:, :1], height, tall), inside(corner[:, 1:], width, wide)
+    return images.masked_fill((rows[:, :, None] & columns[:, None])[:, None], 0)
