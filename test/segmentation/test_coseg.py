@@ -13,6 +13,7 @@ from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.gaussians import Frame
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.rendering import create_rasterizer
+from gs_semantic.segmentation.graphs import ReplayedSteps
 from gs_semantic.segmentation.losses import jensen_shannon
 from gs_semantic.segmentation.methods.coseg.decoder import Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import AttentivePooling, SpatialEncoder, sampled
@@ -20,7 +21,6 @@ from gs_semantic.segmentation.methods.coseg.encoder_training import EncoderConfi
 from gs_semantic.segmentation.methods.coseg.field import SegmentationField
 from gs_semantic.segmentation.methods.coseg.method import splatting
 from gs_semantic.segmentation.methods.coseg.pyramid import Interpolation, Pyramid
-from gs_semantic.segmentation.methods.coseg.replay import ReplayedSteps
 from gs_semantic.segmentation.methods.coseg.trained import TrainedField
 from gs_semantic.segmentation.trainer import CHECKPOINT, MAP, Trainer
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidRequestError
-from gs_semantic.segmentation.generalization.graphs import GraphedStep, captured
 from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
 from gs_semantic.segmentation.generalization.trainer import MultiSceneTrainer
+from gs_semantic.segmentation.graphs import GraphedStep, captured
 
 
 class Line(nn.Module):

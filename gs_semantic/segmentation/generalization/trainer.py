@@ -27,10 +27,10 @@ from gs_semantic.segmentation.checkpoints import link_checkpoint
 from gs_semantic.segmentation.config import make_config, write_options
 from gs_semantic.segmentation.generalization.checkpoints import read_learner, restore_learner, save_learner
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
-from gs_semantic.segmentation.generalization.graphs import GraphedStep
 from gs_semantic.segmentation.generalization.method import SceneLearner
 from gs_semantic.segmentation.generalization.registry import learner_class
 from gs_semantic.segmentation.generalization.scenes import LearningScene, open_scenes
+from gs_semantic.segmentation.graphs import GraphedStep
 from gs_semantic.segmentation.progress import Clock, Listener, MetricsFile, Progress, memory_mb
 
 if TYPE_CHECKING:

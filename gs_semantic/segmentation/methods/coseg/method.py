@@ -22,12 +22,12 @@ from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.rendering.cuda import CudaRasterizer
 from gs_semantic.rendering.step import StepRates
 from gs_semantic.segmentation.config import TrainingConfig, option
+from gs_semantic.segmentation.graphs import ReplayedSteps
 from gs_semantic.segmentation.losses import feature_kl, jensen_shannon
 from gs_semantic.segmentation.method import LiftingMethod, Prediction
 from gs_semantic.segmentation.methods.coseg.decoder import REGULARISED, Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import SpatialEncoder
 from gs_semantic.segmentation.methods.coseg.field import FeatureLifting, LiftingSettings, SegmentationField, ViewCloud
-from gs_semantic.segmentation.methods.coseg.replay import ReplayedSteps
 from gs_semantic.segmentation.progress import LossTerms
 from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.unprojection import Projection

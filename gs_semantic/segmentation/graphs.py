@@ -1,7 +1,8 @@
-"""An optimisation step recorded once as a CUDA graph, then replayed: one launch instead of a thousand small ones.
+"""Steps of training recorded once as CUDA graphs, then replayed: one launch instead of hundreds or thousands of small ones.
 
-Small networks leave a GPU waiting for the processor that starts their kernels. A graph needs batches of one shape, and a
-forward pass that never asks the GPU for a value.
+Small networks leave a GPU waiting for the processor that starts their kernels. A graph needs tensors of one shape, and a
+step that never asks the GPU for a value. ``ReplayedSteps`` records any steps, told apart by a key; ``GraphedStep`` the
+optimisation step of batches that differ.
 """
 
 from __future__ import annotations
@@ -16,16 +17,53 @@ from torch import nn
 log = logging.getLogger(__name__)
 Losses = dict[str, torch.Tensor]
 Step = Callable[[], None]
-WARM_UP = 3  # steps before recording: they allocate the optimiser's state and choose kernels
+WARM_UP = 3  # steps before recording: they make gradients' and the optimiser's memory, and choose kernels
 
 
-def captured(step: Step) -> Step:
-    """``step`` recorded, not run; what replays it. RuntimeError: something in it cannot be recorded."""
+def captured(step: Step, pool: Any = None) -> Step:
+    """``step`` recorded, not run; what replays it. pool: memory of another graph to share; only one of them may run at a
+    time. RuntimeError: something in it cannot be recorded."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         step()
     return graph.replay
+
+
+def beside(device: torch.device, step: Step) -> None:
+    """Take a step on a stream beside the current one, as recording will; on a CPU as it is."""
+    if device.type != "cuda":
+        step()
+        return
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream(device).wait_stream(side)
+
+
+class ReplayedSteps:
+    """Runs steps by their keys; what they read and write must stay in the same tensors.
+
+    On a CUDA device the first run of a key, after a few of any, records a graph, which the later ones replay. On other
+    devices every run calls the step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._replays: dict[int, Step] = {}
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._done = 0
+
+    def run(self, key: int, step: Step) -> None:
+        """Take the step; ``step`` is called unless it was recorded."""
+        self._done += 1
+        if self._device.type != "cuda" or self._done <= WARM_UP:
+            beside(self._device, step)
+            return
+        if key not in self._replays:
+            self._replays[key] = captured(step, self._pool)
+        self._replays[key]()
 
 
 class GraphedStep:
@@ -59,7 +97,7 @@ class GraphedStep:
         """Loss terms before the step, without gradient."""
         self._done += 1
         if self._record is None or self._done <= WARM_UP:
-            self._warm(batch)
+            beside(self._device, lambda: self._step(batch))
         else:
             if self._replay is None:
                 self._capture(batch)
@@ -70,17 +108,6 @@ class GraphedStep:
             else:
                 self._step(batch)
         return {name: value.clone() for name, value in self._losses.items()}
-
-    def _warm(self, batch: Any) -> None:
-        """A step beside the main stream, as recording will be."""
-        if self._device.type != "cuda":
-            self._step(batch)
-            return
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            self._step(batch)
-        torch.cuda.current_stream(self._device).wait_stream(side)
 
     def _capture(self, batch: Any) -> None:
         assert self._record is not None
