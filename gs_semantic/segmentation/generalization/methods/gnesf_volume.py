@@ -69,7 +69,6 @@ class GnesfVolumeConfig(GnesfConfig):
         "sdf", "views vote where signed distances, or the recorded depth, say that they see the sample, or all do",
         choices=("sdf", "depth", "none"),
     )  # fmt: skip
-    backbone: str = option("small", "CNN of the source views", choices=("small", "resunet"))
     cues: bool = option(False, "not in the published forms")
     voxels: int = option(64, "of the longest side of the grid", low=8)
     rays: int = option(128, "of one iteration", low=1)
