@@ -46,6 +46,9 @@ class TrainingConfig(RunConfig):
     """What every lifting method shares. Defaults are those of 3D Gaussian Splatting as the grouping papers use it."""
 
     rasterizer: str = option("auto", "back end", choices=("auto", "cpu", "cuda", "reference"))
+    eps2d: float = option(
+        0.3, "blur added to every drawn Gaussian, px^2; the less, the less the size of views matters", low=0, high=2
+    )
     adam: str = option(
         "all", "which Gaussians take a step: all (as torch's Adam), or those in view", choices=("all", "visible")
     )
