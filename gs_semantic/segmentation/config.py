@@ -108,11 +108,11 @@ class TrainingConfig(RunConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
-            "iterations": 3000, "width": 320, "sh_degree": 0, "adam": "visible", "initial_gaussians": 60_000,
+            "iterations": 3000, "width": 320, "eps2d": 0.01, "sh_degree": 0, "adam": "visible", "initial_gaussians": 60_000,
             "max_gaussians": 100_000, "prune_radius_px": 0.0, "opacity_reset_every": 0, "evaluate_every": 10_000,
         },
         "standard": {
-            "width": 320, "sh_degree": 1, "adam": "visible", "initial_gaussians": 80_000, "max_gaussians": 150_000,
+            "width": 320, "eps2d": 0.01, "sh_degree": 1, "adam": "visible", "initial_gaussians": 80_000, "max_gaussians": 150_000,
             "prune_radius_px": 0.0, "opacity_reset_every": 0,
         },
         "paper": {},
