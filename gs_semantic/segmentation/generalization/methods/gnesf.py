@@ -39,6 +39,7 @@ from gs_semantic.segmentation.generalization.registry import register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 
 CUES = 5
+LEAST = 1e-4  # probability whose logarithm is taken
 PLACES_AT_ONCE = 65_536  # Gaussians whose votes are computed together
 
 
@@ -59,6 +60,8 @@ class GnesfConfig(GeneralizationConfig):
     cues: bool = option(True, "votes also see how sure, central, near and of one mind with the others a view is")
     backbone: str = option("small", "CNN of the source views: small, or the published ResNet-34 U-Net",
                            choices=("small", "resunet"))  # fmt: skip
+    blend: str = option("mean", "opinions are averaged (Eq. 4), or their logarithms, so that one view can rule a class out",
+                        choices=losses.BLENDS)  # fmt: skip
     channels: int = option(16, "of the source views' features (backbone=small)", low=1)
     rooms: int = option(1, "novel views, of rooms drawn at random, that one iteration learns from", low=1)
     views: int = option(8, "source views in training", low=2)
@@ -259,9 +262,18 @@ class Gnesf(GeneralizableSegmenter):
         if self.head is not None:
             answer = self._direct_of(votes, valid).softmax(dim=-1)
         else:
-            answer = soft_vote(votes.logits, opinions, valid)
+            answer = self.answered(votes.logits, opinions, valid)
         classes = torch.where(valid.any(dim=0), batch["classes"], 0)
         return losses.semantic_loss(answer, classes, self.config.loss)
+
+    def answered(self, logits: torch.Tensor, opinions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Class probabilities (P,K) of votes (V,P) on opinions (V,P,K)."""
+        blended = soft_vote(logits, self._blended(opinions), valid)
+        return blended.softmax(dim=-1) if self.config.blend == "log" else blended
+
+    def _blended(self, opinions: torch.Tensor) -> torch.Tensor:
+        """What is averaged over views."""
+        return opinions.clamp_min(LEAST).log() if self.config.blend == "log" else opinions
 
     def _cues(
         self, opinions: torch.Tensor, mean: torch.Tensor, places: torch.Tensor, z: torch.Tensor, size: torch.Tensor
@@ -343,10 +355,16 @@ class Gnesf(GeneralizableSegmenter):
             sums.add_features(seen.rows, seen.described, seen.weight, seen.opinions)
         if self.config.answer == "direct":
             return self._direct_classes(sums, looked)
-        if self.config.answer == "vote":
-            for seen in looked:
-                self.vote(sums, seen)
-        return GaussianClasses(sums.result(self.config.answer == "uniform").cpu())
+        for seen in looked:
+            self.vote(sums, seen)
+        return GaussianClasses(self.voted(sums).cpu())
+
+    def voted(self, sums: RunningVotes, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """(N,K) probabilities, of all or of ``rows``; 0 for Gaussians that no view has seen."""
+        found = sums.result(rows)
+        if self.config.blend != "log":
+            return found
+        return found.softmax(dim=-1) * (found < 0).any(dim=-1, keepdim=True)
 
     def empty_sums(self, count: int) -> RunningVotes:
         return RunningVotes.empty(count, self.width, self.class_count, self.device)
@@ -371,8 +389,12 @@ class Gnesf(GeneralizableSegmenter):
         size = torch.tensor(seen.size, device=seen.rows.device)
         for start in range(0, len(seen.rows), PLACES_AT_ONCE):
             part = slice(start, start + PLACES_AT_ONCE)
-            votes = self._votes(sums, seen, part, size)
-            sums.add_votes(seen.rows[part], votes.logits[0], seen.opinions[part])
+            opinions = self._blended(seen.opinions[part])
+            if self.config.answer == "uniform":
+                logits = torch.zeros(len(opinions), device=opinions.device)
+            else:
+                logits = self._votes(sums, seen, part, size).logits[0]
+            sums.add_votes(seen.rows[part], logits, opinions)
 
     def _votes(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> Votes:
         rows, opinions = seen.rows[part], seen.opinions[part]

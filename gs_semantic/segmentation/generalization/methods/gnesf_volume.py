@@ -245,7 +245,7 @@ class GnesfVolume(Gnesf):
         described = self.voting.described(own, batch["difference"])
         weights = self.voting.pool_weights(batch["nearness"], valid)
         votes = self.voting(described, pooled(described, weights), weights, batch["difference"], valid, volume)
-        answer = soft_vote(votes.logits, batch["opinions"], valid)
+        answer = self.answered(votes.logits, batch["opinions"], valid)
         logits = votes.logits
         if self.colour is not None:
             logits = self.colour(torch.cat([votes.hidden, votes.seen[..., None], batch["difference"]], dim=-1))[..., 0]
