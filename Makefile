@@ -18,7 +18,8 @@ help: ## this list
 demo: build ## map the sample through real ROS topics; results in demo_output/
 	$(BIN)/gs-semantic demo
 
-test: lint sanitize ## static checks, kernels under sanitizers and all tests
+test: build ## static checks, kernels under sanitizers and all tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint sanitize  # mypy has one thread, the compiler waits for one file
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: build ## static checks only

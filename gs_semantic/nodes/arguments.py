@@ -307,13 +307,13 @@ GENERALIZE_ARGUMENTS = (
     Argument(
         "method",
         "gnesf",
-        "Method to train (docs/generalization.md); a checkpoint knows its own.",
+        "Method to train, or whose shipped checkpoint is applied where none is named (docs/generalization.md).",
         parameters=((GENERALIZER, "method"),),
     ),
     Argument(
         "checkpoint",
         "",
-        "What was learned, to apply; when training: weights to start from.",
+        "What was learned, to apply (empty: shipped with the method); when training: weights to start from.",
         parameters=((GENERALIZER, "checkpoint"),),
     ),
     Argument(

@@ -28,6 +28,7 @@ from gs_semantic.nodes.process import SpinThread, StopSignal
 from gs_semantic.nodes.turns import Cancel, Turns
 from gs_semantic.segmentation.config import PRESETS, parse_overrides
 from gs_semantic.segmentation.generalization.apply import ApplyJob, apply
+from gs_semantic.segmentation.generalization.checkpoints import shipped
 from gs_semantic.segmentation.generalization.trainer import LearningJob, learn
 from gs_semantic.segmentation.progress import Progress
 
@@ -44,7 +45,7 @@ Asked = Callable[[], bool]
 @dataclass
 class GeneralizerParameters:
     task: str = parameter("apply", "of runs that are started without an action", choices=TASKS)
-    method: str = parameter("gnesf", "method to train")
+    method: str = parameter("gnesf", "method to train, or whose shipped checkpoint is applied where none is named")
     checkpoint: str = parameter("", "what was learned, to apply; when training: weights to start from")
     sequence: str = parameter("", "posed images of the scene to label; not empty: it is labelled at once")
     map: str = parameter("", "map folder of the scene; empty: the sequence is mapped first")
@@ -107,6 +108,7 @@ class GeneralizerNode(Node):
                     self._do(prepare(self._goal_of_parameters()), Cancel(lambda: bool(stop)), self._tell)
                     if not p.stay:
                         return
+                self.get_logger().info("waits for goals of ~/generalize, or for ~/start_generalizing")
                 while not stop:
                     stop.event.wait(POLL_S)
             finally:
@@ -215,8 +217,7 @@ def prepare(goal: Generalize.Goal) -> Run:
     task = goal.task or "apply"
     if task not in TASKS:
         raise InvalidRequestError(f"task: '{task}' is not one of {', '.join(TASKS)}")
-    needed = ("checkpoint", "sequence", "output") if task == "apply" else ("method", "rooms", "output")
-    for name in needed:
+    for name in ("sequence", "output") if task == "apply" else ("method", "rooms", "output"):
         if not getattr(goal, name):
             raise InvalidRequestError(f"{name}: is empty; task '{task}' needs it")
     return _apply_run(goal) if task == "apply" else _train_run(goal)
@@ -226,14 +227,27 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _checkpoint(text: str) -> Path:
+    """A file, or by a method's name the checkpoint that is shipped for it."""
+    return shipped(Path(text).expanduser()).absolute()
+
+
 def _apply_run(goal: Generalize.Goal) -> Run:
+    if not (goal.checkpoint or goal.method):
+        raise InvalidRequestError(
+            "checkpoint: is empty; task 'apply' needs one, or a method whose checkpoint is shipped (gnesf, rt_gs2)"
+        )
     values = parse_overrides(goal.options)
     for name, value in values.items():
         if name not in APPLY_OPTIONS or not isinstance(value, int):
             raise InvalidRequestError(f"option '{name}={value}': expected whole numbers of {', '.join(APPLY_OPTIONS)}")
     output = _path(goal.output)
     job = ApplyJob(
-        _path(goal.checkpoint), _path(goal.sequence), output, _path(goal.map) if goal.map else None, **values
+        _checkpoint(goal.checkpoint or goal.method),
+        _path(goal.sequence),
+        output,
+        _path(goal.map) if goal.map else None,
+        **values,
     )
 
     def work(tell: Tell, cancelled: Asked) -> Generalize.Result:
@@ -265,7 +279,7 @@ def _train_run(goal: Generalize.Goal) -> Run:
         goal.preset or "standard",
         None,
         parse_overrides(goal.options),
-        _path(goal.checkpoint) if goal.checkpoint else None,
+        _checkpoint(goal.checkpoint) if goal.checkpoint else None,
         goal.resume,
     )
     job.config()

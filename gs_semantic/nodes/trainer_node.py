@@ -61,6 +61,7 @@ class TrainerNode(Node):
                     self.training.run(self._goal_of_parameters(), Cancel(lambda: bool(stop)))
                     if not self.parameters.stay:
                         return
+                self.get_logger().info("waits for goals of ~/train, or for ~/start_training")
                 while not stop:
                     stop.event.wait(POLL_S)
             finally:

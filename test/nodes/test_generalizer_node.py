@@ -19,9 +19,10 @@ from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import CLASSES, room_labels
 from gs_semantic.errors import ErrorCode
 from gs_semantic.gaussians.map_folder import load_map
-from gs_semantic.nodes.generalizer_node import GeneralizerNode
+from gs_semantic.nodes.generalizer_node import GeneralizerNode, prepare
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, save_learner
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
+from gs_semantic.share import share_path
 
 PATIENCE_S = 120.0
 SUCCEEDED, CANCELED, ABORTED = 4, 5, 6  # of action_msgs/GoalStatus
@@ -138,7 +139,8 @@ def test_cancelling_keeps_a_checkpoint_to_go_on_from(client, rooms, tmp_path):
     ("fields", "text"),
     [
         ({"task": "guess"}, "task: 'guess' is not one of apply, train"),
-        ({"task": "apply", "output": "out"}, "checkpoint: is empty; task 'apply' needs it"),
+        ({"task": "apply", "output": "out"}, "sequence: is empty; task 'apply' needs it"),
+        ({"task": "apply", "sequence": "b", "output": "out"}, "checkpoint: is empty; task 'apply' needs one"),
         ({"task": "train", "output": "out", "method": "segformer"}, "rooms: is empty"),
         ({"task": "train", "output": "out", "method": "guess", "rooms": ["rooms"]}, "method 'guess': expected one of"),
         ({"checkpoint": "a", "sequence": "b", "output": "c", "options": ["views=many"]}, "option 'views=many'"),
@@ -151,10 +153,20 @@ def test_mistakes_are_told(client, fields, text):
     assert result.error_code in (ErrorCode.INVALID_REQUEST, ErrorCode.INVALID_INPUT)
 
 
+def test_a_methods_name_stands_for_its_shipped_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for fields in ({"checkpoint": "gnesf", "method": "rt_gs2"}, {"method": "gnesf"}):
+        run = prepare(Generalize.Goal(task="apply", sequence="views", output="map", **fields))
+        assert run.text == f"labels {tmp_path / 'views'} by {share_path('weights', 'gnesf.pt').absolute()}"
+    (tmp_path / "gnesf").touch()  # a file of that name wins
+    run = prepare(Generalize.Goal(task="apply", sequence="views", output="map", checkpoint="gnesf"))
+    assert run.text.endswith(f"by {tmp_path / 'gnesf'}")
+
+
 @pytest.mark.parametrize("client", [{"task": "apply"}], indirect=True)
 def test_the_service_does_what_the_parameters_say(client, rooms, tmp_path):
     answer = client.call("start_generalizing")
-    assert not answer.success and "checkpoint: is empty" in answer.message
+    assert not answer.success and "sequence: is empty" in answer.message
     scene = list_rooms(rooms, "validation")[0]
     values = {"checkpoint": rooms / "gnesf.pt", "sequence": scene, "output": tmp_path / "map", "options": "views=2"}
     client.served.set_parameters([Parameter(name, value=str(value)) for name, value in values.items()])

@@ -117,9 +117,9 @@ def test_training_bench_names_what_it_can_train():
 
 
 def test_curves(tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(scaling, "FRAMES", 4)
     monkeypatch.setattr(scaling, "CHANNELS", (0, 4))
-    curves = scaling.measure((500, 1000), ((32, 24), (64, 48)))
+    curves = scaling.measure((500, 1000), ((32, 24), (64, 48)), patience_s=0.0)
     assert {name: len(points) for name, points in curves.items()}["gaussians_rgb"] == 2
     assert all(ms > 0 for points in curves.values() for _, ms in points)
     scaling.plot(curves, tmp_path / "curves.png")
