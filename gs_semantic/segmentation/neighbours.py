@@ -14,7 +14,8 @@ BLOCK_BYTES = 32 << 20  # largest piece of a matrix of distances or projections
 class NeighbourIndex:
     """A KD-tree over centres (N,3); over a random ``limit`` of them where there are more.
 
-    Rows in and out are rows of the map. Made again when rows come or go; it does not follow small moves.
+    Rows in and out are rows of the map. Made again when rows come or go; it does not follow small moves, so what was
+    found for a point is kept, 4 bytes a neighbour.
     """
 
     def __init__(self, means: np.ndarray, limit: int, random: np.random.Generator) -> None:
@@ -32,6 +33,7 @@ class NeighbourIndex:
     def _plant(self, rows: np.ndarray, points: np.ndarray) -> None:
         self.rows, self.points = rows, points
         self._tree = cKDTree(points, balanced_tree=False, compact_nodes=False)  # built in half the time
+        self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by count: which points were asked for, answers
 
     def sample(self, count: int, random: np.random.Generator) -> np.ndarray:
         """Positions in ``rows`` of a random ``count`` of the points."""
@@ -39,8 +41,15 @@ class NeighbourIndex:
 
     def nearest(self, targets: np.ndarray, count: int) -> np.ndarray:
         """Positions (T,count) of the nearest points, the target itself (almost always) first; rising distance."""
-        count = min(count, len(self.rows))
-        return self._tree.query(self.points[targets], k=np.arange(1, count + 1))[1]
+        count, size = min(count, len(self.rows)), len(self.rows)
+        if count not in self._found:
+            self._found[count] = np.zeros(size, bool), np.empty((size, count), np.int32)
+        asked, answers = self._found[count]
+        fresh = targets[~asked[targets]]
+        if len(fresh):
+            answers[fresh] = self._tree.query(self.points[fresh], k=np.arange(1, count + 1))[1]
+            asked[fresh] = True
+        return answers[targets].astype(np.int64)
 
     def adaptive(self, targets: np.ndarray, directions: np.ndarray, count: int, candidates: int) -> np.ndarray:
         """Positions (T,count) of the points with the smallest positive projection onto each target's direction.
@@ -55,10 +64,17 @@ class NeighbourIndex:
         pool = near[:, :candidates]
         with np.errstate(invalid="ignore"):
             along = np.einsum("tkd,td->tk", self.points[pool] - self.points[targets][:, None], directions)
-        along = np.where(along > 0, along, np.inf)
-        order = np.argsort(along, axis=1, kind="stable")[:, :count]
-        found = np.where(np.isfinite(np.take_along_axis(along, order, 1)), np.take_along_axis(pool, order, 1), -1)
-        return self._filled(found, near, count)
+        along[~(along > 0)] = np.inf
+        few = min(count, pool.shape[1])
+        best = np.argpartition(along, few - 1, axis=1)[:, :few]
+        value = np.take_along_axis(along, best, 1)
+        order = np.argsort(value, axis=1, kind="stable")
+        found = np.where(
+            np.isfinite(np.take_along_axis(value, order, 1)),
+            np.take_along_axis(pool, np.take_along_axis(best, order, 1), 1),
+            -1,
+        )
+        return self._filled(found, near[:, : 2 * count], count)
 
     def _without_self(self, targets: np.ndarray, count: int) -> np.ndarray:
         """The ``count`` nearest points, or as many as there are, other than the target."""

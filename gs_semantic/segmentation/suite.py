@@ -90,6 +90,10 @@ def _coseg(**changes: Any) -> Variant:
 
 
 HDBSCAN = "hdbscan"
+SPARSE = {
+    "initial_gaussians": 5000,
+    "densify_every": 25,
+}  # as few as a reconstruction has, and growth in as many rounds
 SUITES: Mapping[str, Comparison] = {
     "gradiseg": Comparison(
         {
@@ -103,6 +107,13 @@ SUITES: Mapping[str, Comparison] = {
             "gradiseg_borders": Variant("gradiseg", {"identity_near_borders": 0.5}),
             "longest_axis": Variant("gradiseg", {"igd_axis": "longest"}),
             "random_children": Variant("gradiseg", {"igd_children": "random"}),
+            "sparse_grouping": Variant("grouping", SPARSE),
+            "sparse_gradiseg": Variant("gradiseg", SPARSE),
+            "sparse_grouping_equal_count": Variant(
+                "grouping", SPARSE, equal_count_to="sparse_gradiseg", equal_length_to="sparse_gradiseg"
+            ),
+            "sparse_no_igd": Variant("gradiseg", {**SPARSE, "igd": False}),
+            "sparse_no_laknn": Variant("gradiseg", {**SPARSE, "la_knn": False}),
         }
     ),
     "unified_lift": Comparison(
