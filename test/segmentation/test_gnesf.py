@@ -30,6 +30,7 @@ from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_
 from gs_semantic.segmentation.generalization.gnesf.voting import Elu, Pooled, VotingNetwork, pooled, soft_vote
 from gs_semantic.segmentation.generalization.method import GaussianClasses
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
+from gs_semantic.segmentation.generalization.methods.gnesf_volume import GnesfVolume, GnesfVolumeConfig
 from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 from gs_semantic.segmentation.generalization.suite import GnesfSuite, nearest_classes
@@ -145,9 +146,11 @@ def test_losses_have_their_values():
     assert semantic_loss(probabilities, torch.zeros(3, dtype=torch.int64), "ce").item() == 0
 
 
-@pytest.mark.parametrize("answer", ["vote", "uniform", "direct"])
-def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer):
-    method = learner(answer=answer).eval()
+@pytest.mark.parametrize(
+    ("answer", "blend"), [("vote", "mean"), ("vote", "log"), ("uniform", "mean"), ("direct", "mean")]
+)
+def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer, blend):
+    method = learner(answer=answer, blend=blend).eval()
     method.use_classifier(Oracle(scenes))
     scene = scenes[0]
     prepared = method.prepared(scene).subset(range(0, 30, 3))
@@ -166,7 +169,11 @@ def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer):
         mean = (opinions * valid[..., None]).sum(0) / valid.sum(0).clamp_min(1)[:, None]
         cues = method._cues(opinions, mean, places, z, torch.tensor(prepared.sources.size))
         votes = method.voting(described, pooled(described, weights), weights, difference, valid, None, cues)
-        if answer == "vote":
+        if answer == "vote" and blend == "log":  # a product of the opinions, each to the power of its weight
+            weight = votes.logits.softmax(dim=0)[..., None]
+            expected = (opinions.clamp_min(1e-4) ** weight).prod(dim=0) * valid.any(0)[:, None]
+            expected = expected / expected.sum(dim=1, keepdim=True).clamp_min(1e-12)
+        elif answer == "vote":
             expected = soft_vote(votes.logits, opinions, valid)
         elif answer == "uniform":
             expected = mean * valid.any(0)[:, None]
@@ -328,13 +335,19 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     for name, options in {"a": {}, "b": {"seed": 1}, "c": {"answer": "direct"}, "d": {"visibility": "none"}}.items():
         paths.append(tmp_path / f"{name}.pt")
         save_learner(paths[-1], learner(**options))
+    paths.append(tmp_path / "volume.pt")
+    save_learner(
+        paths[-1], GnesfVolume(make_config(GnesfVolumeConfig, "paper", overrides={"voxels": 12}), room_labels())
+    )
     suite = GnesfSuite(
         tmp_path / "rooms", paths, tmp_path / "kept", {"scan": list_rooms(tmp_path / "rooms", "test")[0]}
     )
     results = suite.run()
     rows = (
         "gnesf",
+        "gnesf_volume",
         "uniform",
+        "uniform_log",
         "segmenter2d",
         "segmenter2d_rendered",
         "no_visibility",
@@ -348,7 +361,7 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     again = GnesfSuite(tmp_path / "rooms", paths, tmp_path / "kept", suite.recordings)
     assert again.run() == results
     with pytest.raises(InvalidRequestError, match="none of the checkpoints is of learned votes"):
-        GnesfSuite(tmp_path / "rooms", paths[2:], tmp_path / "kept")
+        GnesfSuite(tmp_path / "rooms", paths[2:4], tmp_path / "kept")
 
 
 def test_points_get_the_class_of_the_nearest_gaussian(scenes):

@@ -28,10 +28,12 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.method import GaussianClasses, splat
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf
+from gs_semantic.segmentation.generalization.methods.gnesf_volume import EVALUATED_STEP, GnesfVolume, SceneGrid
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 from gs_semantic.segmenters.weights import choose_device
 
 SUITES = ("gnesf",)
+UNIFORM = {"uniform": "mean", "uniform_log": "log"}  # what is averaged, by the name of its row
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
 POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
 
@@ -143,15 +145,24 @@ class GnesfSuite:
             tables[name] = tables.get(name, Contingency()) + table
 
         gaussians, views = scene.scene.gaussians, scene.views_of(learner, self.rasterizer)
-        known = {variant: learner.classes_of(gaussians, views)}
+        known: dict[str, GaussianClasses] = {}
+        field: SceneGrid | None = None
+        if isinstance(learner, GnesfVolume):
+            field = SceneGrid.of(views.views, views, learner.config.voxels)
+        else:
+            known[variant] = learner.classes_of(gaussians, views)
         if first:
-            known["uniform"] = _changed(learner, answer="uniform").classes_of(gaussians, views)
+            for name, blend in UNIFORM.items():
+                known[name] = _changed(learner, answer="uniform", blend=blend).classes_of(gaussians, views)
             known |= self._of_fewer(learner, gaussians, views)
         for view in scene.scene.novel:
             if view.classes is None:
                 continue
             for name, classes in known.items():
                 count(name, splat(gaussians, classes, view.camera, self.rasterizer).classes, view.classes)
+            if isinstance(learner, GnesfVolume) and field is not None:
+                found = learner.render(views, field, view.camera, EVALUATED_STEP)[0]
+                count(variant, found, view.classes[::EVALUATED_STEP, ::EVALUATED_STEP])
             if first:
                 self._count_images(learner, gaussians, view, count)
             if variant == "gnesf":

@@ -269,7 +269,7 @@ class Gnesf(GeneralizableSegmenter):
     def answered(self, logits: torch.Tensor, opinions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Class probabilities (P,K) of votes (V,P) on opinions (V,P,K)."""
         blended = soft_vote(logits, self._blended(opinions), valid)
-        return blended.softmax(dim=-1) if self.config.blend == "log" else blended
+        return blended.softmax(dim=-1) * valid.any(dim=0)[:, None] if self.config.blend == "log" else blended
 
     def _blended(self, opinions: torch.Tensor) -> torch.Tensor:
         """What is averaged over views."""
