@@ -49,6 +49,12 @@ def test_runs_wait_for_what_they_start_from_and_are_not_repeated(suite, monkeypa
     monkeypatch.setattr(suites.RtGs2Suite, "_scored", lambda *_: pytest.fail("scored again"))
     assert suite.results() == results
 
+    several = RtGs2Suite(suite.rooms, suite.folder, seeds=(0, 1), recordings=())
+    assert "rt_gs2" in several.results()["not_run"]
+    several.fewer_seeds = True
+    some = several.results()
+    assert some["rt_gs2_seeds"] == 1 and some["rt_gs2_miou"] == results["rt_gs2_miou"] and "depth" in some["not_run"]
+
 
 def test_pictures_show_a_test_room(suite):
     rows = list(suite.pictures())

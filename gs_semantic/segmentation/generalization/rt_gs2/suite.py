@@ -93,7 +93,8 @@ class RtGs2Suite:
     """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
     options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too.
     photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs. segmenter: checkpoint
-    of a 2D segmenter, to say how good the image-only network is."""
+    of a 2D segmenter, to say how good the image-only network is. fewer_seeds: report parts that were run with some of the seeds, too, and with how
+    many."""
 
     rooms: Path
     folder: Path
@@ -105,6 +106,7 @@ class RtGs2Suite:
     recordings: Sequence[str] = RECORDINGS
     photographs: Sequence[Path] = ()
     segmenter: Path | None = None
+    fewer_seeds: bool = False
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -306,21 +308,23 @@ class RtGs2Suite:
             if self.only and part not in self.only:
                 missing.append(part)
                 continue
-            found = [self.scores(Run(part, seed), progress) for seed in self.seeds]
-            if any(scores is None for scores in found):
+            found = {seed: self.scores(Run(part, seed), progress) for seed in self.seeds}
+            whole = {seed: scores for seed, scores in found.items() if scores is not None}
+            if not whole or (len(whole) < len(found) and not self.fewer_seeds):
                 missing.append(part)
                 continue
-            whole = [scores for scores in found if scores is not None]
-            for name in whole[0]:
-                values = [scores[name] for scores in whole]
+            if self.fewer_seeds:
+                results[f"{part}_seeds"] = len(whole)
+            for name in next(iter(whole.values())):
+                values = [scores[name] for scores in whole.values()]
                 results[_key(part, name)] = float(np.mean(values))
                 if len(values) > 1:
                     results[f"{_key(part, name)}_std"] = float(np.std(values))
             if part == "rt_gs2":
                 for name in self.recordings:
-                    found_there = [self.recorded(name, Run(part, seed)) for seed in self.seeds]
+                    found_there = [self.recorded(name, Run(part, seed)) for seed in whole]
                     results[f"{name}_miou"] = float(np.mean(found_there))
-            last = read_learner(self.folder / f"{part}-{self.seeds[0]}" / CHECKPOINT)
+            last = read_learner(self.folder / Run(part, next(iter(whole))).name / CHECKPOINT)
             results[f"{part}_iterations"] = last["training"]["loop"]["iteration"]
         results |= _gains(results) | self.segmented()
         return {**results, "test_rooms": len(self.test), "seeds": len(self.seeds), "not_run": missing}
