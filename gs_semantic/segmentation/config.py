@@ -46,6 +46,9 @@ class TrainingConfig(RunConfig):
     """What every lifting method shares. Defaults are those of 3D Gaussian Splatting as the grouping papers use it."""
 
     rasterizer: str = option("auto", "back end", choices=("auto", "cpu", "cuda", "reference"))
+    eps2d: float = option(
+        0.3, "blur added to every drawn Gaussian, px^2; the less, the less the size of views matters", low=0, high=2
+    )
     adam: str = option(
         "all", "which Gaussians take a step: all (as torch's Adam), or those in view", choices=("all", "visible")
     )
@@ -105,11 +108,11 @@ class TrainingConfig(RunConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {
-            "iterations": 3000, "width": 320, "sh_degree": 0, "adam": "visible", "initial_gaussians": 60_000,
+            "iterations": 3000, "width": 320, "eps2d": 0.01, "sh_degree": 0, "adam": "visible", "initial_gaussians": 60_000,
             "max_gaussians": 100_000, "prune_radius_px": 0.0, "opacity_reset_every": 0, "evaluate_every": 10_000,
         },
         "standard": {
-            "width": 320, "sh_degree": 1, "adam": "visible", "initial_gaussians": 80_000, "max_gaussians": 150_000,
+            "width": 320, "eps2d": 0.01, "sh_degree": 1, "adam": "visible", "initial_gaussians": 80_000, "max_gaussians": 150_000,
             "prune_radius_px": 0.0, "opacity_reset_every": 0,
         },
         "paper": {},

@@ -31,7 +31,8 @@ TILE_SIZE = 32  # larger tiles than for answers: fewer sums per Gaussian to add 
 class ImageGradients:
     """Gradients of the loss with respect to the images: rgb (H,W,3), features (H,W,C) or None.
 
-    rows int64 (R,), each once, and values (R,C): further gradients on the features of these Gaussians.
+    rows int64 (R,), and values (R,C): further gradients on the features of these Gaussians. ``NativeEngine`` wants each
+    row once, ``AutogradEngine`` adds up.
     """
 
     rgb: torch.Tensor

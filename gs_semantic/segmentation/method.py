@@ -15,7 +15,7 @@ import torch
 
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera, GaussianMap, MaskInfo
-from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.rendering import Rasterizer, RasterSettings, create_rasterizer
 from gs_semantic.rendering.losses import ssim_l1_gradient
 from gs_semantic.rendering.step import StepRates
 from gs_semantic.segmentation.config import TrainingConfig
@@ -85,7 +85,7 @@ class LiftingMethod:
                 "(run a segmenter over the recording, or train method 'plain' for colour alone)"
             )
         self.config, self.scene = config, scene
-        self.rasterizer = rasterizer or create_rasterizer(config.rasterizer)
+        self.rasterizer = rasterizer or create_rasterizer(config.rasterizer, RasterSettings(eps2d=config.eps2d))
         self.device = self.rasterizer.device  # of the map and of all that is trained
         self.random = np.random.default_rng(config.seed)
         self.cancelled: Callable[[], bool] = lambda: False  # the trainer's
@@ -304,7 +304,11 @@ class LiftingMethod:
     def on_device(self, values: np.ndarray) -> torch.Tensor:
         """A copy where the map is; the host does not wait for it."""
         known = torch.from_numpy(values)
-        return known.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else known.to(self.device)
+        return (
+            known.pin_memory().to(self.device, non_blocking=True)
+            if self.device.type == "cuda"
+            else known.to(self.device)
+        )
 
 
 def as_numbers(terms: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
 
-BLOCK_BYTES = 32 << 20  # largest piece of a matrix of projections
+BLOCK_BYTES = 32 << 20  # largest piece of a matrix of distances or projections
 
 
 class NeighbourIndex:
@@ -93,3 +96,78 @@ class NeighbourIndex:
         gap = filled < 0
         filled[gap] = np.broadcast_to(filled[:, :1], filled.shape)[gap]
         return filled
+
+
+class DeviceNeighbourIndex:
+    """The same answers as tensors on a device, by plain search in blocks: no tree, and the host never waits.
+
+    Among equals the order may differ from that of ``NeighbourIndex``.
+    """
+
+    def __init__(self, means: torch.Tensor, limit: int, random: np.random.Generator) -> None:
+        count, device = len(means), means.device
+        chosen = np.arange(count) if count <= limit else np.sort(random.choice(count, limit, replace=False))
+        self.rows = torch.from_numpy(chosen).to(device)
+        self.points = means.detach()[self.rows]
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, points: torch.Tensor) -> DeviceNeighbourIndex:
+        """The index that had these ``rows`` and ``points``."""
+        index = cls.__new__(cls)
+        index.rows, index.points = rows, points
+        return index
+
+    def sample(self, count: int, random: np.random.Generator) -> torch.Tensor:
+        """Positions in ``rows`` of a random ``count`` of the points."""
+        chosen = torch.from_numpy(random.choice(len(self.rows), min(count, len(self.rows)), replace=False))
+        return chosen.to(self.rows.device, non_blocking=True)
+
+    def nearest(self, targets: torch.Tensor, count: int) -> torch.Tensor:
+        """As ``NeighbourIndex.nearest``, the target itself always first."""
+        distances = self._blocks(targets, self._squared_distances)
+        return torch.cat(
+            [block.topk(min(count, len(self.points)), dim=1, largest=False).indices for block in distances]
+        )
+
+    def adaptive(self, targets: torch.Tensor, directions: torch.Tensor, count: int, candidates: int) -> torch.Tensor:
+        """As ``NeighbourIndex.adaptive``; directions (T,3)."""
+        near = self.nearest(targets, max(candidates, 2 * count) + 1)[:, 1:]
+        if candidates:
+            pool = near[:, :candidates]
+            offsets = self.points[pool] - self.points[targets][:, None]
+            along = _positive((offsets * directions[:, None]).sum(dim=2))
+            best = along.topk(min(count, pool.shape[1]), dim=1, largest=False)
+            found = torch.where(best.values.isfinite(), pool.gather(1, best.indices), -1)
+        else:
+            parts = [
+                block.topk(min(count, len(self.points)), dim=1, largest=False)
+                for block in self._blocks(targets, self._projections, directions)
+            ]
+            found = torch.cat([torch.where(part.values.isfinite(), part.indices, -1) for part in parts])
+        fresh = ~(near[:, :, None] == found[:, None, :]).any(dim=2)
+        pool = torch.cat([found, torch.where(fresh, near, -1)], dim=1)
+        filled = pool.gather(1, (pool < 0).to(torch.int8).argsort(dim=1, stable=True))[:, :count]
+        return torch.where(filled < 0, filled[:, :1], filled)
+
+    def _blocks(
+        self, targets: torch.Tensor, matrix: Callable[..., torch.Tensor], *more: torch.Tensor
+    ) -> Iterator[torch.Tensor]:
+        rows = max(1, BLOCK_BYTES // self.points.element_size() // len(self.points))
+        for parts in zip(targets.split(rows), *(values.split(rows) for values in more), strict=True):
+            yield matrix(*parts)
+
+    def _squared_distances(self, targets: torch.Tensor) -> torch.Tensor:
+        own = self.points[targets]
+        total = (own[:, :1] - self.points[:, 0]).square_()
+        for axis in (1, 2):  # an axis at a time: no (T,N,3)
+            apart = own[:, axis, None] - self.points[:, axis]
+            total.addcmul_(apart, apart)
+        return total.scatter_(1, targets[:, None], -1.0)  # first also among points in the same place
+
+    def _projections(self, targets: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        along = directions @ self.points.T - (directions * self.points[targets]).sum(dim=1, keepdim=True)
+        return _positive(along).scatter_(1, targets[:, None], torch.inf)
+
+
+def _positive(values: torch.Tensor) -> torch.Tensor:
+    return torch.where(values > 0, values, torch.inf)

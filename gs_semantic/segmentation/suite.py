@@ -118,6 +118,9 @@ SUITES: Mapping[str, Comparison] = {
             "no_blocking": _unified(block_gradients=False),
             "paper_weights": _unified(weighting="paper"),
             "all_pixels": _unified(association_pixels=0),
+            "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
+            "steady_balance": _unified(contrast_balance_end=-1.0),
+            "free_length": _unified(unit_features=False),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -139,7 +142,10 @@ SUITES: Mapping[str, Comparison] = {
         suffixes={"noise_high": "", "noise_mid": "_mid", "noise_low": "_low"},
     ),
 }
-ABLATIONS = ("no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels")
+ABLATIONS = (
+    "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
+    "steady_balance", "free_length",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

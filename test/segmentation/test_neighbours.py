@@ -6,8 +6,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
-from gs_semantic.segmentation.neighbours import NeighbourIndex
+from gs_semantic.segmentation.neighbours import DeviceNeighbourIndex, NeighbourIndex
 
 # target, then the points of the worked example; the target moves along +x
 EXAMPLE = np.array([[0, 0, 0], [1, 0, 0], [2, 5, 0], [-0.1, 0, 0], [0.5, 9, 0]], float)
@@ -15,9 +16,31 @@ TARGET, AHEAD, FAR, BEHIND, NEXT_TO_PLANE = range(5)
 FORWARD = np.array([[1.0, 0, 0]])
 
 
+class OnDevice:
+    """The search of devices with arrays in and out, so that both answer the same questions."""
+
+    def __init__(self, points, limit, random):
+        self.index = DeviceNeighbourIndex(torch.from_numpy(points), limit, random)
+
+    def sample(self, count, random):
+        return self.index.sample(count, random).numpy()
+
+    def nearest(self, targets, count):
+        return self.index.nearest(torch.from_numpy(targets), count).numpy()
+
+    def adaptive(self, targets, directions, count, candidates):
+        tensors = torch.from_numpy(targets), torch.from_numpy(directions)
+        return self.index.adaptive(*tensors, count, candidates).numpy()
+
+
+@pytest.fixture(params=[NeighbourIndex, OnDevice])
+def kind(request):
+    return request.param
+
+
 @pytest.fixture
-def index():
-    return NeighbourIndex(EXAMPLE, 100, np.random.default_rng(0))
+def index(kind):
+    return kind(EXAMPLE, 100, np.random.default_rng(0))
 
 
 def test_the_literal_rule_orders_by_projection_alone(index):
@@ -43,19 +66,19 @@ def test_a_tiny_scene_repeats_what_there_is(index):
     assert set(found[0].tolist()) == {AHEAD, FAR, BEHIND, NEXT_TO_PLANE}
 
 
-def test_nearest_are_those_of_a_plain_search():
+def test_nearest_are_those_of_a_plain_search(kind):
     random = np.random.default_rng(1)
     points = random.normal(size=(300, 3))
-    index = NeighbourIndex(points, 1000, random)
+    index = kind(points, 1000, random)
     targets = index.sample(20, random)
     distance = np.linalg.norm(points[targets][:, None] - points[None], axis=2)
     assert (index.nearest(targets, 5) == np.argsort(distance, axis=1)[:, :5]).all()
 
 
-def test_the_literal_rule_is_that_of_a_plain_search():
+def test_the_literal_rule_is_that_of_a_plain_search(kind):
     random = np.random.default_rng(2)
     points, directions = random.normal(size=(300, 3)), random.normal(size=(9, 3))
-    index = NeighbourIndex(points, 1000, random)
+    index = kind(points, 1000, random)
     targets = index.sample(9, random)
     for row, found in enumerate(index.adaptive(targets, directions, 5, candidates=0)):
         along = (points - points[targets[row]]) @ directions[row]
@@ -84,6 +107,7 @@ def test_no_matrix_of_all_distances_is_made(candidates):
     assert peak < 200e6  # 1000 x 60,000 float32 would be 240 MB, and a sort of them twice that
 
 
-def test_a_restored_index_answers_alike(index):
+def test_a_restored_index_answers_alike():
+    index = NeighbourIndex(EXAMPLE, 100, np.random.default_rng(0))
     again = NeighbourIndex.of(index.rows, index.points)
     assert (again.nearest(np.arange(5), 3) == index.nearest(np.arange(5), 3)).all()

@@ -51,7 +51,9 @@ def pack_learners(paths: Sequence[Path], output: Path) -> SceneLearner:
     for path, content in zip(paths[1:], contents[1:], strict=True):
         for what in ("method", "classes"):
             if content[what] != whole[what]:
-                raise InvalidRequestError(f"{path}: its {what} are not those of {paths[0]}; they cannot be packed together")
+                raise InvalidRequestError(
+                    f"{path}: its {what} are not those of {paths[0]}; they cannot be packed together"
+                )
         for name, value in content["weights"].items():
             if not torch.equal(value, whole["weights"].setdefault(name, value)):
                 raise InvalidRequestError(

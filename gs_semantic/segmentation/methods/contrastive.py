@@ -19,9 +19,10 @@ from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.gaussians import MaskInfo
 from gs_semantic.gaussians.gaussian_map import SH_C0
 from gs_semantic.segmentation.config import TrainingConfig, option
+from gs_semantic.segmentation.engine import StepStatistics
 from gs_semantic.segmentation.method import LiftingMethod, SeenObject
 from gs_semantic.segmentation.registry import register
-from gs_semantic.segmentation.untracked import Draw, contrastive_loss, norm_loss, unit
+from gs_semantic.segmentation.untracked import EPSILON, Draw, contrastive_loss, norm_loss, unit
 
 DESCRIBED_VIEWS = 24  # training views that say which class an object has
 COVERED = 1e-3  # length of a feature below which nothing is there
@@ -56,6 +57,10 @@ class ContrastiveConfig(TrainingConfig):
     contrast_balance: float = option(
         0.0, "a mask of n pixels weighs as n^(1 - this) in the contrast; 1: all masks weigh the same", low=0, high=1
     )
+    contrast_balance_end: float = option(
+        -1.0, "the same at the end of training, reached evenly; below 0: as at the start", low=-1, high=1
+    )
+    unit_features: bool = option(False, "features of Gaussians keep the length 1, so that all count alike in a pixel")
     contrast_least: int = option(20, "masks with no more of these pixels take no part in it", low=0)
     unlabelled: str = option(
         "ignore", "pixels with id 0: left out; a mask like others, as in the code; or the background in all views",
@@ -90,6 +95,19 @@ class ContrastiveLifting(LiftingMethod):
         shape = tuple(self.gaussians["identity"].shape)
         uniform = self.random.random(shape, dtype=np.float32)
         self.gaussians["identity"] = (torch.from_numpy(uniform) - 0.5) / SH_C0
+        self._keep_length()
+
+    def observe(self, iteration: int, index: int, statistics: StepStatistics) -> None:
+        super().observe(iteration, index, statistics)
+        self._keep_length()
+
+    def _keep_length(self) -> None:
+        """Back to the unit sphere. The contrast looks at directions alone, and lets small objects' features grow to
+        several times the length of the background's: along an outline, a pixel then is the object's long before the
+        object covers half of it."""
+        if self.config.unit_features:
+            features = self.gaussians["identity"]
+            features /= features.norm(dim=1, keepdim=True) + EPSILON
 
     @property
     def features_move_geometry(self) -> bool:
@@ -127,11 +145,17 @@ class ContrastiveLifting(LiftingMethod):
         positions, segments, masks = draw.large_masks(config.contrast_least)
         if masks:
             rows = rows.index_select(0, self.on_device(positions))
-            contrast = contrastive_loss(
-                rows, self.on_device(segments), masks, weights.per_pixel, config.contrast_balance
-            )
+            balance = self._balance(iteration)
+            contrast = contrastive_loss(rows, self.on_device(segments), masks, weights.per_pixel, balance)
             terms["contrast"] = weights.contrast * contrast
         return terms
+
+    def _balance(self, iteration: int) -> float:
+        config = self.config
+        if config.contrast_balance_end < 0:
+            return config.contrast_balance
+        done = min(1.0, iteration / config.iterations)
+        return (1 - done) * config.contrast_balance + done * config.contrast_balance_end
 
     # --- answers ------------------------------------------------------------------------------------------------------
 

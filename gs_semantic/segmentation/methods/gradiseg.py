@@ -20,7 +20,7 @@ from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.densification import CHILDREN, SHRINK
 from gs_semantic.segmentation.engine import ImageGradients, Pass, StepStatistics
 from gs_semantic.segmentation.methods.grouping import GaussianGrouping, GroupingConfig
-from gs_semantic.segmentation.neighbours import NeighbourIndex
+from gs_semantic.segmentation.neighbours import DeviceNeighbourIndex, NeighbourIndex
 from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.splitting import split_across
 
@@ -223,13 +223,22 @@ class GradiSeg(GaussianGrouping):
 
     # --- local adaptive KNN -------------------------------------------------------------------------------------------
 
+    # Adam's running mean of the gradient: the sharper of what the paper's single gradient could be
+
     def find_neighbours(self, iteration: int, index: NeighbourIndex, targets: np.ndarray) -> np.ndarray:
         config = self.config
         if not config.la_knn or iteration < config.la_from:
             return super().find_neighbours(iteration, index, targets)
-        # Adam's running mean of the gradient: the sharper of what the paper's single gradient could be
-        rows = torch.from_numpy(index.rows[targets]).to(self.device)
-        directions = -self.engine.mean_direction(rows).cpu().numpy().astype(np.float64)
+        directions = -self.engine.mean_direction(torch.from_numpy(index.rows[targets])).numpy().astype(np.float64)
+        return index.adaptive(targets, directions, config.neighbours, config.la_candidates)
+
+    def find_device_neighbours(
+        self, iteration: int, index: DeviceNeighbourIndex, targets: torch.Tensor
+    ) -> torch.Tensor:
+        config = self.config
+        if not config.la_knn or iteration < config.la_from:
+            return super().find_device_neighbours(iteration, index, targets)
+        directions = -self.engine.mean_direction(index.rows[targets])
         return index.adaptive(targets, directions, config.neighbours, config.la_candidates)
 
     def state_dict(self) -> dict[str, Any]:

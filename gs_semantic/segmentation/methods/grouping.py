@@ -17,7 +17,7 @@ from gs_semantic.segmentation.config import TrainingConfig, option
 from gs_semantic.segmentation.heads import LinearClassifier
 from gs_semantic.segmentation.losses import identity_cross_entropy, neighbour_kl
 from gs_semantic.segmentation.method import GaussianLoss, LiftingMethod
-from gs_semantic.segmentation.neighbours import NeighbourIndex
+from gs_semantic.segmentation.neighbours import DeviceNeighbourIndex, NeighbourIndex
 from gs_semantic.segmentation.registry import register
 
 
@@ -77,7 +77,7 @@ class GaussianGrouping(LiftingMethod):
             config.identity_dims, self.scene.class_count, config.lr_classifier, self.random, self.device
         )
         self.normaliser = config.normalise_by or self.scene.class_count
-        self._index: NeighbourIndex | None = None
+        self._index: NeighbourIndex | DeviceNeighbourIndex | None = None
         self._index_made = 0
 
     def initialise(self) -> None:
@@ -128,28 +128,58 @@ class GaussianGrouping(LiftingMethod):
         due = iteration % config.regularise_every == 0 and iteration >= config.regularise_from
         if not due or config.regularise_weight == 0 or len(self.gaussians) < 2:
             return None
-        index = self._neighbour_index(iteration)
-        targets = index.sample(config.regularise_points, self.random)
-        neighbours = self.find_neighbours(iteration, index, targets)
-        used, places = np.unique(np.concatenate([targets[:, None], neighbours], axis=1), return_inverse=True)
-        rows = self.on_device(index.rows[used])
+        if self.device.type == "cpu":
+            rows, place = self._neighbourhoods(iteration)
+        else:
+            rows, place = self._device_neighbourhoods(iteration)
         values = self.gaussians["identity"][rows].clone().requires_grad_()
         probabilities = self.classifier(values).softmax(dim=1)
-        place = self.on_device(places.reshape(len(targets), -1))
         loss = neighbour_kl(probabilities[place[:, 0]], probabilities[place[:, 1:]], self.normaliser)
         return GaussianLoss({"neighbours": config.regularise_weight * loss}, rows, values)
+
+    def _neighbourhoods(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (R,) of the map, each once, and where in them random Gaussians and their neighbours are, (T,1+K)."""
+        index = self._neighbour_index(iteration)
+        targets = index.sample(self.config.regularise_points, self.random)
+        neighbours = self.find_neighbours(iteration, index, targets)
+        used, places = np.unique(np.concatenate([targets[:, None], neighbours], axis=1), return_inverse=True)
+        return torch.from_numpy(index.rows[used]), torch.from_numpy(places.reshape(len(targets), -1))
+
+    def _device_neighbourhoods(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same; rows may be there several times, since the host would have to wait for their number."""
+        index = self._device_index(iteration)
+        targets = index.sample(self.config.regularise_points, self.random)
+        places = torch.cat([targets[:, None], self.find_device_neighbours(iteration, index, targets)], dim=1)
+        rows = index.rows[places.reshape(-1)]
+        return rows, torch.arange(len(rows), device=rows.device).reshape(places.shape)
 
     def find_neighbours(self, iteration: int, index: NeighbourIndex, targets: np.ndarray) -> np.ndarray:
         """Positions (T,K) in ``index.rows`` of the neighbours of each target."""
         return index.nearest(targets, self.config.neighbours)
 
+    def find_device_neighbours(
+        self, iteration: int, index: DeviceNeighbourIndex, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """The same on a device."""
+        return index.nearest(targets, self.config.neighbours)
+
     def _neighbour_index(self, iteration: int) -> NeighbourIndex:
+        if self._is_old(iteration):
+            self._index = NeighbourIndex(self.gaussians.means.numpy(), self.config.regularise_among, self.random)
+        assert isinstance(self._index, NeighbourIndex)
+        return self._index
+
+    def _device_index(self, iteration: int) -> DeviceNeighbourIndex:
+        if self._is_old(iteration):
+            self._index = DeviceNeighbourIndex(self.gaussians.means, self.config.regularise_among, self.random)
+        assert isinstance(self._index, DeviceNeighbourIndex)
+        return self._index
+
+    def _is_old(self, iteration: int) -> bool:
         old = self._index is None or iteration - self._index_made >= self.config.neighbours_every
         if old:
-            self._index = NeighbourIndex(self.gaussians.means.cpu().numpy(), self.config.regularise_among, self.random)
             self._index_made = iteration
-        assert self._index is not None
-        return self._index
+        return old
 
     def rows_changed(self) -> None:
         self._index = None
@@ -164,10 +194,9 @@ class GaussianGrouping(LiftingMethod):
         return logits
 
     def state_dict(self) -> dict[str, Any]:
-        index = self._index
-        known = (
-            None if index is None else {"rows": torch.from_numpy(index.rows), "points": torch.from_numpy(index.points)}
-        )
+        index, known = self._index, None
+        if index is not None:
+            known = {"rows": torch.as_tensor(index.rows), "points": torch.as_tensor(index.points)}
         own = {"classifier": self.classifier.state_dict(), "index": known, "index_made": self._index_made}
         return super().state_dict() | own
 
@@ -175,5 +204,10 @@ class GaussianGrouping(LiftingMethod):
         super().load_state_dict(state)
         self.classifier.load_state_dict(state["classifier"])
         known = state["index"]
-        self._index = None if known is None else NeighbourIndex.of(known["rows"].numpy(), known["points"].numpy())
+        if known is None:
+            self._index = None
+        elif self.device.type == "cpu":
+            self._index = NeighbourIndex.of(known["rows"].numpy(), known["points"].numpy())
+        else:
+            self._index = DeviceNeighbourIndex.of(known["rows"].to(self.device), known["points"].to(self.device))
         self._index_made = state["index_made"]

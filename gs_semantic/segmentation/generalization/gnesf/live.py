@@ -51,12 +51,12 @@ class LiveVotes:
     def update(self, gaussians: GaussianMap, frame: Frame) -> ClassUpdate:
         """See ``SemanticSource``."""
         rows = self.add(gaussians, frame)
-        best, index = self.sums.result_of(rows).max(dim=1)
+        best, index = self.method.voted(self.sums, rows).max(dim=1)
         return ClassUpdate(rows, torch.where(best > 0, index + 1, 0).to(torch.int32), best)
 
     def classes(self) -> GaussianClasses:
         """Of the Gaussians of the map as it was at the last frame."""
-        return GaussianClasses(self.sums.result())
+        return GaussianClasses(self.method.voted(self.sums))
 
     def _follow(self, gaussians: GaussianMap) -> None:
         uids = gaussians["uid"].numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 KINDS = ("one_minus_p", "ce")
+BLENDS = ("mean", "log")
 
 
 def semantic_loss(probabilities: torch.Tensor, classes: torch.Tensor, kind: str) -> torch.Tensor:

@@ -71,12 +71,7 @@ class RunningVotes:
         self.numerator.index_add_(0, rows, weight[:, None] * opinions)
         self.denominator[rows] += weight
 
-    def result_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """(R,K) learned votes of some Gaussians."""
-        return self.numerator[rows] / self.denominator[rows, None].clamp_min(1e-12)
-
-    def result(self, uniform: bool = False) -> torch.Tensor:
-        """(N,K) probabilities; rows of Gaussians that no view has seen are 0."""
-        if uniform:
-            return self.opinion / self.views[:, None].clamp_min(1)
-        return self.numerator / self.denominator[:, None].clamp_min(1e-12)
+    def result(self, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """(N,K) averages, of all or of ``rows``; rows of Gaussians that no view has seen are 0."""
+        chosen = slice(None) if rows is None else rows
+        return self.numerator[chosen] / self.denominator[chosen, None].clamp_min(1e-12)

@@ -39,6 +39,7 @@ from gs_semantic.segmentation.generalization.registry import register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 
 CUES = 5
+LEAST = 1e-4  # probability whose logarithm is taken
 PLACES_AT_ONCE = 65_536  # Gaussians whose votes are computed together
 
 
@@ -57,9 +58,14 @@ class GnesfConfig(GeneralizationConfig):
     visibility: str = option("depth", "views vote where the map's depth agrees, or wherever it is in the image",
                              choices=("depth", "none"))  # fmt: skip
     cues: bool = option(True, "votes also see how sure, central, near and of one mind with the others a view is")
-    channels: int = option(16, "of the source views' features", low=1)
+    backbone: str = option("small", "CNN of the source views: small, or the published ResNet-34 U-Net",
+                           choices=("small", "resunet"))  # fmt: skip
+    blend: str = option("mean", "opinions are averaged (Eq. 4), or their logarithms, so that one view can rule a class out",
+                        choices=losses.BLENDS)  # fmt: skip
+    channels: int = option(16, "of the source views' features (backbone=small)", low=1)
+    rooms: int = option(1, "novel views, of rooms drawn at random, that one iteration learns from", low=1)
     views: int = option(8, "source views in training", low=2)
-    points: int = option(768, "surface points of one iteration", low=1)
+    points: int = option(768, "surface points of a novel view in one iteration", low=1)
     loss: str = option("one_minus_p", "loss on the voted probabilities", choices=losses.KINDS)
     balance: float = option(0.5, "points are drawn by their class's share of the image to the power of minus this", low=0,
                             high=1)  # fmt: skip
@@ -88,8 +94,9 @@ class Gnesf(GeneralizableSegmenter):
         )
         self.classifier.requires_grad_(False)
         self._instead: list[ImageClassifier] = []  # in a list, because it is no part of this network
-        self.features: SmallUNet | ResUNet = SmallUNet(config.channels)
-        self.width = 3 + config.channels
+        small = config.backbone == "small"
+        self.features: SmallUNet | ResUNet = SmallUNet(config.channels) if small else ResUNet()
+        self.width = 3 + self.features.channels
         self.voting = VotingNetwork(self.width, "gaussian", config.difference, cues=CUES if config.cues else 0)
         self.head = mlp(65, 64, 64, self.class_count) if config.answer == "direct" else None
         self._prepared: WeakKeyDictionary[LearningScene, PreparedViews] = WeakKeyDictionary()
@@ -181,6 +188,10 @@ class Gnesf(GeneralizableSegmenter):
 
     @torch.no_grad()
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
+        """``rooms`` novel views; see ``_sample_view``."""
+        return {"rooms": [self._sample_view(scenes, random) for _ in range(self.config.rooms)]}
+
+    def _sample_view(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> dict[str, torch.Tensor]:
         """Surface points that a novel view of a scene shows, and views that see some of them: two or more of ``views``;
         the others are there, so that all batches have one shape, but see nothing."""
         for _ in range(100):
@@ -190,7 +201,8 @@ class Gnesf(GeneralizableSegmenter):
             if not len(surface):
                 continue
             points, classes = surface.draw(self.config.points, random)
-            seeing = whole.seen(points, self.config.visibility)[2].sum(dim=1).cpu().numpy()
+            places, z, valid = whole.seen(points, self.config.visibility)
+            seeing = valid.sum(dim=1).cpu().numpy()
             best = np.argsort(-seeing, kind="stable")[: 2 * self.config.views]
             best = best[seeing[best] > 0]
             if len(best) < 2:
@@ -198,8 +210,9 @@ class Gnesf(GeneralizableSegmenter):
             most = self.config.views
             chosen = random.permutation(best)[:most]
             count = min(len(chosen), int(random.integers(2, most + 1)))
-            views = whole.subset(np.resize(chosen, most).tolist())
-            places, z, valid = views.seen(points, self.config.visibility)
+            rows = np.resize(chosen, most).tolist()
+            views = whole.subset(rows)
+            places, z, valid = places[rows], z[rows], valid[rows]
             valid[count:] = False
             images = views.images()
             return {
@@ -229,8 +242,14 @@ class Gnesf(GeneralizableSegmenter):
         return torch.einsum("vij,vpj->vpi", rotation, way)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        found = self.features(torch.cat([view["images"] for view in batch["rooms"]])).float()
+        parts = found.chunk(len(batch["rooms"]))
+        terms = [self._loss(view, part) for view, part in zip(batch["rooms"], parts, strict=True)]
+        return {"semantic": torch.stack(terms).mean()}
+
+    def _loss(self, batch: dict[str, torch.Tensor], found: torch.Tensor) -> torch.Tensor:
+        """Of the points of one novel view; found (V,C,h,w): features of its source views."""
         valid, opinions, z = batch["valid"], batch["opinions"], batch["z"]
-        found = self.features(batch["images"]).float()
         grid = (batch["grid"] + 0.5) / batch["size"] * 2 - 1
         read = torch.nn.functional.grid_sample(found, grid[:, None], align_corners=False)
         own = torch.cat([batch["rgb"], read[:, :, 0].transpose(1, 2)], dim=-1)
@@ -243,9 +262,18 @@ class Gnesf(GeneralizableSegmenter):
         if self.head is not None:
             answer = self._direct_of(votes, valid).softmax(dim=-1)
         else:
-            answer = soft_vote(votes.logits, opinions, valid)
+            answer = self.answered(votes.logits, opinions, valid)
         classes = torch.where(valid.any(dim=0), batch["classes"], 0)
-        return {"semantic": losses.semantic_loss(answer, classes, self.config.loss)}
+        return losses.semantic_loss(answer, classes, self.config.loss)
+
+    def answered(self, logits: torch.Tensor, opinions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Class probabilities (P,K) of votes (V,P) on opinions (V,P,K)."""
+        blended = soft_vote(logits, self._blended(opinions), valid)
+        return blended.softmax(dim=-1) if self.config.blend == "log" else blended
+
+    def _blended(self, opinions: torch.Tensor) -> torch.Tensor:
+        """What is averaged over views."""
+        return opinions.clamp_min(LEAST).log() if self.config.blend == "log" else opinions
 
     def _cues(
         self, opinions: torch.Tensor, mean: torch.Tensor, places: torch.Tensor, z: torch.Tensor, size: torch.Tensor
@@ -327,10 +355,16 @@ class Gnesf(GeneralizableSegmenter):
             sums.add_features(seen.rows, seen.described, seen.weight, seen.opinions)
         if self.config.answer == "direct":
             return self._direct_classes(sums, looked)
-        if self.config.answer == "vote":
-            for seen in looked:
-                self.vote(sums, seen)
-        return GaussianClasses(sums.result(self.config.answer == "uniform").cpu())
+        for seen in looked:
+            self.vote(sums, seen)
+        return GaussianClasses(self.voted(sums).cpu())
+
+    def voted(self, sums: RunningVotes, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """(N,K) probabilities, of all or of ``rows``; 0 for Gaussians that no view has seen."""
+        found = sums.result(rows)
+        if self.config.blend != "log":
+            return found
+        return found.softmax(dim=-1) * (found < 0).any(dim=-1, keepdim=True)
 
     def empty_sums(self, count: int) -> RunningVotes:
         return RunningVotes.empty(count, self.width, self.class_count, self.device)
@@ -346,15 +380,21 @@ class Gnesf(GeneralizableSegmenter):
         difference = self._difference(means[rows], view.sources.centres, view.sources.rotation, z)
         described = self.voting.described(own, difference)[0]
         weight = torch.exp(self.voting.sharpness.abs() * -z[0])
-        return Seen(rows, described, weight, view.opinions(places)[0], difference[0], places[0], z[0], view.sources.size)
+        return Seen(
+            rows, described, weight, view.opinions(places)[0], difference[0], places[0], z[0], view.sources.size
+        )
 
     def vote(self, sums: RunningVotes, seen: Seen) -> None:
         """Add the votes of a view, whose features are in the sums already."""
         size = torch.tensor(seen.size, device=seen.rows.device)
         for start in range(0, len(seen.rows), PLACES_AT_ONCE):
             part = slice(start, start + PLACES_AT_ONCE)
-            votes = self._votes(sums, seen, part, size)
-            sums.add_votes(seen.rows[part], votes.logits[0], seen.opinions[part])
+            opinions = self._blended(seen.opinions[part])
+            if self.config.answer == "uniform":
+                logits = torch.zeros(len(opinions), device=opinions.device)
+            else:
+                logits = self._votes(sums, seen, part, size).logits[0]
+            sums.add_votes(seen.rows[part], logits, opinions)
 
     def _votes(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> Votes:
         rows, opinions = seen.rows[part], seen.opinions[part]

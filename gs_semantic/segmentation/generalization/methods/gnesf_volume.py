@@ -69,7 +69,6 @@ class GnesfVolumeConfig(GnesfConfig):
         "sdf", "views vote where signed distances, or the recorded depth, say that they see the sample, or all do",
         choices=("sdf", "depth", "none"),
     )  # fmt: skip
-    backbone: str = option("small", "CNN of the source views", choices=("small", "resunet"))
     cues: bool = option(False, "not in the published forms")
     voxels: int = option(64, "of the longest side of the grid", low=8)
     rays: int = option(128, "of one iteration", low=1)
@@ -246,7 +245,7 @@ class GnesfVolume(Gnesf):
         described = self.voting.described(own, batch["difference"])
         weights = self.voting.pool_weights(batch["nearness"], valid)
         votes = self.voting(described, pooled(described, weights), weights, batch["difference"], valid, volume)
-        answer = soft_vote(votes.logits, batch["opinions"], valid)
+        answer = self.answered(votes.logits, batch["opinions"], valid)
         logits = votes.logits
         if self.colour is not None:
             logits = self.colour(torch.cat([votes.hidden, votes.seen[..., None], batch["difference"]], dim=-1))[..., 0]

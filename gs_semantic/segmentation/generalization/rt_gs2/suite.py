@@ -282,7 +282,10 @@ class RtGs2Suite:
                 assert view.classes is not None
                 truth = view.classes.astype(np.int64)
                 drawn = rasterizer.render(scene.gaussians, view.camera).rgb.clamp(0, 1)
-                for score, image in ((photographs, view.rgb), (rendered, (drawn * 255).round().to(torch.uint8).numpy())):
+                for score, image in (
+                    (photographs, view.rgb),
+                    (rendered, (drawn * 255).round().to(torch.uint8).numpy()),
+                ):
                     score.update(every_label(learner.probabilities([image])[0]), truth)
         return {"segmenter2d_miou": photographs.result().miou, "segmenter2d_rendered_miou": rendered.result().miou}
 

@@ -15,7 +15,7 @@ from gs_semantic.mapping.lifting import register_votes
 from gs_semantic.objects.edit import PROBABILITY
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
-from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.rendering import Rasterizer, RasterSettings, create_rasterizer
 from gs_semantic.segmentation.checkpoints import read_checkpoint
 from gs_semantic.segmentation.config import make_config
 from gs_semantic.segmentation.methods.coseg.decoder import Decoder
@@ -74,7 +74,7 @@ class TrainedField:
 
         What no view shows gets those of its nearest neighbours. InvalidInputError when the views show nothing.
         """
-        rasterizer = rasterizer or create_rasterizer(self.config.rasterizer)
+        rasterizer = rasterizer or create_rasterizer(self.config.rasterizer, RasterSettings(eps2d=self.config.eps2d))
         features = self.lifting.lift(gaussians, rasterizer, views)[0] if self.config.image_features else None
         clouds = (
             self.field.cloud(gaussians, rasterizer, camera, np.random.default_rng((self.config.seed, index)))
