@@ -207,8 +207,10 @@ class RtGs2Suite:
     def _scored(self, run: Run, progress: Callable[[], object]) -> dict[str, float]:
         learner = self._learner(run)
         part = PARTS[run.part]
-        if part.stage in (FEATURES, IMAGE):
+        if part.stage == FEATURES:
             return {}
+        if part.stage == IMAGE:
+            return self._images(learner.image_logits)
         if part.stage == FINE_TUNE:
             return {"miou": learner.evaluate(self.test[:1])["miou"]}
         if part.stage == DEPTH:
@@ -275,6 +277,12 @@ class RtGs2Suite:
         learner = load_learner(self.segmenter)
         if not isinstance(learner, SegformerLearner):
             raise InvalidRequestError(f"{self.segmenter}: method '{learner.name}' is no 2D segmenter")
+        found = self._images(lambda image: learner.probabilities([image])[0])
+        return {"segmenter2d_miou": found["photographs_miou"], "segmenter2d_rendered_miou": found["rendered_miou"]}
+
+    def _images(self, answer: Callable[[np.ndarray], torch.Tensor]) -> dict[str, float]:
+        """mIoU at the test rooms' novel views, on photographs and on what the map shows of them, of what makes class scores
+        (K,H,W) of an image uint8 (H,W,3)."""
         rasterizer = create_rasterizer("auto")
         photographs, rendered = ClassScore(), ClassScore()
         for scene in self.test:
@@ -286,8 +294,8 @@ class RtGs2Suite:
                     (photographs, view.rgb),
                     (rendered, (drawn * 255).round().to(torch.uint8).numpy()),
                 ):
-                    score.update(every_label(learner.probabilities([image])[0]), truth)
-        return {"segmenter2d_miou": photographs.result().miou, "segmenter2d_rendered_miou": rendered.result().miou}
+                    score.update(every_label(answer(image)), truth)
+        return {"photographs_miou": photographs.result().miou, "rendered_miou": rendered.result().miou}
 
     def _depth(self, learner: RtGs2, progress: Callable[[], object]) -> dict[str, float]:
         errors: list[DepthErrors] = []
