@@ -92,7 +92,7 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
     suite = RtGs2Suite(
         rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.test_rooms
     )
-    suite.photographs = arguments.photographs
+    suite.photographs, suite.fewer_seeds = arguments.photographs, arguments.fewer_seeds
     suite.segmenter = arguments.checkpoints[0] if arguments.checkpoints else None
     if arguments.no_recordings:
         suite.recordings = ()

@@ -132,8 +132,9 @@ def make_config(
     preset: str = "standard",
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    stage: Mapping[str, Any] | None = None,
 ) -> Config:
-    """A preset, changed by a YAML file, changed by ``overrides``; then the schedule is fitted to ``iterations``.
+    """A preset, changed by what a ``stage`` wants, a YAML file, and ``overrides``; then the schedule is fitted to ``iterations``.
 
     What the file or ``overrides`` say of the schedule is taken as it stands. Raises InvalidRequestError naming an
     unknown option, with the nearest one there is, and every value that does not fit.
@@ -143,6 +144,7 @@ def make_config(
     values = dict[str, Any]()
     for parent in reversed(kind.__mro__):
         values |= vars(parent).get("presets", {}).get(preset, {})
+    values |= stage or {}
     given = checked_options(kind, (read_options(file) if file else {}) | dict(overrides or {}))
     specs = {spec.name: spec for spec in fields(kind)}
     values |= given

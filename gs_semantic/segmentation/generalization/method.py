@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +27,8 @@ ParameterGroups = list[dict[str, Any]]
 class SceneLearner(nn.Module, ABC):
     """A network that ``MultiSceneTrainer`` trains. labels: its classes, ids 1..K without gaps, 0 = void.
 
-    stages: trained one after the other, each from the weights of the one before; most have one. one_shape: do all
+    stages: trained one after the other, each from the weights of the one before; most have one. stage_presets: by stage and
+    preset, options that differ from those of the preset. one_shape: do all
     batches of a stage have the same shapes, and does ``forward`` ask the GPU for no value? Then a GPU's steps are recorded.
     """
 
@@ -35,6 +36,7 @@ class SceneLearner(nn.Module, ABC):
     summary: ClassVar[str]
     Config: ClassVar[type[GeneralizationConfig]] = GeneralizationConfig
     stages: ClassVar[tuple[str, ...]] = ("train",)
+    stage_presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     one_shape: bool = False
 
     def __init__(self, config: GeneralizationConfig, labels: LabelSet) -> None:

@@ -367,7 +367,8 @@ class LearningJob:
         kind = learner_class(self.method)
         if self.stage and self.stage not in kind.stages:
             raise InvalidRequestError(f"stage '{self.stage}': {self.method} has {', '.join(kind.stages)}")
-        return make_config(kind.Config, self.preset, self.options_file, self.overrides)
+        stage = kind.stage_presets.get(self.stage, {}).get(self.preset, {})
+        return make_config(kind.Config, self.preset, self.options_file, self.overrides, stage)
 
     def folders(self) -> tuple[list[Path], list[Path]]:
         """Scenes to train on, and to validate at."""

@@ -27,6 +27,7 @@ from gs_semantic.segmentation.generalization.checkpoints import (
 )
 from gs_semantic.segmentation.generalization.methods.rt_gs2 import RtGs2, RtGs2Config, mean_depth_errors
 from gs_semantic.segmentation.generalization.scenes import SceneView
+from gs_semantic.segmentation.generalization.trainer import LearningJob
 
 LABELS = LabelSet({0: "void", 1: "wall", 2: "floor", 3: "ball"})
 SMALL = {"size": "small", "pairs": 64, "normalise": True, "batch": 2, "augment": False}
@@ -182,6 +183,15 @@ def test_fine_tuning_looks_at_training_views_alone_and_does_not_smooth(scene):
     drawn = set(made._views[scene])
     assert drawn <= set(range(len(scene.views))) and len(drawn) > 5
     assert sum(view.bytes for view in made._views[scene].values()) == made._kept_bytes > 0
+
+
+@pytest.mark.parametrize(("preset", "iterations"), [("paper", 20_000), ("standard", 5000)])
+def test_fine_tuning_has_lengths_of_its_own(tmp_path, preset, iterations):
+    job = LearningJob("rt_gs2", (tmp_path,), tmp_path, stage="fine_tune", preset=preset)
+    assert (job.config().iterations, job.config().warmup) == (iterations, 0)
+    shorter = replace(job, overrides={"iterations": 7, "warmup": 3}).config()
+    assert (shorter.iterations, shorter.warmup) == (7, 3)
+    assert replace(job, stage="classes").config().warmup > 0
 
 
 def test_drawn_views_are_kept_while_there_is_room(scene):

@@ -39,7 +39,15 @@ def test_runs_wait_for_what_they_start_from_and_are_not_repeated(suite, monkeypa
 
     results = suite.results()
     assert results["rt_gs2_iterations"] == 2 and results["test_rooms"] == 1
-    for key in ("rt_gs2_miou", "rt_gs2_frequent_miou", "fused_miou", "rt_gs2_consistency", "fused_consistency"):
+    for key in (
+        "image_photographs_miou",
+        "image_rendered_miou",
+        "rt_gs2_miou",
+        "rt_gs2_frequent_miou",
+        "fused_miou",
+        "rt_gs2_consistency",
+        "fused_consistency",
+    ):
         assert 0 <= results[key] <= 1, key
     assert results["novel_psnr_db"] > 5
     assert "features_gain_miou" not in results and "image_only" in results["not_run"]
@@ -48,6 +56,12 @@ def test_runs_wait_for_what_they_start_from_and_are_not_repeated(suite, monkeypa
     assert results["fused_miou"] == kept["fused_miou"]
     monkeypatch.setattr(suites.RtGs2Suite, "_scored", lambda *_: pytest.fail("scored again"))
     assert suite.results() == results
+
+    several = RtGs2Suite(suite.rooms, suite.folder, seeds=(0, 1), recordings=())
+    assert "rt_gs2" in several.results()["not_run"]
+    several.fewer_seeds = True
+    some = several.results()
+    assert some["rt_gs2_seeds"] == 1 and some["rt_gs2_miou"] == results["rt_gs2_miou"] and "depth" in some["not_run"]
 
 
 def test_pictures_show_a_test_room(suite):
@@ -62,7 +76,9 @@ def test_a_2d_segmenter_is_scored_at_the_same_views(suite, tmp_path):
     torch.manual_seed(0)
     save_learner(tmp_path / "seg.pt", SegformerLearner(SegformerConfig(), room_labels()))
     scored = RtGs2Suite(suite.rooms, suite.folder, segmenter=tmp_path / "seg.pt").segmented()
-    assert set(scored) == {"segmenter2d_miou", "segmenter2d_rendered_miou"} and all(0 <= v < 0.3 for v in scored.values())
+    assert set(scored) == {"segmenter2d_miou", "segmenter2d_rendered_miou"} and all(
+        0 <= v < 0.3 for v in scored.values()
+    )
     assert suite.segmented() == {}
     wrong = RtGs2Suite(suite.rooms, suite.folder, segmenter=suite.folder / "rt_gs2-0" / "best.pt")
     with pytest.raises(InvalidRequestError, match="'rt_gs2' is no 2D segmenter"):

@@ -157,6 +157,15 @@ class RtGs2(GeneralizableSegmenter):
     summary = "3D features of Gaussians, drawn into the view and joined with colour by a 2D network"
     Config = RtGs2Config
     stages = (FEATURES, IMAGE, CLASSES, FINE_TUNE, DEPTH)
+    stage_presets: ClassVar[
+        Mapping[str, Mapping[str, Mapping[str, Any]]]
+    ] = {  # the paper's lengths: of Replica, and, a quarter, of ScanNet
+        FINE_TUNE: {
+            "quick": {"iterations": 1000, "warmup": 0},
+            "standard": {"iterations": 5000, "warmup": 0},
+            "paper": {"iterations": 20_000, "warmup": 0},
+        }
+    }
 
     def __init__(self, config: RtGs2Config, labels: LabelSet) -> None:
         super().__init__(config, labels)
@@ -448,6 +457,11 @@ class RtGs2(GeneralizableSegmenter):
     def view_logits(self, scene: LearningScene, number: int) -> torch.Tensor:
         """The answer of the stage's network to a view of a scene, novel ones counted on: (K,H,W) on the CPU."""
         return self._answer(self._part(self.stage), *_Drawn.inputs(_Drawn.stacked([self._drawn(scene, number)])))
+
+    def image_logits(self, image: np.ndarray) -> torch.Tensor:
+        """What the network of stage ``image`` says of an image uint8 (H,W,3): (K,H,W) on the CPU."""
+        colour = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].float() / 255
+        return self._answer(IMAGE, colour, None)
 
     def _map(self, scene: LearningScene) -> GaussianMap | SplatTensors:
         """The scene's map, where it is drawn."""

@@ -93,7 +93,8 @@ class RtGs2Suite:
     """rooms: folder of ``data make-rooms`` with all three splits. folder: where runs and scores are kept. overrides:
     options of all runs. room_count: test rooms that are scored (0: all). recordings: samples that are scored, too.
     photographs: further rooms, of whose training rooms the stage ``image`` looks at the photographs. segmenter: checkpoint
-    of a 2D segmenter, to say how good the image-only network is."""
+    of a 2D segmenter, to say how good the image-only network is. fewer_seeds: report parts that were run with some of the seeds, too, and with how
+    many."""
 
     rooms: Path
     folder: Path
@@ -105,6 +106,7 @@ class RtGs2Suite:
     recordings: Sequence[str] = RECORDINGS
     photographs: Sequence[Path] = ()
     segmenter: Path | None = None
+    fewer_seeds: bool = False
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -205,8 +207,10 @@ class RtGs2Suite:
     def _scored(self, run: Run, progress: Callable[[], object]) -> dict[str, float]:
         learner = self._learner(run)
         part = PARTS[run.part]
-        if part.stage in (FEATURES, IMAGE):
+        if part.stage == FEATURES:
             return {}
+        if part.stage == IMAGE:
+            return self._images(learner.image_logits)
         if part.stage == FINE_TUNE:
             return {"miou": learner.evaluate(self.test[:1])["miou"]}
         if part.stage == DEPTH:
@@ -273,6 +277,12 @@ class RtGs2Suite:
         learner = load_learner(self.segmenter)
         if not isinstance(learner, SegformerLearner):
             raise InvalidRequestError(f"{self.segmenter}: method '{learner.name}' is no 2D segmenter")
+        found = self._images(lambda image: learner.probabilities([image])[0])
+        return {"segmenter2d_miou": found["photographs_miou"], "segmenter2d_rendered_miou": found["rendered_miou"]}
+
+    def _images(self, answer: Callable[[np.ndarray], torch.Tensor]) -> dict[str, float]:
+        """mIoU at the test rooms' novel views, on photographs and on what the map shows of them, of what makes class scores
+        (K,H,W) of an image uint8 (H,W,3)."""
         rasterizer = create_rasterizer("auto")
         photographs, rendered = ClassScore(), ClassScore()
         for scene in self.test:
@@ -284,8 +294,8 @@ class RtGs2Suite:
                     (photographs, view.rgb),
                     (rendered, (drawn * 255).round().to(torch.uint8).numpy()),
                 ):
-                    score.update(every_label(learner.probabilities([image])[0]), truth)
-        return {"segmenter2d_miou": photographs.result().miou, "segmenter2d_rendered_miou": rendered.result().miou}
+                    score.update(every_label(answer(image)), truth)
+        return {"photographs_miou": photographs.result().miou, "rendered_miou": rendered.result().miou}
 
     def _depth(self, learner: RtGs2, progress: Callable[[], object]) -> dict[str, float]:
         errors: list[DepthErrors] = []
@@ -309,21 +319,23 @@ class RtGs2Suite:
             if self.only and part not in self.only:
                 missing.append(part)
                 continue
-            found = [self.scores(Run(part, seed), progress) for seed in self.seeds]
-            if any(scores is None for scores in found):
+            found = {seed: self.scores(Run(part, seed), progress) for seed in self.seeds}
+            whole = {seed: scores for seed, scores in found.items() if scores is not None}
+            if not whole or (len(whole) < len(found) and not self.fewer_seeds):
                 missing.append(part)
                 continue
-            whole = [scores for scores in found if scores is not None]
-            for name in whole[0]:
-                values = [scores[name] for scores in whole]
+            if self.fewer_seeds:
+                results[f"{part}_seeds"] = len(whole)
+            for name in next(iter(whole.values())):
+                values = [scores[name] for scores in whole.values()]
                 results[_key(part, name)] = float(np.mean(values))
                 if len(values) > 1:
                     results[f"{_key(part, name)}_std"] = float(np.std(values))
             if part == "rt_gs2":
                 for name in self.recordings:
-                    found_there = [self.recorded(name, Run(part, seed)) for seed in self.seeds]
+                    found_there = [self.recorded(name, Run(part, seed)) for seed in whole]
                     results[f"{name}_miou"] = float(np.mean(found_there))
-            last = read_learner(self.folder / f"{part}-{self.seeds[0]}" / CHECKPOINT)
+            last = read_learner(self.folder / Run(part, next(iter(whole))).name / CHECKPOINT)
             results[f"{part}_iterations"] = last["training"]["loop"]["iteration"]
         results |= _gains(results) | self.segmented()
         return {**results, "test_rooms": len(self.test), "seeds": len(self.seeds), "not_run": missing}
