@@ -131,7 +131,6 @@ SUITES: Mapping[str, Comparison] = {
             "all_pixels": _unified(association_pixels=0),
             "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
             "steady_balance": _unified(contrast_balance_end=-1.0),
-            "free_length": _unified(unit_features=False),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -155,7 +154,7 @@ SUITES: Mapping[str, Comparison] = {
 }
 ABLATIONS = (
     "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
-    "steady_balance", "free_length",
+    "steady_balance",
 )  # fmt: skip
 
 

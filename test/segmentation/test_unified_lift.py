@@ -88,6 +88,21 @@ def test_gradients_of_ids_never_reach_geometry_and_codes_never_reach_features():
         torch.testing.assert_close(both.gaussians[name], colour_alone.gaussians[name])
 
 
+def test_features_are_those_of_contrast_alone():
+    options = {"masks": "shuffled", "iterations": 12, "densify_until": 6, "densify_every": 3}
+    alone, both = (small_method(name, **options) for name in ("contrastive", "unified_lift"))
+    for method in (alone, both):
+        Trainer(method).run()
+    assert torch.equal(alone.gaussians["identity"], both.gaussians["identity"])
+
+
+def test_the_balance_of_the_contrast_falls_evenly_from_its_first_value_to_its_last():
+    method = small_method("unified_lift", iterations=10, contrast_balance=0.6, contrast_balance_end=0.2)
+    assert [method.balance(i) for i in (0, 5, 10)] == pytest.approx([0.6, 0.4, 0.2])
+    steady = small_method("unified_lift", iterations=10, contrast_balance=0.6, contrast_balance_end=-1.0)
+    assert steady.balance(10) == 0.6
+
+
 def test_without_blocking_codes_reach_features():
     method = small_method("unified_lift", block_gradients=False)
     features = torch.randn(48, 64, 16, requires_grad=True)

@@ -19,10 +19,9 @@ from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.gaussians import MaskInfo
 from gs_semantic.gaussians.gaussian_map import SH_C0
 from gs_semantic.segmentation.config import TrainingConfig, option
-from gs_semantic.segmentation.engine import StepStatistics
 from gs_semantic.segmentation.method import LiftingMethod, SeenObject
 from gs_semantic.segmentation.registry import register
-from gs_semantic.segmentation.untracked import EPSILON, Draw, contrastive_loss, norm_loss, unit
+from gs_semantic.segmentation.untracked import Draw, contrastive_loss, norm_loss, unit
 
 DESCRIBED_VIEWS = 24  # training views that say which class an object has
 COVERED = 1e-3  # length of a feature below which nothing is there
@@ -44,6 +43,9 @@ WEIGHTINGS = {
     "paper": Weights(contrast=1.0, norm=1.0, classes=1.0, concentration=1.0, per_pixel=True),
 }
 
+# of the presets with images of 320 px: objects first, their outlines last
+SMALL_IMAGES = {"contrast_pixels": 8192, "contrast_least": 5, "contrast_balance": 0.5, "contrast_balance_end": 0.0}
+
 
 @dataclass(frozen=True)
 class ContrastiveConfig(TrainingConfig):
@@ -60,7 +62,6 @@ class ContrastiveConfig(TrainingConfig):
     contrast_balance_end: float = option(
         -1.0, "the same at the end of training, reached evenly; below 0: as at the start", low=-1, high=1
     )
-    unit_features: bool = option(False, "features of Gaussians keep the length 1, so that all count alike in a pixel")
     contrast_least: int = option(20, "masks with no more of these pixels take no part in it", low=0)
     unlabelled: str = option(
         "ignore", "pixels with id 0: left out; a mask like others, as in the code; or the background in all views",
@@ -73,8 +74,8 @@ class ContrastiveConfig(TrainingConfig):
     lr_features: float = option(2.5e-3, "learning rate of features", low=0)
 
     presets: ClassVar = {
-        "quick": {"contrast_pixels": 8192, "contrast_least": 5, "contrast_balance": 0.5, "lr_features": 2.5e-2},
-        "standard": {"contrast_pixels": 8192, "contrast_least": 5, "contrast_balance": 0.5},
+        "quick": {**SMALL_IMAGES, "lr_features": 2.5e-2},
+        "standard": SMALL_IMAGES,
         "paper": {},
     }
 
@@ -95,19 +96,6 @@ class ContrastiveLifting(LiftingMethod):
         shape = tuple(self.gaussians["identity"].shape)
         uniform = self.random.random(shape, dtype=np.float32)
         self.gaussians["identity"] = (torch.from_numpy(uniform) - 0.5) / SH_C0
-        self._keep_length()
-
-    def observe(self, iteration: int, index: int, statistics: StepStatistics) -> None:
-        super().observe(iteration, index, statistics)
-        self._keep_length()
-
-    def _keep_length(self) -> None:
-        """Back to the unit sphere. The contrast looks at directions alone, and lets small objects' features grow to
-        several times the length of the background's: along an outline, a pixel then is the object's long before the
-        object covers half of it."""
-        if self.config.unit_features:
-            features = self.gaussians["identity"]
-            features /= features.norm(dim=1, keepdim=True) + EPSILON
 
     @property
     def features_move_geometry(self) -> bool:
@@ -122,15 +110,17 @@ class ContrastiveLifting(LiftingMethod):
         """The first class there can be: 0 is the background's."""
         return 0 if self.config.unlabelled == "background" else 1
 
-    def draw(self, index: int, wanted: int) -> Draw | None:
-        """``wanted`` pixels of a training view, with replacement (0: all, once), among those that count."""
+    def draw(self, index: int, wanted: int, random: np.random.Generator | None = None) -> Draw | None:
+        """``wanted`` pixels of a training view, with replacement (0: all, once), among those that count.
+
+        random: in place of the method's own."""
         classes = self.scene.class_table(index)
         assert classes is not None
         counted = self.scene.labelled_pixels(index) if self.config.unlabelled == "ignore" else None
         count = len(classes) if counted is None else len(counted)
         if not count:
             return None
-        pixels = self.random.integers(0, count, wanted) if wanted else np.arange(count)
+        pixels = (random or self.random).integers(0, count, wanted) if wanted else np.arange(count)
         if counted is not None:
             pixels = counted[pixels].astype(np.int64)
         return Draw.of(pixels, classes[pixels])
@@ -145,12 +135,13 @@ class ContrastiveLifting(LiftingMethod):
         positions, segments, masks = draw.large_masks(config.contrast_least)
         if masks:
             rows = rows.index_select(0, self.on_device(positions))
-            balance = self._balance(iteration)
+            balance = self.balance(iteration)
             contrast = contrastive_loss(rows, self.on_device(segments), masks, weights.per_pixel, balance)
             terms["contrast"] = weights.contrast * contrast
         return terms
 
-    def _balance(self, iteration: int) -> float:
+    def balance(self, iteration: int) -> float:
+        """``contrast_balance`` at an iteration."""
         config = self.config
         if config.contrast_balance_end < 0:
             return config.contrast_balance

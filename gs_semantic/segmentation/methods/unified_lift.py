@@ -59,7 +59,9 @@ class UnifiedLift(ContrastiveLifting):
     def prepare(self) -> None:
         super().prepare()
         config = self.config
-        self.codebook = Codebook(1 + config.codes, config.feature_dims, config.lr_codes, self.random, self.device)
+        # numbers of its own, so that features are those of ``contrastive`` with the same seed
+        self._choices = np.random.default_rng((config.seed, 1))
+        self.codebook = Codebook(1 + config.codes, config.feature_dims, config.lr_codes, self._choices, self.device)
 
     @property
     def ids(self) -> np.ndarray:
@@ -67,7 +69,7 @@ class UnifiedLift(ContrastiveLifting):
 
     def pixel_losses(self, iteration: int, index: int, features: torch.Tensor) -> dict[str, torch.Tensor]:
         terms = super().pixel_losses(iteration, index, features)
-        draw = self.draw(index, self.config.association_pixels)
+        draw = self.draw(index, self.config.association_pixels, self._choices)
         if draw is None:
             return terms
         rows = features.reshape(-1, features.shape[-1]).index_select(0, self.on_device(draw.pixels))
@@ -112,8 +114,11 @@ class UnifiedLift(ContrastiveLifting):
         return self.codebook.weight.detach()[rows], rows
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"codebook": self.codebook.state_dict()}
+        more = {"codebook": self.codebook.state_dict(), "choices": self._choices.bit_generator.state}
+        return super().state_dict() | more
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.codebook.load_state_dict(state["codebook"])
+        if "choices" in state:  # checkpoints of earlier versions have none
+            self._choices.bit_generator.state = state["choices"]
