@@ -548,8 +548,8 @@ class MapperNode(ManagedNode):
         if self._objects_changed or not self._objects_key:
             self._packed = pack_registry(self.mapper.objects)
             self._objects_key += 1
-            self._objects_changed = False
         self.view = MapView.of(self.mapper.gaussians, self.mapper.objects, self._mapped_stamp_ns, self._packed)
+        self._objects_changed = False  # only now: who waits until the view is up to date reads this in another thread
         if self._told_key != self._objects_key:  # after the view: who hears of an object can ask for it
             self._told_key = self._objects_key
             events = self._watch.update(self.mapper.objects, self.mapper.gaussians.map_id)

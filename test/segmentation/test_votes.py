@@ -23,7 +23,7 @@ class WithoutLabels(RoomSequence):
 def test_shares_are_those_of_the_pixels_that_show_a_gaussian():
     method = small_method("votes", WithoutLabels(5), iterations=3, initial_gaussians=150, hold_out_every=5)
     Trainer(method).run()
-    reference, count = create_rasterizer("reference"), method.scene.class_count
+    reference, count = create_rasterizer("reference", method.rasterizer.settings), method.scene.class_count
     sums = torch.zeros(len(method.gaussians), count)
     for index, view in enumerate(method.scene.train):
         classes = method.scene.classes(index)
