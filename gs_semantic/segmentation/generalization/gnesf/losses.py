@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 KINDS = ("one_minus_p", "ce")
-BLENDS = ("mean", "log")
 
 
 def semantic_loss(probabilities: torch.Tensor, classes: torch.Tensor, kind: str) -> torch.Tensor:

@@ -61,7 +61,7 @@ class GnesfConfig(GeneralizationConfig):
     backbone: str = option("small", "CNN of the source views: small, or the published ResNet-34 U-Net",
                            choices=("small", "resunet"))  # fmt: skip
     blend: str = option("mean", "opinions are averaged (Eq. 4), or their logarithms, so that one view can rule a class out",
-                        choices=losses.BLENDS)  # fmt: skip
+                        choices=("mean", "log"))  # fmt: skip
     channels: int = option(16, "of the source views' features (backbone=small)", low=1)
     rooms: int = option(1, "novel views, of rooms drawn at random, that one iteration learns from", low=1)
     views: int = option(8, "source views in training", low=2)
