@@ -52,6 +52,9 @@ class GradisegConfig(GroupingConfig):
         "conflict", "axis of the split: where the gradient changes most within the Gaussian, or its longest (open)",
         choices=("conflict", "longest"),
     )  # fmt: skip
+    igd_axis_mixes: int = option(
+        4, "random mixes of the identity's channels that this change is taken of, unbiased; 0: all channels", low=0
+    )
     igd_children: str = option(
         "moments", "children that keep the parent's moments, or drawn from it as 3D Gaussian Splatting does (open)",
         choices=("moments", "random"),
@@ -117,11 +120,15 @@ class GradiSeg(GaussianGrouping):
         With G(p) the gradient at a pixel and w(p) the Gaussian's weight there, M = sum_p w(p) G(p) (p - c)^T, (D,2),
         says in which direction G differs at both ends. Seen from the Gaussian's own frame with deviations of 1, it is
         M J, J the derivative of pixels by that frame; the largest eigenvector of the sum of (M J)^T (M J) over views is
-        the axis along which identities are pulled apart most.
+        the axis along which identities are pulled apart most. With D' random mixes of the channels, G R in the place of
+        G where the mean of R R^T is 1, that sum is right in the mean, and the drawing is of 3 D' channels, not 3 D.
         """
-        camera, gaussians = forward.camera, self.gaussians
+        camera, gaussians, mixes = forward.camera, self.gaussians, self.config.igd_axis_mixes
         height, width, channels = gradient.shape
         scaled = gradient * (height * width)
+        if 0 < mixes < channels:
+            drawn = self.random.standard_normal((channels, mixes), dtype=np.float32) / mixes**0.5
+            scaled, channels = scaled @ self.on_device(drawn), mixes
         sides = (torch.arange(side, device=self.device) for side in (height, width))
         v, u = torch.meshgrid(*sides, indexing="ij")
         u, v = (u - width / 2).float()[..., None], (v - height / 2).float()[..., None]
@@ -130,7 +137,8 @@ class GradiSeg(GaussianGrouping):
             found = forward.view.accumulate(image)
         else:
             found = self.rasterizer.accumulate(gaussians, camera, image, count=False)
-        rows = torch.nonzero(found.weight_sum > 0)[:, 0]
+        # on a device the host would wait for how many are in view; those that are not get sums of 0
+        rows = torch.nonzero(found.weight_sum > 0)[:, 0] if self.device.type == "cpu" else slice(None)
         total, by_u, by_v = found.weighted_sum[rows].split(channels, dim=1)
         pose = world_to_camera(camera, self.device)
         local = gaussians.means[rows] @ pose[:3, :3].T + pose[:3, 3]
