@@ -90,10 +90,11 @@ def _coseg(**changes: Any) -> Variant:
 
 
 HDBSCAN = "hdbscan"
-SPARSE = {
-    "initial_gaussians": 5000,
-    "densify_every": 25,
-}  # as few as a reconstruction has, and growth in as many rounds
+# as few as a reconstruction has, and growth in as many rounds
+SPARSE = {"initial_gaussians": 5000, "densify_every": 25}
+# a map of so few that many reach over borders, and IGD that may more than double them
+SMALL = {**SPARSE, "max_gaussians": 20_000}
+GROWN = {**SMALL, "igd_total_share": 1.5, "igd_round_share": 0.3, "igd_quantile": 0.8}
 SUITES: Mapping[str, Comparison] = {
     "gradiseg": Comparison(
         {
@@ -114,6 +115,13 @@ SUITES: Mapping[str, Comparison] = {
             ),
             "sparse_no_igd": Variant("gradiseg", {**SPARSE, "igd": False}),
             "sparse_no_laknn": Variant("gradiseg", {**SPARSE, "la_knn": False}),
+            "small_grouping": Variant("grouping", SMALL),
+            "small_gradiseg": Variant("gradiseg", GROWN),
+            "small_grouping_equal_count": Variant(
+                "grouping", SMALL, equal_count_to="small_gradiseg", equal_length_to="small_gradiseg"
+            ),
+            "small_no_igd": Variant("gradiseg", {**SMALL, "igd": False}),
+            "small_no_laknn": Variant("gradiseg", {**GROWN, "la_knn": False}),
         }
     ),
     "unified_lift": Comparison(
