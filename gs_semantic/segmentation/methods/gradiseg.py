@@ -25,6 +25,7 @@ from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.splitting import split_across
 
 NEAR_M = 0.05
+AROUND = 64  # nearest neighbours that tell where other objects are
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class GradisegConfig(GroupingConfig):
     la_knn: bool = option(True, "local adaptive KNN; without it, Euclidean neighbours throughout")
     la_from: int = option(12_000, "its first iteration (the paper's supplement: 15,000)", low=0, schedule=True)
     la_candidates: int = option(64, "nearest neighbours it chooses from; 0: all, as Eq. 4 reads (open)", low=0)
+    la_side: str = option(
+        "gradient", "side it takes: to which the centre moves, or away from near Gaussians with another id (open)",
+        choices=("gradient", "identity"),
+    )  # fmt: skip
 
     # a short run has six rounds in place of thirty, so each has to choose five times as many for the same growth
     presets: ClassVar = {
@@ -237,7 +242,11 @@ class GradiSeg(GaussianGrouping):
         config = self.config
         if not config.la_knn or iteration < config.la_from:
             return super().find_neighbours(iteration, index, targets)
-        directions = -self.engine.mean_direction(torch.from_numpy(index.rows[targets])).numpy().astype(np.float64)
+        if config.la_side == "identity":
+            side = self._away_from_others(torch.from_numpy(index.rows[index.nearest(targets, AROUND + 1)]))
+        else:
+            side = -self.engine.mean_direction(torch.from_numpy(index.rows[targets]))
+        directions = side.numpy().astype(np.float64)
         return index.adaptive(targets, directions, config.neighbours, config.la_candidates)
 
     def find_device_neighbours(
@@ -246,8 +255,20 @@ class GradiSeg(GaussianGrouping):
         config = self.config
         if not config.la_knn or iteration < config.la_from:
             return super().find_device_neighbours(iteration, index, targets)
-        directions = -self.engine.mean_direction(index.rows[targets])
+        if config.la_side == "identity":
+            directions = self._away_from_others(index.rows[index.nearest(targets, AROUND + 1)])
+        else:
+            directions = -self.engine.mean_direction(index.rows[targets])
         return index.adaptive(targets, directions, config.neighbours, config.la_candidates)
+
+    @torch.no_grad()
+    def _away_from_others(self, rows: torch.Tensor) -> torch.Tensor:
+        """(T,3) of Gaussians and their neighbours, rows (T,1+K): minus the sum of the unit vectors to those whose most
+        probable class is another; 0, no direction, where there are none."""
+        classes = self.classifier(self.gaussians["identity"][rows.reshape(-1)]).argmax(dim=1).reshape(rows.shape)
+        means = self.gaussians.means[rows]
+        apart = torch.nn.functional.normalize(means[:, 1:] - means[:, :1], dim=2)
+        return -(apart * (classes[:, 1:] != classes[:, :1])[..., None]).sum(dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("first_count", "norms", "views", "sums", "changes")
