@@ -95,6 +95,7 @@ SPARSE = {"initial_gaussians": 5000, "densify_every": 25}
 # a map of so few that many reach over borders, and IGD that may more than double them
 SMALL = {**SPARSE, "max_gaussians": 20_000}
 GROWN = {**SMALL, "igd_total_share": 1.5, "igd_round_share": 0.3, "igd_quantile": 0.8}
+OWN_SIDE = {"la_side": "identity", "la_candidates": 10}
 SUITES: Mapping[str, Comparison] = {
     "gradiseg": Comparison(
         {
@@ -106,6 +107,7 @@ SUITES: Mapping[str, Comparison] = {
             "no_laknn": Variant("gradiseg", {"la_knn": False}),
             "grouping_borders": Variant("grouping", {"identity_near_borders": 0.5}),
             "gradiseg_borders": Variant("gradiseg", {"identity_near_borders": 0.5}),
+            "gradiseg_own_side": Variant("gradiseg", OWN_SIDE),
             "longest_axis": Variant("gradiseg", {"igd_axis": "longest"}),
             "random_children": Variant("gradiseg", {"igd_children": "random"}),
             "sparse_grouping": Variant("grouping", SPARSE),
@@ -120,6 +122,7 @@ SUITES: Mapping[str, Comparison] = {
             "small_grouping_equal_count": Variant(
                 "grouping", SMALL, equal_count_to="small_gradiseg", equal_length_to="small_gradiseg"
             ),
+            "small_own_side": Variant("gradiseg", {**GROWN, **OWN_SIDE}),
             "small_no_igd": Variant("gradiseg", {**SMALL, "igd": False}),
             "small_no_laknn": Variant("gradiseg", {**GROWN, "la_knn": False}),
         }
