@@ -117,6 +117,7 @@ SUITES: Mapping[str, Comparison] = {
             ),
             "sparse_no_igd": Variant("gradiseg", {**SPARSE, "igd": False}),
             "sparse_no_laknn": Variant("gradiseg", {**SPARSE, "la_knn": False}),
+            "small_plain": Variant("plain", SMALL),
             "small_grouping": Variant("grouping", SMALL),
             "small_gradiseg": Variant("gradiseg", GROWN),
             "small_grouping_equal_count": Variant(
