@@ -103,7 +103,7 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
             if not suite.train(waited, [bar]):
                 break
     with options.progress_bar("scoring", len(suite.runs()) * len(suite.test)) as advance:
-        results = suite.results(advance)
+        results = suite.results(advance) | _speed_on_cpu()
     rows = [[row[0], row[1], *_coloured(row[2:])] for row in suite.pictures()]
     if rows:
         sheet = pictures.contact_sheet(rows, ["drawn colour", "3D features", "truth", "RT-GS2"])
@@ -111,6 +111,15 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
     arguments.seed = arguments.seeds[0]
     options.report(arguments, f"suite {TRAINING_ON_ROOMS}, {arguments.preset}, on {rooms}", results)
     return 0
+
+
+def _speed_on_cpu() -> dict[str, Any]:
+    """Frames per second of the small size on the CPU, and the milliseconds of each stage; true when nothing else runs."""
+    from gs_semantic.benchmarks.rt_gs2 import run_rt_gs2 as measure
+
+    found = measure()
+    stages = ("fps", "frame_ms", "render_ms", "network_ms", "classes_ms", "features_s")
+    return {f"{stage}_small_cpu": found[stage] for stage in stages}
 
 
 def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
