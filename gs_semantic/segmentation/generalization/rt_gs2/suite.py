@@ -41,7 +41,7 @@ from gs_semantic.segmentation.generalization.methods.segformer import SegformerL
 from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image, principal_colours
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
-from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, LearningJob, learn
+from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, METRICS, LearningJob, learn
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmenters.weights import choose_device
 from gs_semantic.share import share_path
@@ -368,6 +368,20 @@ class RtGs2Suite:
                     view.classes.astype(np.int64),
                     every_label(learner.logits(scene.gaussians, features, view.camera)),
                 ]
+
+    def curves(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """Learning curves of the runs that began: iteration and value of every loss term, by the run's name."""
+        found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        for run in self.runs():
+            path = self.folder / run.name / METRICS
+            if not path.is_file():
+                continue
+            terms = found.setdefault(run.name, {})
+            for report in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                for name in report:
+                    if name.startswith("loss_"):
+                        terms.setdefault(name[len("loss_") :], []).append((report["iteration"], report[name]))
+        return found
 
     def prepare(self) -> None:
         make_folder(self.folder)
