@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 BLOCK_BYTES = 32 << 20  # largest piece of a matrix of distances or projections
+LEAF = 256  # points of a leaf of a tree on a device, at most
+NEAR_LEAVES = 16  # that are looked into
 
 
 class NeighbourIndex:
@@ -115,23 +117,43 @@ class NeighbourIndex:
 
 
 class DeviceNeighbourIndex:
-    """The same answers as tensors on a device, by plain search in blocks: no tree, and the host never waits.
+    """The same answers as tensors on a device, where the host never waits.
 
-    Among equals the order may differ from that of ``NeighbourIndex``.
+    Points are halved along the widest axis again and again into leaves of up to ``LEAF``; only those in the ``NEAR_LEAVES``
+    leaves whose boxes are nearest to a target are measured: a few points in a hundred thousand may be missed by that. A
+    small map is searched as a whole. Among equals the order may differ from that of ``NeighbourIndex``.
     """
 
     def __init__(self, means: torch.Tensor, limit: int, random: np.random.Generator) -> None:
         count, device = len(means), means.device
         chosen = np.arange(count) if count <= limit else np.sort(random.choice(count, limit, replace=False))
-        self.rows = torch.from_numpy(chosen).to(device)
-        self.points = means.detach()[self.rows]
+        rows = torch.from_numpy(chosen).to(device)
+        self._plant(rows, means.detach()[rows])
 
     @classmethod
     def of(cls, rows: torch.Tensor, points: torch.Tensor) -> DeviceNeighbourIndex:
         """The index that had these ``rows`` and ``points``."""
         index = cls.__new__(cls)
-        index.rows, index.points = rows, points
+        index._plant(rows, points)
         return index
+
+    def _plant(self, rows: torch.Tensor, points: torch.Tensor) -> None:
+        self.rows, self.points = rows, points
+        count = len(points)
+        depth = (count // LEAF).bit_length()
+        size = -(-count // (1 << depth))
+        filled = points.new_full((size << depth, 3), torch.inf)  # with points that are nobody's neighbours
+        filled[:count] = torch.where(points.isfinite().all(dim=1, keepdim=True), points, torch.inf)
+        leaves = torch.arange(len(filled), device=points.device)[None]
+        for _ in range(depth):
+            inside = filled[leaves]
+            axis = (inside.amax(dim=1) - inside.amin(dim=1)).argmax(dim=1)
+            along = inside.gather(2, axis[:, None, None].expand(-1, inside.shape[1], 1))[..., 0]
+            leaves = leaves.gather(1, along.argsort(dim=1)).reshape(2 * len(leaves), -1)
+        self._leaf_points, self._leaves = filled[leaves], leaves.clamp(max=count - 1)
+        self._low, self._high = self._leaf_points.amin(dim=1), self._leaf_points.amax(dim=1)
+        self._leaf_of = torch.empty(len(filled), dtype=torch.long, device=points.device)
+        self._leaf_of[leaves.reshape(-1)] = torch.arange(len(filled), device=points.device) // size
 
     def sample(self, count: int, random: np.random.Generator) -> torch.Tensor:
         """Positions in ``rows`` of a random ``count`` of the points."""
@@ -140,10 +162,22 @@ class DeviceNeighbourIndex:
 
     def nearest(self, targets: torch.Tensor, count: int) -> torch.Tensor:
         """As ``NeighbourIndex.nearest``, the target itself always first."""
-        distances = self._blocks(targets, self._squared_distances)
-        return torch.cat(
-            [block.topk(min(count, len(self.points)), dim=1, largest=False).indices for block in distances]
-        )
+        count = min(count, len(self.points))
+        measured = NEAR_LEAVES * self._leaves.shape[1]
+        if len(self._leaves) > NEAR_LEAVES and 2 * count < measured:
+            return torch.cat([self._nearest_in_leaves(part, count) for (part,) in self._parts(3 * measured, targets)])
+        parts = self._parts(len(self.points), targets)
+        return torch.cat([self._squared_distances(*p).topk(count, dim=1, largest=False).indices for p in parts])
+
+    def _nearest_in_leaves(self, targets: torch.Tensor, count: int) -> torch.Tensor:
+        own = self.points[targets][:, None]
+        outside = torch.maximum(self._low - own, own - self._high).clamp_(min=0).square_().sum(dim=2)
+        outside.scatter_(1, self._leaf_of[targets][:, None], -1.0)
+        near = outside.topk(NEAR_LEAVES, dim=1, largest=False, sorted=False).indices
+        known = self._leaves[near].reshape(len(targets), -1)
+        distances = (self._leaf_points[near].reshape(len(targets), -1, 3) - own).square_().sum(dim=2)
+        distances.masked_fill_(known == targets[:, None], -1.0)  # first also among points in the same place
+        return known.gather(1, distances.topk(count, dim=1, largest=False).indices)
 
     def adaptive(self, targets: torch.Tensor, directions: torch.Tensor, count: int, candidates: int) -> torch.Tensor:
         """As ``NeighbourIndex.adaptive``; directions (T,3)."""
@@ -156,8 +190,8 @@ class DeviceNeighbourIndex:
             found = torch.where(best.values.isfinite(), pool.gather(1, best.indices), -1)
         else:
             parts = [
-                block.topk(min(count, len(self.points)), dim=1, largest=False)
-                for block in self._blocks(targets, self._projections, directions)
+                self._projections(*part).topk(min(count, len(self.points)), dim=1, largest=False)
+                for part in self._parts(len(self.points), targets, directions)
             ]
             found = torch.cat([torch.where(part.values.isfinite(), part.indices, -1) for part in parts])
         fresh = ~(near[:, :, None] == found[:, None, :]).any(dim=2)
@@ -165,12 +199,10 @@ class DeviceNeighbourIndex:
         filled = pool.gather(1, (pool < 0).to(torch.int8).argsort(dim=1, stable=True))[:, :count]
         return torch.where(filled < 0, filled[:, :1], filled)
 
-    def _blocks(
-        self, targets: torch.Tensor, matrix: Callable[..., torch.Tensor], *more: torch.Tensor
-    ) -> Iterator[torch.Tensor]:
-        rows = max(1, BLOCK_BYTES // self.points.element_size() // len(self.points))
-        for parts in zip(targets.split(rows), *(values.split(rows) for values in more), strict=True):
-            yield matrix(*parts)
+    def _parts(self, width: int, *values: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Rows of ``values`` of which ``width`` numbers each are no more than a block."""
+        rows = max(1, BLOCK_BYTES // self.points.element_size() // width)
+        return zip(*(value.split(rows) for value in values), strict=True)
 
     def _squared_distances(self, targets: torch.Tensor) -> torch.Tensor:
         own = self.points[targets]

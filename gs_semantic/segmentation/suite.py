@@ -90,10 +90,12 @@ def _coseg(**changes: Any) -> Variant:
 
 
 HDBSCAN = "hdbscan"
-SPARSE = {
-    "initial_gaussians": 5000,
-    "densify_every": 25,
-}  # as few as a reconstruction has, and growth in as many rounds
+# as few as a reconstruction has, and growth in as many rounds
+SPARSE = {"initial_gaussians": 5000, "densify_every": 25}
+# a map of so few that many reach over borders, and IGD that may more than double them
+SMALL = {**SPARSE, "max_gaussians": 20_000}
+GROWN = {**SMALL, "igd_total_share": 1.5, "igd_round_share": 0.3, "igd_quantile": 0.8}
+OWN_SIDE = {"la_side": "identity", "la_candidates": 10}
 SUITES: Mapping[str, Comparison] = {
     "gradiseg": Comparison(
         {
@@ -105,6 +107,7 @@ SUITES: Mapping[str, Comparison] = {
             "no_laknn": Variant("gradiseg", {"la_knn": False}),
             "grouping_borders": Variant("grouping", {"identity_near_borders": 0.5}),
             "gradiseg_borders": Variant("gradiseg", {"identity_near_borders": 0.5}),
+            "gradiseg_own_side": Variant("gradiseg", OWN_SIDE),
             "longest_axis": Variant("gradiseg", {"igd_axis": "longest"}),
             "random_children": Variant("gradiseg", {"igd_children": "random"}),
             "sparse_grouping": Variant("grouping", SPARSE),
@@ -114,6 +117,15 @@ SUITES: Mapping[str, Comparison] = {
             ),
             "sparse_no_igd": Variant("gradiseg", {**SPARSE, "igd": False}),
             "sparse_no_laknn": Variant("gradiseg", {**SPARSE, "la_knn": False}),
+            "small_plain": Variant("plain", SMALL),
+            "small_grouping": Variant("grouping", SMALL),
+            "small_gradiseg": Variant("gradiseg", GROWN),
+            "small_grouping_equal_count": Variant(
+                "grouping", SMALL, equal_count_to="small_gradiseg", equal_length_to="small_gradiseg"
+            ),
+            "small_own_side": Variant("gradiseg", {**GROWN, **OWN_SIDE}),
+            "small_no_igd": Variant("gradiseg", {**SMALL, "igd": False}),
+            "small_no_laknn": Variant("gradiseg", {**GROWN, "la_knn": False}),
         }
     ),
     "unified_lift": Comparison(

@@ -134,3 +134,17 @@ def test_neighbours_are_adaptive_from_their_iteration_on():
     without = method_with(la_knn=False)
     targets = without._neighbour_index(9).sample(30, without.random)
     assert (without.find_neighbours(9, without._index, targets)[:, 0] == targets).all()
+
+
+def test_the_side_may_be_that_of_the_own_object():
+    """Three Gaussians in a row, the last of another object: the first two move away from it, and alone have no direction."""
+    method = method_with(la_side="identity")
+    gaussians = method.gaussians
+    gaussians["means"][:3] = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]])
+    gaussians["identity"][:2], gaussians["identity"][2] = 1.0, -1.0
+    with torch.no_grad():
+        method.classifier.weight[:2] = torch.tensor([1.0, -1.0])[:, None]
+        method.classifier.weight[2:] = method.classifier.bias[:] = 0
+    rows = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0]])
+    assert method._away_from_others(rows)[:, 0].tolist() == [-1, -1, 2]
+    assert not method._away_from_others(rows[:2, :2]).any()

@@ -66,10 +66,11 @@ def test_a_tiny_scene_repeats_what_there_is(index):
     assert set(found[0].tolist()) == {AHEAD, FAR, BEHIND, NEXT_TO_PLANE}
 
 
-def test_nearest_are_those_of_a_plain_search(kind):
+@pytest.mark.parametrize("count", [300, 9000])  # all are measured, or those in near leaves
+def test_nearest_are_those_of_a_plain_search(kind, count):
     random = np.random.default_rng(1)
-    points = random.normal(size=(300, 3))
-    index = kind(points, 1000, random)
+    points = random.normal(size=(count, 3))
+    index = kind(points, 10_000, random)
     targets = index.sample(20, random)
     distance = np.linalg.norm(points[targets][:, None] - points[None], axis=2)
     assert (index.nearest(targets, 5) == np.argsort(distance, axis=1)[:, :5]).all()

@@ -25,6 +25,7 @@ from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.splitting import split_across
 
 NEAR_M = 0.05
+AROUND = 64  # nearest neighbours that tell where other objects are
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class GradisegConfig(GroupingConfig):
         "conflict", "axis of the split: where the gradient changes most within the Gaussian, or its longest (open)",
         choices=("conflict", "longest"),
     )  # fmt: skip
+    igd_axis_mixes: int = option(
+        4, "random mixes of the identity's channels that this change is taken of, unbiased; 0: all channels", low=0
+    )
     igd_children: str = option(
         "moments", "children that keep the parent's moments, or drawn from it as 3D Gaussian Splatting does (open)",
         choices=("moments", "random"),
@@ -70,6 +74,10 @@ class GradisegConfig(GroupingConfig):
     la_knn: bool = option(True, "local adaptive KNN; without it, Euclidean neighbours throughout")
     la_from: int = option(12_000, "its first iteration (the paper's supplement: 15,000)", low=0, schedule=True)
     la_candidates: int = option(64, "nearest neighbours it chooses from; 0: all, as Eq. 4 reads (open)", low=0)
+    la_side: str = option(
+        "gradient", "side it takes: to which the centre moves, or away from near Gaussians with another id (open)",
+        choices=("gradient", "identity"),
+    )  # fmt: skip
 
     # a short run has six rounds in place of thirty, so each has to choose five times as many for the same growth
     presets: ClassVar = {
@@ -117,11 +125,15 @@ class GradiSeg(GaussianGrouping):
         With G(p) the gradient at a pixel and w(p) the Gaussian's weight there, M = sum_p w(p) G(p) (p - c)^T, (D,2),
         says in which direction G differs at both ends. Seen from the Gaussian's own frame with deviations of 1, it is
         M J, J the derivative of pixels by that frame; the largest eigenvector of the sum of (M J)^T (M J) over views is
-        the axis along which identities are pulled apart most.
+        the axis along which identities are pulled apart most. With D' random mixes of the channels, G R in the place of
+        G where the mean of R R^T is 1, that sum is right in the mean, and the drawing is of 3 D' channels, not 3 D.
         """
-        camera, gaussians = forward.camera, self.gaussians
+        camera, gaussians, mixes = forward.camera, self.gaussians, self.config.igd_axis_mixes
         height, width, channels = gradient.shape
         scaled = gradient * (height * width)
+        if 0 < mixes < channels:
+            drawn = self.random.standard_normal((channels, mixes), dtype=np.float32) / mixes**0.5
+            scaled, channels = scaled @ self.on_device(drawn), mixes
         sides = (torch.arange(side, device=self.device) for side in (height, width))
         v, u = torch.meshgrid(*sides, indexing="ij")
         u, v = (u - width / 2).float()[..., None], (v - height / 2).float()[..., None]
@@ -130,7 +142,8 @@ class GradiSeg(GaussianGrouping):
             found = forward.view.accumulate(image)
         else:
             found = self.rasterizer.accumulate(gaussians, camera, image, count=False)
-        rows = torch.nonzero(found.weight_sum > 0)[:, 0]
+        # on a device the host would wait for how many are in view; those that are not get sums of 0
+        rows = torch.nonzero(found.weight_sum > 0)[:, 0] if self.device.type == "cpu" else slice(None)
         total, by_u, by_v = found.weighted_sum[rows].split(channels, dim=1)
         pose = world_to_camera(camera, self.device)
         local = gaussians.means[rows] @ pose[:3, :3].T + pose[:3, 3]
@@ -229,7 +242,11 @@ class GradiSeg(GaussianGrouping):
         config = self.config
         if not config.la_knn or iteration < config.la_from:
             return super().find_neighbours(iteration, index, targets)
-        directions = -self.engine.mean_direction(torch.from_numpy(index.rows[targets])).numpy().astype(np.float64)
+        if config.la_side == "identity":
+            side = self._away_from_others(torch.from_numpy(index.rows[index.nearest(targets, AROUND + 1)]))
+        else:
+            side = -self.engine.mean_direction(torch.from_numpy(index.rows[targets]))
+        directions = side.numpy().astype(np.float64)
         return index.adaptive(targets, directions, config.neighbours, config.la_candidates)
 
     def find_device_neighbours(
@@ -238,8 +255,20 @@ class GradiSeg(GaussianGrouping):
         config = self.config
         if not config.la_knn or iteration < config.la_from:
             return super().find_device_neighbours(iteration, index, targets)
-        directions = -self.engine.mean_direction(index.rows[targets])
+        if config.la_side == "identity":
+            directions = self._away_from_others(index.rows[index.nearest(targets, AROUND + 1)])
+        else:
+            directions = -self.engine.mean_direction(index.rows[targets])
         return index.adaptive(targets, directions, config.neighbours, config.la_candidates)
+
+    @torch.no_grad()
+    def _away_from_others(self, rows: torch.Tensor) -> torch.Tensor:
+        """(T,3) of Gaussians and their neighbours, rows (T,1+K): minus the sum of the unit vectors to those whose most
+        probable class is another; 0, no direction, where there are none."""
+        classes = self.classifier(self.gaussians["identity"][rows.reshape(-1)]).argmax(dim=1).reshape(rows.shape)
+        means = self.gaussians.means[rows]
+        apart = torch.nn.functional.normalize(means[:, 1:] - means[:, :1], dim=2)
+        return -(apart * (classes[:, 1:] != classes[:, :1])[..., None]).sum(dim=1)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("first_count", "norms", "views", "sums", "changes")
