@@ -51,7 +51,8 @@ class LinearClassifier:
 class Codebook:
     """Codes (L,D), a bias-free 1x1 convolution, with Adam of its own; it can get more rows while it is trained.
 
-    ``used`` (L,), on the host, counts in which views of late a code was matched, decaying.
+    On the host, (L,), decaying: ``used`` counts in which views of late a code was matched, ``seen`` in which it answered
+    to a mask, whether or not that was matched with it.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Codebook:
         device: torch.device | str = "cpu",
     ) -> None:
         self.channels, self._rate, self._random, self._device = channels, rate, random, device
-        self._start(self._fresh(codes), torch.zeros(codes))
+        self._start(self._fresh(codes), torch.zeros(codes), torch.zeros(codes))
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -73,9 +74,9 @@ class Codebook:
         drawn = self._random.uniform(-bound, bound, (codes, self.channels)).astype(np.float32)
         return torch.from_numpy(drawn).to(self._device)
 
-    def _start(self, weight: torch.Tensor, used: torch.Tensor) -> None:
+    def _start(self, weight: torch.Tensor, used: torch.Tensor, seen: torch.Tensor) -> None:
         self.weight = weight.to(self._device, copy=True).requires_grad_()
-        self.used = used.to("cpu", copy=True)
+        self.used, self.seen = used.to("cpu", copy=True), seen.to("cpu", copy=True)
         self._adam = _adam([self.weight], self._rate)
 
     def grow(self, codes: int) -> None:
@@ -84,18 +85,23 @@ class Codebook:
         if more <= 0:
             return
         moments = self._adam.state_dict()
+        none = self.used.new_zeros(more)
         self._start(
-            torch.cat([self.weight.detach(), self._fresh(more)]), torch.cat([self.used, self.used.new_zeros(more)])
+            torch.cat([self.weight.detach(), self._fresh(more)]),
+            torch.cat([self.used, none]),
+            torch.cat([self.seen, none]),
         )
         for values in moments["state"].values():
             for key in ("exp_avg", "exp_avg_sq"):
                 values[key] = torch.cat([values[key], values[key].new_zeros(more, self.channels)])
         self._adam.load_state_dict(moments)
 
-    def count(self, codes: np.ndarray, views: int) -> None:
-        """A view was matched with ``codes``; a share of 1 / views of the older counts is forgotten."""
-        self.used *= 1 - 1 / max(2, views)
-        self.used[torch.from_numpy(codes)] += 1
+    def count(self, codes: np.ndarray, views: int, seen: np.ndarray | None = None) -> None:
+        """A view was matched with ``codes``, and ``seen`` answered in it (None: the same); a share of 1 / views of the
+        older counts is forgotten."""
+        for counts, which in ((self.used, codes), (self.seen, codes if seen is None else seen)):
+            counts *= 1 - 1 / max(2, views)
+            counts[torch.from_numpy(which)] += 1
 
     def step(self) -> None:
         """Move down the gradients that were gathered, and forget them."""
@@ -103,8 +109,8 @@ class Codebook:
         self._adam.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weight": self.weight.detach(), "used": self.used, "adam": self._adam.state_dict()}
+        return {"weight": self.weight.detach(), "used": self.used, "seen": self.seen, "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._start(state["weight"], state["used"])
+        self._start(state["weight"], state["used"], state.get("seen", torch.zeros_like(state["used"])))
         self._adam.load_state_dict(state["adam"])

@@ -131,6 +131,7 @@ SUITES: Mapping[str, Comparison] = {
             "all_pixels": _unified(association_pixels=0),
             "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
             "steady_balance": _unified(contrast_balance_end=-1.0),
+            "even_draws": _unified(draw_balance=0.0),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -154,7 +155,7 @@ SUITES: Mapping[str, Comparison] = {
 }
 ABLATIONS = (
     "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
-    "steady_balance",
+    "steady_balance", "even_draws",
 )  # fmt: skip
 
 
@@ -305,7 +306,7 @@ class Suite:
         if isinstance(method, ClusteredContrast) and cell.objects:
             results |= _by_cluster_size(method, scene.held_out)
         if isinstance(method, UnifiedLift) and cell.objects:
-            results |= _by_temperature(method, scene.held_out)
+            results |= _by_rule(method, scene.held_out)
         if scene.semantic:
             results |= semantic_extras(method, scene.held_out)
         self._keep_pictures(cell, method, scene.held_out)
@@ -448,12 +449,16 @@ def _but_back_end(made_of: Mapping[str, Any]) -> dict[str, Any]:
     return {**made_of, "options": {**made_of["options"], "rasterizer": ""}}
 
 
-def _by_temperature(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
-    """at_<temperature>_pq_scene for every ``answer_temperature`` that is tried: what the rule of answers alone changes."""
+def _by_rule(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
+    """What the rule of answers alone changes: at_<temperature>_pq_scene for every ``answer_temperature`` that is tried,
+    all_codes_pq_scene without ``in_use_share``."""
     config, results = method.config, {}
-    for temperature in ANSWER_TEMPERATURES:
-        method.config = replace(config, answer_temperature=temperature)
-        results[f"at_{temperature}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
+    tried = {
+        f"at_{temperature}": replace(config, answer_temperature=temperature) for temperature in ANSWER_TEMPERATURES
+    }
+    for name, rule in (tried | {"all_codes": replace(config, in_use_share=0.0)}).items():
+        method.config = rule
+        results[f"{name}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
     method.config = config
     return results
 

@@ -18,6 +18,7 @@ from gs_semantic.segmentation.heads import Codebook
 from gs_semantic.segmentation.methods.unified_lift import UnifiedLift
 from gs_semantic.segmentation.scoring import match_ids
 from gs_semantic.segmentation.trainer import MAP, Trainer
+from gs_semantic.segmentation.untracked import Draw
 
 
 def with_ids(change, frames: int = 10) -> ChangedRoom:
@@ -121,11 +122,12 @@ def test_both_weightings_train(weighting, ratio):
     assert np.isfinite(list(method.step(1, 0).values())).all()
 
 
-def test_the_sampled_losses_are_those_of_all_pixels_on_average():
+@pytest.mark.parametrize("draw_balance", [0.0, 0.5])
+def test_the_sampled_losses_are_those_of_all_pixels_on_average(draw_balance):
     whole = small_method("unified_lift", contrast_pixels=0, contrast_least=0, association_pixels=0, filter_below=1.0)
     part = small_method(
         "unified_lift", contrast_pixels=512, contrast_least=0, association_pixels=512, filter_below=1.0,
-        weighting="paper",
+        weighting="paper", draw_balance=draw_balance,
     )  # fmt: skip
     whole.weights = part.weights
     torch.manual_seed(0)
@@ -137,6 +139,19 @@ def test_the_sampled_losses_are_those_of_all_pixels_on_average():
     for name, value in expected.items():
         values = np.array([float(terms[name].detach()) for terms in sampled])
         assert values.mean() == pytest.approx(value, abs=4 * values.std() / 20**0.5 + 0.02 * value), name
+
+
+def test_a_code_that_answers_far_more_often_than_it_is_matched_is_no_object():
+    """Every sixth view shows the mask in two: the other half opens a code, which answers to the whole one, too."""
+    method = small_method("unified_lift", in_use=1.0)
+    whole, halves = (Draw(np.arange(1), np.arange(1), np.arange(1, 1 + masks)) for masks in (1, 2))
+    scores = torch.zeros(2, len(method.codebook) - 1)
+    scores[:, :2] = torch.tensor([[10.0, 8.0], [1.0, 9.0]])
+    for view in range(60):
+        method._matched(*((scores, halves) if view % 6 == 5 else (scores[:1], whole)))
+    assert method.codes()[1].tolist() == [1]
+    object.__setattr__(method.config, "in_use_share", 0.0)
+    assert method.codes()[1].tolist() == [1, 2]
 
 
 # --- growing ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.untracked import Draw, assign, class_loss, concentration_loss, confidence, mask_scores
 
 MORE = 1.5  # a codebook that is too full gets as many times its codes
+ANSWERS = 0.5  # a code answers to a mask when it has this share of the score of the mask's best code
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class UnifiedLiftConfig(ContrastiveConfig):
     in_use: float = option(
         2.0, "a code is an answer from this count of matches on; counts decay in a round of views, so about views a round",
         low=0,
+    )  # fmt: skip
+    in_use_share: float = option(
+        0.3, "and when it was matched in this share of the views in which it answers to a mask: a code that halves of masks "
+        "opened is not; 0: all are", low=0, high=1,
     )  # fmt: skip
     association_pixels: int = option(0, "random pixels of a view for matching, filter and codes; 0: all", low=0)
     area_aware: bool = option(True, "masks are matched by sums over their pixels; without, by means")
@@ -82,36 +87,46 @@ class UnifiedLift(ContrastiveLifting):
         codes, segments = self.codebook.weight[self._first :], self.on_device(draw.segments)
         probabilities = (features.detach() @ codes.detach().T).softmax(dim=1)
         kept = confidence(features.detach(), segments, count) > 1 - config.filter_below
-        matched = self._matched(mask_scores(probabilities, segments, count, config.area_aware), draw)
+        weights = self.weights_of(draw)
+        matched = self._matched(mask_scores(probabilities, segments, count, config.area_aware, weights), draw)
         targets = self.on_device(matched[draw.segments])
-        distance = concentration_loss(codes, features, targets, kept)
+        counted = kept if weights is None else kept * weights
+        distance = concentration_loss(codes, features, targets, counted)
         # without a pixel that is wrong there is nothing to learn from classes
         wrong = (probabilities.gather(1, targets[:, None])[:, 0] < probabilities.amax(dim=1)) & kept
-        classes = class_loss(codes, features, targets, probabilities, kept) * wrong.any()
-        weights = self.weights
-        return {"concentration": weights.concentration * distance, "class": weights.classes * classes}
+        classes = class_loss(codes, features, targets, probabilities, counted) * wrong.any()
+        return {"concentration": self.weights.concentration * distance, "class": self.weights.classes * classes}
 
     def _matched(self, scores: torch.Tensor, draw: Draw) -> np.ndarray:
         """The position among the codes that take part, int64 (J,), of each mask; that of the background is fixed."""
         found = np.zeros(len(draw.classes), np.int64)
         fixed = 1 - self._first  # codes at the front that only the background has
         masks = np.flatnonzero(draw.classes > 0) if fixed else np.arange(len(found))
-        rows, columns = assign(scores.cpu()[masks][:, fixed:])
+        known = scores.cpu()[masks][:, fixed:]
+        rows, columns = assign(known)
         found[masks[rows]] = columns + fixed
-        self.codebook.count(found + self._first, len(self.scene.train))
+        answering = (known > ANSWERS * known.amax(dim=1, keepdim=True)).any(dim=0)
+        seen = np.union1d(np.flatnonzero(answering.numpy()) + fixed, found)
+        self.codebook.count(found + self._first, len(self.scene.train), seen + self._first)
         return found
 
     def update_heads(self, iteration: int) -> None:
         self.codebook.step()
         config, size = self.config, len(self.codebook) - 1
-        if config.grow_every and iteration % config.grow_every == 0 and len(self.codes()[1]) >= config.grow_from * size:
+        if config.grow_every and iteration % config.grow_every == 0 and self._taken().sum() >= config.grow_from * size:
             self.codebook.grow(1 + int(MORE * size))
 
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        used = self.codebook.used >= self.config.in_use
-        used[: self._first] = False
-        rows = torch.nonzero(used)[:, 0].to(self.device)
-        return self.codebook.weight.detach()[rows], rows
+        book = self.codebook
+        answers = self._taken() & (book.used >= self.config.in_use_share * book.seen)
+        rows = torch.nonzero(answers)[:, 0].to(self.device)
+        return book.weight.detach()[rows], rows
+
+    def _taken(self) -> torch.Tensor:
+        """bool (L,): codes that masks were matched with often enough of late."""
+        taken = self.codebook.used >= self.config.in_use
+        taken[: self._first] = False
+        return taken
 
     def state_dict(self) -> dict[str, Any]:
         more = {"codebook": self.codebook.state_dict(), "choices": self._choices.bit_generator.state}
