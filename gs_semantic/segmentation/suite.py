@@ -451,12 +451,12 @@ def _but_back_end(made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_rule(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
     """What the rule of answers alone changes: at_<temperature>_pq_scene for every ``answer_temperature`` that is tried,
-    all_codes_pq_scene without ``in_use_share``."""
+    all_codes_pq_scene with every code an object of its own."""
     config, results = method.config, {}
     tried = {
         f"at_{temperature}": replace(config, answer_temperature=temperature) for temperature in ANSWER_TEMPERATURES
     }
-    for name, rule in (tried | {"all_codes": replace(config, in_use_share=0.0)}).items():
+    for name, rule in (tried | {"all_codes": replace(config, one_object=1.0)}).items():
         method.config = rule
         results[f"{name}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
     method.config = config

@@ -141,17 +141,19 @@ def test_the_sampled_losses_are_those_of_all_pixels_on_average(draw_balance):
         assert values.mean() == pytest.approx(value, abs=4 * values.std() / 20**0.5 + 0.02 * value), name
 
 
-def test_a_code_that_answers_far_more_often_than_it_is_matched_is_no_object():
-    """Every sixth view shows the mask in two: the other half opens a code, which answers to the whole one, too."""
+def test_codes_that_answer_to_the_same_masks_are_one_object():
+    """Every sixth view shows a mask in two; its other half opens a code, which answers to the whole one, too."""
     method = small_method("unified_lift", in_use=1.0)
-    whole, halves = (Draw(np.arange(1), np.arange(1), np.arange(1, 1 + masks)) for masks in (1, 2))
-    scores = torch.zeros(2, len(method.codebook) - 1)
-    scores[:, :2] = torch.tensor([[10.0, 8.0], [1.0, 9.0]])
+    whole, halves = (Draw(np.arange(n), np.arange(n), np.arange(1, 1 + n)) for n in (2, 3))
+    scores = torch.zeros(3, len(method.codebook) - 1)
+    scores[:, :3] = torch.tensor([[10.0, 1.0, 8.0], [1.0, 10.0, 0.0], [1.0, 0.0, 9.0]])
     for view in range(60):
-        method._matched(*((scores, halves) if view % 6 == 5 else (scores[:1], whole)))
-    assert method.codes()[1].tolist() == [1]
-    object.__setattr__(method.config, "in_use_share", 0.0)
-    assert method.codes()[1].tolist() == [1, 2]
+        method._matched(*((scores, halves) if view % 6 == 5 else (scores[:2], whole)))
+    assert method.codes()[1].tolist() == [1, 2, 1] and len(method.codes()[0]) == 3
+    method.codebook.load_state_dict(method.codebook.state_dict())
+    assert method.codes()[1].tolist() == [1, 2, 1]
+    object.__setattr__(method.config, "one_object", 1.0)
+    assert method.codes()[1].tolist() == [1, 2, 3]
 
 
 # --- growing ----------------------------------------------------------------------------------------------------------

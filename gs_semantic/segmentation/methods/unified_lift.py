@@ -20,7 +20,7 @@ from gs_semantic.segmentation.registry import register
 from gs_semantic.segmentation.untracked import Draw, assign, class_loss, concentration_loss, confidence, mask_scores
 
 MORE = 1.5  # a codebook that is too full gets as many times its codes
-ANSWERS = 0.5  # a code answers to a mask when it has this share of the score of the mask's best code
+ANSWERS = 0.5  # a second code answers to a mask, too, when it has this share of the score of the first
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class UnifiedLiftConfig(ContrastiveConfig):
         2.0, "a code is an answer from this count of matches on; counts decay in a round of views, so about views a round",
         low=0,
     )  # fmt: skip
-    in_use_share: float = option(
-        0.3, "and when it was matched in this share of the views in which it answers to a mask: a code that halves of masks "
-        "opened is not; 0: all are", low=0, high=1,
+    one_object: float = option(
+        0.35, "codes that answer together to this share of their masks are one object, as after masks that cut it in two; "
+        "1: none are", low=0, high=1,
     )  # fmt: skip
     association_pixels: int = option(0, "random pixels of a view for matching, filter and codes; 0: all", low=0)
     area_aware: bool = option(True, "masks are matched by sums over their pixels; without, by means")
@@ -105,9 +105,9 @@ class UnifiedLift(ContrastiveLifting):
         known = scores.cpu()[masks][:, fixed:]
         rows, columns = assign(known)
         found[masks[rows]] = columns + fixed
-        answering = (known > ANSWERS * known.amax(dim=1, keepdim=True)).any(dim=0)
-        seen = np.union1d(np.flatnonzero(answering.numpy()) + fixed, found)
-        self.codebook.count(found + self._first, len(self.scene.train), seen + self._first)
+        values, best = known.topk(min(2, known.shape[1]), dim=1)
+        best = torch.where(values > ANSWERS * values[:, :1], best, best[:, :1])[:, [0, -1]]
+        self.codebook.count(found + self._first, len(self.scene.train), best + fixed + self._first)
         return found
 
     def update_heads(self, iteration: int) -> None:
@@ -117,10 +117,9 @@ class UnifiedLift(ContrastiveLifting):
             self.codebook.grow(1 + int(MORE * size))
 
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        book = self.codebook
-        answers = self._taken() & (book.used >= self.config.in_use_share * book.seen)
-        rows = torch.nonzero(answers)[:, 0].to(self.device)
-        return book.weight.detach()[rows], rows
+        rows = torch.nonzero(self._taken())[:, 0]
+        objects = self.codebook.objects(rows, self.config.one_object)
+        return self.codebook.weight.detach()[rows.to(self.device)], objects.to(self.device)
 
     def _taken(self) -> torch.Tensor:
         """bool (L,): codes that masks were matched with often enough of late."""
