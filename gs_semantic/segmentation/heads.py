@@ -97,6 +97,19 @@ class Codebook:
                 values[key] = torch.cat([values[key], values[key].new_zeros(more, self.channels)])
         self._adam.load_state_dict(moments)
 
+    @torch.no_grad()
+    def put(self, codes: np.ndarray, vectors: torch.Tensor) -> None:
+        """Start ``codes`` (K,) anew, as ``vectors`` (K,D)."""
+        rows = torch.from_numpy(codes)
+        self.used[rows] = 0
+        self.shared[rows] = 0
+        self.shared[:, rows] = 0
+        rows = rows.to(self._device)
+        self.weight[rows] = vectors
+        for values in self._adam.state.values():
+            for key in ("exp_avg", "exp_avg_sq"):
+                values[key][rows] = 0
+
     def count(self, codes: np.ndarray, views: int, best: torch.Tensor | None = None) -> None:
         """A view was matched with ``codes``; a share of 1 / views of the older counts is forgotten.
 

@@ -156,6 +156,22 @@ def test_codes_that_answer_to_the_same_masks_are_one_object():
     assert method.codes()[1].tolist() == [1, 2, 3]
 
 
+def test_a_mask_that_no_code_explains_opens_one_of_those_that_are_free():
+    method = small_method("unified_lift", open_below=0.9, contrast_least=0, codes=4)
+    draw = Draw(np.arange(2), np.arange(2), np.array([1, 2]))
+    scores = torch.zeros(2, 4)
+    scores[0, 0] = scores[1, 1] = 1.0
+    vectors, others = torch.eye(16)[:2], method.codebook.weight.detach().clone()
+    with torch.no_grad():
+        method.codebook.weight[1:3] = vectors  # class 0 has a code that takes no part
+    method.codebook.count(np.array([1, 2]), 10)
+    assert method._matched(scores, draw, vectors).tolist() == [0, 1]
+    assert torch.equal(method.codebook.weight[3:].detach(), others[3:])
+    far = torch.stack([vectors[0], torch.eye(16)[5]])
+    assert method._matched(scores, draw, far).tolist() == [0, 2]
+    assert torch.equal(method.codebook.weight[1:4].detach(), torch.stack([*vectors, far[1]]))
+
+
 # --- growing ----------------------------------------------------------------------------------------------------------
 
 
