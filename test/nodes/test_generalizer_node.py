@@ -67,6 +67,13 @@ def test_cancelling_keeps_a_checkpoint_to_go_on_from(client, rooms, tmp_path):
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
     assert client.call("cancel_generalizing").message == "nothing is under way"
 
+    client.feedback.clear()
+    sent = client.send(**goal, resume=True)
+    client.until(lambda: client.feedback)
+    assert client.feedback[0].iteration == result.iterations + 1
+    client.wait(sent.cancel_goal_async())
+    assert client.result(sent)[1].iterations > result.iterations
+
 
 @pytest.mark.parametrize(
     ("fields", "text"),
