@@ -6,6 +6,8 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 PYTHON ?=
 
+# Many tests wait for other processes: files run side by side. PYTEST_ARGS="-n 0" runs one after the other.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -20,14 +22,14 @@ demo: build ## map the sample through real ROS topics; results in demo_output/
 
 test: build ## static checks, kernels under sanitizers and all tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint sanitize  # mypy has one thread, the compiler waits for one file
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 lint: build ## static checks only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 sanitize: $(BIN)/python ## all kernels of the native library under address and undefined-behaviour sanitizers
-	PATH="$(abspath $(BIN)):$$PATH" tools/check_kernels.sh sanitize
+	MAKEFLAGS= PATH="$(abspath $(BIN)):$$PATH" tools/check_kernels.sh sanitize
 
 build: $(BIN)/python ## set up the environment, interfaces and native library (what changed)
 	@$(BIN)/python tools/develop.py --torch-version "$(TORCH_VERSION)" --torch-index "$(TORCH_INDEX)"

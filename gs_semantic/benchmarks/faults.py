@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import queue
-import random
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from gs_semantic.benchmarks.domains import own_domain
 from gs_semantic.benchmarks.faulty_camera import (
     BAD_ENCODING,
     CAMERA_FRAME,
@@ -127,7 +127,8 @@ class FaultDrill(AbstractContextManager["FaultDrill"]):
     def __init__(self, sequence: Path, folder: Path, rate_hz: float = 5.0, domain_id: int | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        domain = random.SystemRandom().randint(1, 100) if domain_id is None else domain_id
+        self._held = ExitStack()
+        domain = self._held.enter_context(own_domain()) if domain_id is None else domain_id
         self.namespace = f"drill_{os.getpid()}"
         self._ros = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         self.processes = NodeProcesses(self._ros)
@@ -145,6 +146,7 @@ class FaultDrill(AbstractContextManager["FaultDrill"]):
         if self._camera.stdin is not None:
             self._camera.stdin.close()
         self.processes.stop()
+        self._held.close()
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -197,11 +199,9 @@ class FaultDrill(AbstractContextManager["FaultDrill"]):
             node = rclpy.create_node("drill", context=self._context, namespace=self.namespace)
         self._diagnosed: dict[str, set[str]] = {}
         self._warned: set[str] = set()
-        self._last_error: tuple[int, str] = (0, "")
 
         def on_status(msg: Status) -> None:
             self._warned = set(msg.warnings)
-            self._last_error = to_ns(msg.last_error_stamp), msg.last_error
             self._update()
 
         def on_diagnostics(msg: DiagnosticArray) -> None:

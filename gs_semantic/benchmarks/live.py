@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import queue
-import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 
 from gs_semantic.benchmarks import process
+from gs_semantic.benchmarks.domains import own_domain
 from gs_semantic.benchmarks.timing import Rate, complete_answers, rate, read_publish_log
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.nodes.arguments import MAPPER, REPLAY, SEGMENTER, plan_segment
@@ -127,11 +127,12 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
     ) -> None:
         """``arguments`` are start arguments of ``segment``; ``parameters`` mapper parameters beside them.
 
-        domain_id: default a random one, so that neither topics nor TF of a robot nearby are met.
+        domain_id: default one of its own, so that neither topics nor TF of others are met.
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        domain = random.SystemRandom().randint(1, 100) if domain_id is None else domain_id
+        self._held = ExitStack()
+        domain = self._held.enter_context(own_domain()) if domain_id is None else domain_id
         self.processes = NodeProcesses({"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"})
         self.arguments = {name: str(value) for name, value in arguments.items()}
         self.namespace = self.arguments.setdefault("namespace", f"live_{os.getpid()}")
@@ -141,6 +142,7 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.processes.stop()
+        self._held.close()
 
     @property
     def publish_log(self) -> Path:

@@ -79,7 +79,8 @@ class Quality:
 class MapBench:
     """What is measured, and where maps and logs of the run are put.
 
-    parameters: of the mapper. keep_map: where the map of the quality phase is put, if not into ``folder``.
+    parameters: of the mapper. keep_map: where the map of the quality phase is put, if not into ``folder``. settle_s: before
+    rate and services are measured.
     """
 
     sequence: Path
@@ -93,6 +94,7 @@ class MapBench:
     use_depth: bool = True  # false: colour and poses only
     parameters: dict[str, Any] = field(default_factory=dict)
     keep_map: Path | None = None
+    settle_s: float = 3.0
     progress: Progress = silent
 
     @property
@@ -211,7 +213,11 @@ class MapBench:
         with LiveSystem(folder, arguments, {**self.parameters, **(parameters or {})}) as live:
             advance = self.progress(f"{'services' if task == 'services' else 'rate'} at {rate_hz:.0f} Hz", int(seconds))
             recording = live.record(
-                task, lambda event: advance() if event["event"] == "second" else None, duration=seconds, **options
+                task,
+                lambda event: advance() if event["event"] == "second" else None,
+                duration=seconds,
+                settle=self.settle_s,
+                **options,
             )
             return recording, process.peak_rss_mb(live.pid(MAPPER))
 

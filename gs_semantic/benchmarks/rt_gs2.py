@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gs_semantic.benchmarks.process import peak_rss_mb
 from gs_semantic.data.opaque_room import opaque_room, room_camera
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidRequestError
@@ -39,11 +41,14 @@ def run_rt_gs2(
     frames: int = 40,
     device: str = "cpu",
     threads: int | None = None,
+    max_points: int = 0,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Times of an opaque room of that many Gaussians, every frame from a new pose, one at a time.
 
-    features_s: the point transformer over all Gaussians, once a scene. render_ms, network_ms, classes_ms, frame_ms:
+    features_s: the point transformer over all Gaussians, once a scene, in pieces of at most ``max_points`` (0: as the method
+    does; on a GPU all at once); features_peak_mb: the most memory that was in use in the meantime, of the GPU, or else of
+    this process; room_mb: and before. render_ms, network_ms, classes_ms, frame_ms:
     medians of drawing colour and features, the 2D network, the best class of every pixel, and all of it; fps: of the
     median frame. pipelined_fps, on a GPU alone: frames per second of many, where the network looks at one while the next one
     is drawn, until their classes are on the CPU. core_ms: processor time of a frame, of all threads, which other programs change little. threads: of torch (None: as it is set); the rasteriser has its own. Beside other programs one is faster
@@ -56,8 +61,10 @@ def run_rt_gs2(
     room = opaque_room(gaussians)
     torch.manual_seed(0)
     overrides: dict[str, Any] = {"size": size}
-    if device == "cuda":
-        overrides["max_points"] = max(1000, gaussians)  # in one pass
+    if device == "cuda" and not max_points:
+        max_points = max(1000, gaussians)  # in one pass
+    if max_points:
+        overrides["max_points"] = max_points
     method = RtGs2(make_config(RtGs2Config, "paper", overrides=overrides), room_labels())
     method.begin(CLASSES)
     method = method.to(device).eval()
@@ -66,9 +73,11 @@ def run_rt_gs2(
     ready = Inference(network)
     rasterizer = create_rasterizer("cuda" if device == "cuda" else "auto")
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    room_mb = _peak_mb(device)
     start = time.perf_counter()
     features = method.features(room)
     features_s = time.perf_counter() - start
+    features_peak_mb = _peak_mb(device)
     if device == "cuda":
         start = time.perf_counter()  # the first one loads kernels
         method.features(room)
@@ -105,12 +114,19 @@ def run_rt_gs2(
         "network_ms": float(net),
         "classes_ms": float(classes),
         "features_s": features_s,
+        "features_peak_mb": features_peak_mb,
+        "room_mb": room_mb,
         "gaussians": len(room),
         "transformer_parameters": sum(p.numel() for p in method.transformer.parameters()),
         "network_parameters": sum(p.numel() for p in network.parameters()),
         "frames": frames,
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def _peak_mb(device: str) -> float:
+    """The most memory so far, of the GPU's tensors or of this process."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else peak_rss_mb(os.getpid())
 
 
 def _pipelined_fps(

@@ -267,6 +267,7 @@ def _configure_rt_gs2(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--frames", type=int, default=40, help="frames that are timed [40]")
     sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where [cpu]")
     sub.add_argument("--threads", type=int, help="of torch; the rasteriser has its own [as set]")
+    sub.add_argument("--max-points", type=int, default=0, help="Gaussians in one pass of the point transformer")
     options.add_json(sub)
 
 
@@ -594,6 +595,7 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
         results = measure(
             *(arguments.size, arguments.gaussians, width, height, arguments.frames, arguments.device),
             arguments.threads,
+            arguments.max_points,
             advance,
         )
     options.report(arguments, f"RT-GS2 {arguments.size}, {width}x{height}, {arguments.device}", results)

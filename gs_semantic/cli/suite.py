@@ -12,6 +12,7 @@ from gs_semantic.cli import options
 if TYPE_CHECKING:
     import numpy as np
 
+    from gs_semantic.segmentation.generalization.rt_gs2.suite import RtGs2Suite
     from gs_semantic.segmentation.suite import Suite
 
 WORD = "suite"  # in the place of a map
@@ -103,14 +104,45 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
             if not suite.train(waited, [bar]):
                 break
     with options.progress_bar("scoring", len(suite.runs()) * len(suite.test)) as advance:
-        results = suite.results(advance)
+        results = suite.results(advance) | _speed_on_cpu()
     rows = [[row[0], row[1], *_coloured(row[2:])] for row in suite.pictures()]
     if rows:
         sheet = pictures.contact_sheet(rows, ["drawn colour", "3D features", "truth", "RT-GS2"])
         pictures.write_image(folder / "views.png", sheet)
+    _draw_curves(suite)
     arguments.seed = arguments.seeds[0]
     options.report(arguments, f"suite {TRAINING_ON_ROOMS}, {arguments.preset}, on {rooms}", results)
     return 0
+
+
+def _draw_curves(suite: RtGs2Suite) -> None:
+    """curves.png, into the suite's folder: the loss of every run, those of one kind together."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = suite.curves()
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5))
+    for axis, term in zip(axes, ("contrast", "cross_entropy", "depth"), strict=True):
+        for name, terms in curves.items():
+            if term in terms:
+                axis.plot(*zip(*terms[term], strict=True), label=name, linewidth=1)
+        axis.set(title=term, xlabel="iteration", yscale="log")
+        if axis.lines:
+            axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(suite.folder / "curves.png", dpi=110)
+    plt.close(figure)
+
+
+def _speed_on_cpu() -> dict[str, Any]:
+    """Frames per second of the small size on the CPU, and the milliseconds of each stage; true when nothing else runs."""
+    from gs_semantic.benchmarks.rt_gs2 import run_rt_gs2 as measure
+
+    found = measure()
+    stages = ("fps", "frame_ms", "render_ms", "network_ms", "classes_ms", "features_s")
+    return {f"{stage}_small_cpu": found[stage] for stage in stages}
 
 
 def run_generalizing(arguments: argparse.Namespace, name: str) -> int:

@@ -156,9 +156,10 @@ def run_one(arguments: argparse.Namespace) -> int:
         print(f"gs-semantic: {warning}", file=sys.stderr)
     options.report(arguments, f"{arguments.method} on {arguments.sequence[0]}, {arguments.preset}", results)
     if result.cancelled:
+        best = "keeps the best checkpoint" if result.map is not None else "has no map, for nothing was evaluated yet"
+        resume = "; go on with --resume" if result.iteration else ""
         print(
-            f"gs-semantic: cancelled at iteration {result.iteration}; {arguments.output} keeps the best checkpoint",
-            file=sys.stderr,
+            f"gs-semantic: cancelled at iteration {result.iteration}; {arguments.output} {best}{resume}", file=sys.stderr
         )
     return 0
 

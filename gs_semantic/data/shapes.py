@@ -15,7 +15,6 @@ from scipy.spatial.transform import Rotation
 
 from gs_semantic.gaussians import Camera
 
-SHAPE_KINDS = ("box", "ball", "can", "cone")
 CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 NEAR_M = 0.01
 

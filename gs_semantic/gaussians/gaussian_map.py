@@ -94,6 +94,11 @@ class GaussianMap:
         self._specs[name] = spec
         self._buffers[name] = torch.full((self._capacity, *spec.shape), fill, dtype=dtype, device=self.device)
 
+    def unregister(self, name: str) -> None:
+        """Forget a named attribute that is not one of the core; one that is not there is none to forget."""
+        if name in self.extras:
+            del self._specs[name], self._buffers[name]
+
     def register_state(self, name: str, key: str, shape: tuple[int, ...] | None = None, fill: float = 0.0) -> None:
         """Optimiser state ``key`` of attribute ``name`` (shape of a row: that of the attribute unless given)."""
         if (name, key) in self._state_specs:

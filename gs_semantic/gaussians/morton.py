@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-MOST_BITS = 21  # of a cell's number along one axis
 _STEPS = (
     (32, 0x1F00000000FFFF),
     (16, 0x1F0000FF0000FF),

@@ -23,6 +23,7 @@ from gs_semantic.share import share_path
 NAMESPACE = "gs_semantic"  # default namespace, which config/segment.rviz is written for
 MAPPER, REPLAY, SEGMENTER, TRAINER, GENERALIZER = "mapper", "replay", "segmenter", "trainer", "generalizer"
 VIEWER = "viewer"
+SHIPPED = ("gnesf", "rt_gs2")  # methods that come with a checkpoint
 SENSORS = ("rgbd", "structured_light", "tof", "mono")
 MODES = ("realtime", "quality")
 PER_CAMERA = ("color", "depth", "instance")  # first words of the topics that each camera has
@@ -214,7 +215,8 @@ SEGMENT_ARGUMENTS = (
     Argument(
         "semantics",
         "",
-        "Checkpoint of a method that generalises: it labels frames without masks.",
+        "Checkpoint of a method that generalises, or a method's name for the one that is shipped (gnesf, rt_gs2): it labels "
+        "frames without masks.",
         parameters=((MAPPER, "semantics"),),
     ),
     Argument(
@@ -313,7 +315,7 @@ GENERALIZE_ARGUMENTS = (
     Argument(
         "checkpoint",
         "",
-        "What was learned, to apply (empty: shipped with the method); when training: weights to start from.",
+        "What was learned, or a method's name, to apply (empty: shipped with the method); when training: weights to start from.",
         parameters=((GENERALIZER, "checkpoint"),),
     ),
     Argument(
@@ -324,6 +326,12 @@ GENERALIZE_ARGUMENTS = (
     ),
     Argument(
         "map", "", "Map folder of the scene; empty: the sequence is mapped first.", parameters=((GENERALIZER, "map"),)
+    ),
+    Argument(
+        "mapper",
+        "",
+        "Mapper node whose live map is labelled, in the place of a sequence, e.g. mapper.",
+        parameters=((GENERALIZER, "mapper"),),
     ),
     Argument(
         "rooms",
@@ -476,6 +484,9 @@ def _checked(arguments: tuple[Argument, ...], given: Mapping[str, str]) -> dict[
             known[name].value(text)
     if values.get("load_map") and not Path(values["load_map"]).is_dir():
         raise InvalidInputError(f"load_map: there is no folder {values['load_map']}")
+    for name in ("checkpoint", "semantics"):  # a method's name stands for the checkpoint that is shipped with it
+        if values.get(name) in SHIPPED and not Path(values[name]).exists():
+            values[name] = str(share_path("weights", f"{values[name]}.pt"))
     for name in ("sequence", "bag", "evaluation", "checkpoint", "map", "semantics"):
         if values.get(name) and not Path(values[name]).exists():
             raise InvalidInputError(f"{name}: there is no folder {values[name]}, nor a file of that name")

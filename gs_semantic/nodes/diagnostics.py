@@ -16,6 +16,7 @@ from gs_semantic.nodes.subscriptions import Traffic, strangers, type_name
 if TYPE_CHECKING:
     from gs_semantic.nodes.inputs import Inputs
     from gs_semantic.nodes.mapper_node import MapperNode
+    from gs_semantic.nodes.runs import RunServer
 
 PATIENCE_S = 2.0  # a topic may be silent for so long after its subscription
 SILENT_S = 2.0  # ... and between two messages
@@ -26,7 +27,7 @@ LEVELS = {Severity.OK: DiagnosticStatus.OK, Severity.WARNING: DiagnosticStatus.W
 
 
 class Diagnostics:
-    """Publishes one status per part of the node: its state, each input, synchronisation, poses, answers, map, training, distances and grids, budgets.
+    """Publishes one status per part of the node: its state, each input, synchronisation, poses, answers, map, training and generalizing, distances and grids, budgets.
 
     ``faults`` holds the sentences of the last round, for ~/status.
     """
@@ -45,7 +46,8 @@ class Diagnostics:
         parts = [self._state()]
         if node.configured:
             parts += [self._clock(), *self._inputs(node.inputs), self._synchronisation(node.inputs), self._poses(node.inputs)]
-            parts += [self._answers(), self._map(), self._training(), self._geometry(), self._budgets(), self._listeners()]
+            parts += [self._answers(), self._map(), self._runs(node.training), self._runs(node.generalizing)]
+            parts += [self._geometry(), self._budgets(), self._listeners()]
         header = conversions.make_header(node.get_clock().now().nanoseconds, "")
         self._publisher.publish(DiagnosticArray(header=header, status=parts))
 
@@ -226,12 +228,10 @@ class Diagnostics:
             work_pending=node.mapper.pending,
         )
 
-    def _training(self) -> DiagnosticStatus:
-        """Of the live map: what is being trained, how far it is, and what went wrong last."""
-        training = self._node.training
-        findings = [faults.of_text("training", training.error)] if training.error else []
-        values = {} if training.progress is None else training.progress.as_dict()
-        return self._status("training", training.state, findings, **values)
+    def _runs(self, runs: RunServer) -> DiagnosticStatus:
+        """On the live map: what is under way, how far it is, and what went wrong last."""
+        findings = [faults.of_text(runs.doing, runs.error)] if runs.error else []
+        return self._status(runs.doing, runs.state, findings, **runs.values)
 
     def _geometry(self) -> DiagnosticStatus:
         """What distances, paths and grids are answered from."""

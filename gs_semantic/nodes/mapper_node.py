@@ -3,8 +3,8 @@
 Seven threads. The executor's takes messages and hands them over. ``answering`` draws label images, and ``asking`` answers
 questions that need none, both from a view of the map that nobody changes. ``mapping`` alone reads and changes the map,
 and makes a new view now and then. The disk's reads and writes map folders. ``geometry`` answers
-questions of distance from what ``looking`` makes of views in the background. A training of the live map adds one while it
-lasts, and works on a copy.
+questions of distance from what ``looking`` makes of views in the background. A training of the live map, or its labelling by a
+checkpoint, adds one while it lasts, and works on a copy.
 
 The node is a lifecycle node. Configured, it has a map and answers questions; active, it listens.
 """
@@ -48,6 +48,7 @@ from gs_semantic.nodes.diagnostics import Diagnostics
 from gs_semantic.nodes.governor import Governor
 from gs_semantic.nodes.inputs import Inputs
 from gs_semantic.nodes.lifecycle import ManagedNode
+from gs_semantic.nodes.live_generalizing import LiveGeneralizer
 from gs_semantic.nodes.live_training import LiveTrainer
 from gs_semantic.nodes.mapper_parameters import LIVE_MAPPING, NodeParameters, check
 from gs_semantic.nodes.outputs import Answerer, MapPublisher, StatusPublisher, Wire
@@ -110,6 +111,7 @@ class MapperNode(ManagedNode):
     answerers: dict[str, Answerer]  # by name of the camera
     map_services: Services
     training: LiveTrainer
+    generalizing: LiveGeneralizer
     governor: Governor
 
     def __init__(self, **options: object) -> None:
@@ -179,7 +181,7 @@ class MapperNode(ManagedNode):
         self._view_time = 0.0
         self._refresh_view()
         self.map_services = Services(self)
-        self.training = LiveTrainer(self)
+        self.training, self.generalizing = LiveTrainer(self), LiveGeneralizer(self)
         self._clicks = self.create_subscription(PointStamped, "/clicked_point", self._take_click, qos.CLICKS)
         self._map_publisher.labels(self.mapper.objects.labels, self._map_header())
         self.configured = True
@@ -216,6 +218,7 @@ class MapperNode(ManagedNode):
             return
         self.configured = False
         self.training.close()
+        self.generalizing.close()
         self.answering.stop()
         self.mapping.stop()
         self._asking.shutdown(wait=True)
@@ -231,7 +234,7 @@ class MapperNode(ManagedNode):
         self.last_camera = None
         del self.mapper, self.view, self.rasterizer, self.inputs, self._packed
         del self.answering, self.mapping, self.answerers, self._map_publisher, self.map_services
-        del self.governor, self._splats, self.training
+        del self.governor, self._splats, self.training, self.generalizing
 
     def destroy_node(self) -> None:
         self._free()
@@ -300,7 +303,7 @@ class MapperNode(ManagedNode):
             self.answering.submit(match)
 
     def _take_labels(self, labels: LabelSet) -> None:
-        self.mapping.call(lambda: self._use_labels(labels))
+        self.mapping.call(lambda: self.use_labels(labels))
 
     def _take_click(self, msg: PointStamped) -> None:
         """A point that was clicked in RViz selects the object there."""
@@ -562,7 +565,8 @@ class MapperNode(ManagedNode):
         """Has all that was given to the map found its way into the view?"""
         return not (self.mapping.busy or self.mapper.pending or self._view_is_old)
 
-    def _use_labels(self, labels: LabelSet) -> None:
+    def use_labels(self, labels: LabelSet) -> None:
+        """Names of classes from a segmenter, or learned. In the mapping thread."""
         learned = self.mapper.semantics.labels.names if self.mapper.semantics is not None else {}
         names = {**self.mapper.objects.labels.names, **labels.names, **learned}
         if names != self.mapper.objects.labels.names:
@@ -640,7 +644,7 @@ class MapperNode(ManagedNode):
             labels = self.mapper.objects.labels
             self.mapper.load(gaussians, objects)
             self._forget()
-            self._use_labels(labels)
+            self.use_labels(labels)
 
         self.while_mapping_waits(swap)
         return gaussians, objects

@@ -95,7 +95,9 @@ class NodeParameters:
         live=True,
     )
     semantics: str = parameter(
-        "", "checkpoint of a method that generalises, which labels frames without masks (docs/generalization.md)"
+        "",
+        "checkpoint of a method that generalises, or gnesf or rt_gs2 for the one that is shipped: it labels frames without "
+        "masks (docs/generalization.md)",
     )
     language: str = parameter(
         "", "folder of CLIP or SigLIP weights: objects get embeddings, and query_text understands words that are no names"
@@ -141,6 +143,12 @@ class NodeParameters:
     )
     train_niceness: int = parameter(
         5, "training gives way to answers and mapping on a shared core (Linux nice value)", 0, 19, name="train.niceness"
+    )
+    generalize_checkpoint: str = parameter(
+        "gnesf",
+        "what ~/start_generalizing labels the live map by: a checkpoint, or gnesf or rt_gs2 for the one that is shipped",
+        live=True,
+        name="generalize.checkpoint",
     )
     # budgets; 0: none
     budget_mb: float = parameter(

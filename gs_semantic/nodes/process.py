@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gs_semantic.errors import GsSemanticError
 
@@ -54,14 +54,10 @@ class StopSignal:
         return self.event.is_set()
 
 
-class NodeProgram(Protocol):
-    """What a node module offers: ``run`` works until its work is done or ``stop`` is set."""
-
-    def run(self, stop: StopSignal) -> None: ...
-
-
 def run_process(module: str, node_class: str) -> int:
     """Run a node in this process until it ends or is interrupted; returns the exit code.
+
+    node_class: in ``module``; its ``run(stop: StopSignal)`` works until its work is done or ``stop`` is set.
 
     An error that the user can mend is told in one sentence (code 1); an interrupt at any moment is a normal end (0).
     """

@@ -11,7 +11,6 @@ import numpy as np
 from gs_semantic.rendering import native
 
 MAX_PLANES = 256
-MAX_LARGE_STEP = 120
 
 
 class SweepSourceStruct(ctypes.Structure):

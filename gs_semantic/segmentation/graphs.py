@@ -90,14 +90,15 @@ class GraphedStep:
         self._shape: Any = None
         self._batch: Any = None
         self._replay: Step | None = None
-        self._losses: Losses = {}
+        self._recorded: Losses = {}  # of the graph: a replay writes these tensors again
         self._done = 0
 
     def __call__(self, batch: Any) -> Losses:
         """Loss terms before the step, without gradient."""
         self._done += 1
         if self._record is None or self._done <= WARM_UP:
-            beside(self._device, lambda: self._step(batch))
+            losses: Losses = {}
+            beside(self._device, lambda: losses.update(self._step(batch)))
         else:
             if self._replay is None:
                 self._capture(batch)
@@ -105,21 +106,22 @@ class GraphedStep:
                 for own, given in zip(_tensors(self._batch), _tensors(batch), strict=True):
                     own.copy_(given, non_blocking=True)
                 self._replay()
+                losses = self._recorded
             else:
-                self._step(batch)
-        return {name: value.clone() for name, value in self._losses.items()}
+                losses = self._step(batch)
+        return {name: value.clone() for name, value in losses.items()}
 
     def _capture(self, batch: Any) -> None:
         assert self._record is not None
         self._shape, self._batch = _shape(batch), _copied(batch)
         try:
-            self._replay = self._record(lambda: self._step(self._batch))
+            self._replay = self._record(lambda: self._recorded.update(self._step(self._batch)))
         except RuntimeError as error:
             log.warning("the step cannot be recorded as a CUDA graph, training goes on without: %s", error)
             self._record = self._batch = None
             self.optimizer.zero_grad(set_to_none=True)
 
-    def _step(self, batch: Any) -> None:
+    def _step(self, batch: Any) -> Losses:
         # gradients are forgotten, not zeroed, so that the graph's backward pass writes, and does not add
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(
@@ -130,7 +132,7 @@ class GraphedStep:
         if self.clip:
             nn.utils.clip_grad_norm_(self._parameters, self.clip, error_if_nonfinite=False)
         self.optimizer.step()
-        self._losses = {name: value.detach() for name, value in losses.items()}
+        return {name: value.detach() for name, value in losses.items()}
 
 
 def _tensors(batch: Any) -> Iterator[torch.Tensor]:

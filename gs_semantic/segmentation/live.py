@@ -65,13 +65,13 @@ class Merged:
     relabelled: int
 
 
-def take_snapshot(mapper: Mapper) -> LiveSnapshot:
-    """Copy what a training needs. EmptyMapError when there is too little to train on."""
+def take_snapshot(mapper: Mapper, least: int = LEAST_KEYFRAMES) -> LiveSnapshot:
+    """Copy what a training needs. EmptyMapError when there is too little: ``least`` keyframes."""
     keyframes = mapper.keyframes.copies()
-    if not len(mapper.gaussians) or len(keyframes) < LEAST_KEYFRAMES:
+    if not len(mapper.gaussians) or len(keyframes) < least:
         raise EmptyMapError(
-            f"the live map has {len(mapper.gaussians)} Gaussians and {len(keyframes)} keyframes; training needs at "
-            f"least {LEAST_KEYFRAMES} keyframes: map first"
+            f"the live map has {len(mapper.gaussians)} Gaussians and {len(keyframes)} keyframes; keyframes that this "
+            f"needs at least: {least}; map first"
         )
     return LiveSnapshot(
         mapper.gaussians.snapshot(),
@@ -164,10 +164,10 @@ def merge(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod) -> Merg
     nothing_taught = getattr(method.config, "unlabelled", "ignore") != "ignore"
     uid, origin = rows["uid"].numpy(), rows[ORIGIN].numpy()
     known = uid < snapshot.gaussians.next_uid
-    place = _places(live["uid"].numpy(), origin)
+    place = places(live["uid"].numpy(), origin)
     survivors, children = np.flatnonzero(known & (place >= 0)), np.flatnonzero(~known & (place >= 0))
     gone = np.setdiff1d(snapshot.gaussians["uid"].numpy(), uid[known])
-    doomed = _places(live["uid"].numpy(), gone)
+    doomed = places(live["uid"].numpy(), gone)
     doomed = doomed[doomed >= 0]
     dropped = int((place < 0).sum())
 
@@ -192,7 +192,7 @@ def merge(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod) -> Merg
     return Merged(len(survivors), len(children), len(doomed), dropped, relabelled)
 
 
-def _places(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def places(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Position of each of ``wanted`` among the distinct ``keys``, -1 where it is none of them."""
     if not len(keys):
         return np.full(len(wanted), -1)
@@ -229,7 +229,7 @@ def _objects(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod) -> n
 def _slots_of_codes(snapshot: LiveSnapshot, method: LiftingMethod, classes: np.ndarray) -> np.ndarray:
     """For ids of the method's own: the object, one for each id, that most of its Gaussians had before."""
     before = snapshot.gaussians
-    place = _places(before["uid"].numpy(), method.gaussians[ORIGIN].cpu().numpy())
+    place = places(before["uid"].numpy(), method.gaussians[ORIGIN].cpu().numpy())
     known = place >= 0
     owner = before["object"].numpy()[place[known]]
     table = Contingency.of(classes[known], owner, ignore=(0,)).without_prediction(0)

@@ -143,6 +143,7 @@ SUITES: Mapping[str, Comparison] = {
             "all_pixels": _unified(association_pixels=0),
             "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
             "steady_balance": _unified(contrast_balance_end=-1.0),
+            "even_draws": _unified(draw_balance=0.0),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -166,7 +167,7 @@ SUITES: Mapping[str, Comparison] = {
 }
 ABLATIONS = (
     "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
-    "steady_balance",
+    "steady_balance", "even_draws",
 )  # fmt: skip
 
 
@@ -317,7 +318,7 @@ class Suite:
         if isinstance(method, ClusteredContrast) and cell.objects:
             results |= _by_cluster_size(method, scene.held_out)
         if isinstance(method, UnifiedLift) and cell.objects:
-            results |= _by_temperature(method, scene.held_out)
+            results |= _by_rule(method, scene.held_out)
         if scene.semantic:
             results |= semantic_extras(method, scene.held_out)
         self._keep_pictures(cell, method, scene.held_out)
@@ -394,23 +395,25 @@ class Suite:
                 results[f"{prefix}{variant}_{short}{suffix}"] = statistics.fmean(values)
                 if len(values) > 1:
                     results[f"{prefix}{variant}_{short}{suffix}_std"] = statistics.stdev(values)
-        results |= self._over_scenes(results)
+        if self.objects:
+            for masks in self.masks:
+                results |= self._over_scenes(results, masks)
         if "coseg_parameters" in results:
             results |= {"minutes": results["coseg_minutes"], "parameters": round(results["coseg_parameters"])}
         missing = [cell.name for cell in self.waiting()]
         return {"preset": self.preset, "iterations": self._iterations(), **results, "cells_missing": ", ".join(missing)}
 
-    def _over_scenes(self, results: dict[str, Any]) -> dict[str, Any]:
+    def _over_scenes(self, results: dict[str, Any], masks: str) -> dict[str, Any]:
         """PQ of every variant as the mean over the scenes, where all were run, and what follows from it.
 
         HDBSCAN: with the smallest cluster that is best on the first scene, and with that which is best on each.
-        ablations: what leaving a part out changes. minutes: of training, by variant.
+        ablations: what leaving a part out changes, seed by seed, mean and standard deviation. minutes: of training, by
+        variant. Of all masks but the comparison's first, names have their kind as a prefix.
         """
-        if not self.objects:
-            return {}
+        prefix = "" if masks == SUITES[self.name].masks[0] else f"{masks}_"
 
         def over(key: str) -> list[float]:
-            values = [results.get(f"objects{objects}_{key}") for objects in self.objects]
+            values = [results.get(f"{prefix}objects{objects}_{key}") for objects in self.objects]
             return [value for value in values if value is not None] if None not in values else []
 
         found: dict[str, Any] = {}
@@ -423,15 +426,26 @@ class Suite:
             found["hdbscan_min_cluster_size"] = chosen
             found["hdbscan_pq_scene"] = statistics.fmean(by_size[chosen])
             found["hdbscan_best_pq_scene"] = statistics.fmean(map(max, zip(*by_size.values(), strict=True)))
-        whole = found.get("unified_lift_pq_scene")
-        found["ablations"] = {
-            name: found[f"{name}_pq_scene"] - whole
-            for name in ABLATIONS
-            if whole is not None and f"{name}_pq_scene" in found
-        }
+        changes = {name: self._changes(name, masks) for name in ABLATIONS}
+        found["ablations"] = {name: statistics.fmean(values) for name, values in changes.items() if values}
+        spread = {name: statistics.stdev(values) for name, values in changes.items() if len(values) > 1}
+        if spread:
+            found["ablations_std"] = spread
         minutes = {name: over(f"{name}_minutes") for name in self.variants}
         found["minutes"] = {name: statistics.fmean(values) for name, values in minutes.items() if values}
-        return found
+        return {f"{prefix}{name}": value for name, value in found.items()}
+
+    def _changes(self, variant: str, masks: str) -> list[float]:
+        """PQ of a variant less that of the whole method, the mean over the scenes, for each seed that both were run with."""
+        first = next(iter(self.variants))
+        changes = []
+        for seed in self.seeds:
+            both = [
+                [self.result(Cell(name, masks, seed, objects)) for name in (variant, first)] for objects in self.objects
+            ]
+            if all(one is not None and other is not None for one, other in both):
+                changes.append(statistics.fmean(one["pq_scene"] - other["pq_scene"] for one, other in both))  # type: ignore[index]
+        return changes
 
     def _iterations(self) -> int:
         return int(self.overrides.get("iterations", make_config(TrainingConfig, self.preset).iterations))
@@ -460,12 +474,16 @@ def _but_back_end(made_of: Mapping[str, Any]) -> dict[str, Any]:
     return {**made_of, "options": {**made_of["options"], "rasterizer": ""}}
 
 
-def _by_temperature(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
-    """at_<temperature>_pq_scene for every ``answer_temperature`` that is tried: what the rule of answers alone changes."""
+def _by_rule(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
+    """What the rule of answers alone changes: at_<temperature>_pq_scene for every ``answer_temperature`` that is tried,
+    all_codes_pq_scene with every code an object of its own."""
     config, results = method.config, {}
-    for temperature in ANSWER_TEMPERATURES:
-        method.config = replace(config, answer_temperature=temperature)
-        results[f"at_{temperature}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
+    tried = {
+        f"at_{temperature}": replace(config, answer_temperature=temperature) for temperature in ANSWER_TEMPERATURES
+    }
+    for name, rule in (tried | {"all_codes": replace(config, one_object=1.0)}).items():
+        method.config = rule
+        results[f"{name}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
     method.config = config
     return results
 

@@ -22,25 +22,64 @@ def unit(features: torch.Tensor) -> torch.Tensor:
     return features / (features.detach().norm(dim=1, keepdim=True) + EPSILON)
 
 
-def pixels_of(segments: torch.Tensor, count: int) -> torch.Tensor:
-    """float32 (J,): pixels of each mask. Not ``bincount``, for which the host waits."""
-    return torch.zeros(count, device=segments.device).index_add_(0, segments, torch.ones_like(segments, dtype=torch.float32))
+def pixels_of(segments: torch.Tensor, count: int, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """float32 (J,): pixels of each mask, or the sum of their ``weights`` (P,). Not ``bincount``, for which the host waits."""
+    ones = torch.ones_like(segments, dtype=torch.float32) if weights is None else weights
+    return torch.zeros(count, device=segments.device).index_add_(0, segments, ones)
+
+
+@dataclass(frozen=True)
+class MaskPixels:
+    """The pixels of a view by mask: ``pixels`` int32 (P,), those of mask j from ``starts[j]`` to ``starts[j + 1]``;
+    ``classes`` (J,), rising, the masks' classes in the scene."""
+
+    pixels: np.ndarray
+    starts: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, classes: np.ndarray) -> MaskPixels:
+        """classes (P,): of each pixel."""
+        order = np.argsort(classes, kind="stable")
+        present, counts = np.unique(classes, return_counts=True)
+        return cls(pixels[order].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]), present)
 
 
 @dataclass(frozen=True)
 class Draw:
     """Random pixels (P,) of a view, the position ``segments`` (P,) of each one's mask in ``classes`` (J,), rising classes
-    of the scene; class 0 is id 0. On the host, where they are drawn, so that it knows all sizes without waiting."""
+    of the scene; class 0 is id 0. On the host, where they are drawn, so that it knows all sizes without waiting.
+
+    weights: float32 (P,), how many pixels each of these stands for, on average 1; None: all for one."""
 
     pixels: np.ndarray
     segments: np.ndarray
     classes: np.ndarray
+    weights: np.ndarray | None = None
 
     @classmethod
     def of(cls, pixels: np.ndarray, classes: np.ndarray) -> Draw:
         """classes (P,): of each pixel, any order."""
         present = np.bincount(classes) > 0
         return cls(pixels, (np.cumsum(present) - 1)[classes], np.flatnonzero(present))
+
+    @classmethod
+    def balanced(cls, masks: MaskPixels, wanted: int, balance: float, random: np.random.Generator) -> Draw:
+        """``wanted`` pixels with replacement, of a mask of n pixels as n^(1 - balance), evenly up to one; a mask that gets
+        none is not among ``classes``."""
+        counts = np.diff(masks.starts)
+        shares = counts ** (1.0 - balance)
+        shares /= shares.sum()
+        ends = np.floor(np.concatenate([[0], np.cumsum(shares)]) * wanted + random.random()).astype(np.int64)
+        drawn = ends[1:] - ends[:-1]
+        present = np.flatnonzero(drawn)
+        segments = np.repeat(np.arange(len(present)), drawn[present])
+        places = masks.starts[present][segments] + (random.random(len(segments)) * counts[present][segments]).astype(
+            np.int64
+        )
+        weights = (counts / shares)[present][segments]
+        weights = (weights / weights.mean()).astype(np.float32)
+        return cls(masks.pixels[places].astype(np.int64), segments, masks.classes[present], weights)
 
     def large_masks(self, least_pixels: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Of the masks with more than ``least_pixels`` of the pixels: positions of these in ``pixels`` (Q,), which of the
@@ -73,29 +112,41 @@ class Prototypes:
 
 
 def contrastive_loss(
-    features: torch.Tensor, segments: torch.Tensor, count: int, per_pixel: bool = False, balance: float = 0.0
+    features: torch.Tensor,
+    segments: torch.Tensor,
+    count: int,
+    per_pixel: bool = False,
+    balance: float = 0.0,
+    weights: torch.Tensor | None = None,
+    temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread.
+    """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread,
+    times ``temperature``.
 
     Of pixels of masks that are large enough (``Draw.large_masks``). Summed over pixels and divided by the masks, as the
     code does, or ``per_pixel``: the mean over pixels. ``balance``: a mask of n pixels weighs
-    as n^(1 - balance), so with 1 all masks weigh the same.
+    as n^(1 - balance), so with 1 all masks weigh the same. ``weights`` (P,): how many pixels each stands for.
     """
     rows = unit(features)
     known = Prototypes.of(rows, segments, count)
-    temperature = (10 * known.spread).clamp(0.5, 1)
-    similarity = rows @ (known.centres / temperature[:, None]).T
+    by_mask = temperature * (10 * known.spread).clamp(0.5, 1)
+    similarity = rows @ (known.centres / by_mask[:, None]).T
     own = similarity.gather(1, segments[:, None])[:, 0]
     terms = (similarity.exp().sum(dim=1) + EPSILON).log() - own
     if balance:
-        weights = known.counts**-balance
-        terms = terms * (weights * (len(terms) / (weights * known.counts).sum())).index_select(0, segments)
+        areas = known.counts if weights is None else pixels_of(segments, count, weights)
+        each = areas**-balance
+        shares = (each * (areas.sum() / (each * areas).sum())).index_select(0, segments)
+        terms = terms * (shares if weights is None else shares * weights)
+    elif weights is not None:
+        terms = terms * weights
     return terms.mean() if per_pixel else terms.sum() / count
 
 
-def norm_loss(features: torch.Tensor) -> torch.Tensor:
+def norm_loss(features: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """mean_u (|F_u| - 1)^2; 1e-12 under the root keeps the gradient of a feature of zero finite."""
-    return ((features.square().sum(dim=1) + 1e-12).sqrt() - 1).square().mean()
+    terms = ((features.square().sum(dim=1) + 1e-12).sqrt() - 1).square()
+    return (terms if weights is None else terms * weights).mean()
 
 
 @torch.no_grad()
@@ -110,15 +161,21 @@ def confidence(features: torch.Tensor, segments: torch.Tensor, count: int) -> to
 
 @torch.no_grad()
 def mask_scores(
-    probabilities: torch.Tensor, segments: torch.Tensor, count: int, area_aware: bool = True
+    probabilities: torch.Tensor,
+    segments: torch.Tensor,
+    count: int,
+    area_aware: bool = True,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Eq. 5: (J,L), the probabilities (P,L) of codes summed over the pixels of each mask.
+    """Eq. 5: (J,L), the probabilities (P,L) of codes summed over the pixels of each mask; ``weights`` (P,): how many
+    pixels each stands for.
 
     Without ``area_aware`` they are divided by its pixels, as in Panoptic Lifting: a mask of ten pixels then counts like
     one of ten thousand.
     """
-    total = probabilities.new_zeros(count, probabilities.shape[1]).index_add(0, segments, probabilities)
-    return total if area_aware else total / (pixels_of(segments, count)[:, None] + 1e-4)
+    weighted = probabilities if weights is None else probabilities * weights[:, None]
+    total = probabilities.new_zeros(count, probabilities.shape[1]).index_add(0, segments, weighted)
+    return total if area_aware else total / (pixels_of(segments, count, weights)[:, None] + 1e-4)
 
 
 def assign(scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +193,7 @@ def class_loss(
     probabilities: torch.Tensor,
     kept: torch.Tensor,
 ) -> torch.Tensor:
-    """Eq. 4: mean over the pixels ``kept``, bool (P,), of CE(C F_u, target) / ln L; codes (L,D), targets int64 (P,).
+    """Eq. 4: mean over the pixels ``kept``, (P,), 0 or what each counts, of CE(C F_u, target) / ln L; codes (L,D), targets int64 (P,).
 
     probabilities: softmax of C F, which the matching needed already; with them the codes' gradient is one product, and
     the logits, the largest array of all, are not kept. Features that require gradients get theirs, too.
@@ -147,7 +204,7 @@ def class_loss(
 class _ClassLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, codes, features, targets, probabilities, kept):
-        weights = kept / (kept.sum().clamp(min=1) * math.log(max(2, len(codes))))
+        weights = kept / (kept.sum().clamp(min=EPSILON) * math.log(max(2, len(codes))))
         ctx.save_for_backward(codes, features, targets, probabilities, weights)
         chosen = probabilities.gather(1, targets[:, None])[:, 0]
         return -(chosen.clamp(min=1e-30).log() * weights).sum()
@@ -168,7 +225,7 @@ class _ClassLoss(torch.autograd.Function):
 def concentration_loss(
     codes: torch.Tensor, features: torch.Tensor, targets: torch.Tensor, kept: torch.Tensor
 ) -> torch.Tensor:
-    """Eq. 6: mean of |F_u / |F_u| - C_target| (L2) over the pixels ``kept``, bool (P,); it pulls codes to unit length."""
+    """Eq. 6: mean of |F_u / |F_u| - C_target| (L2) over the pixels ``kept``, (P,); it pulls codes to unit length."""
     distance = unit(features) - codes.index_select(0, targets)
     lengths = (distance.square().sum(dim=1) + 1e-12).sqrt()
-    return (lengths * kept).sum() / kept.sum().clamp(min=1)
+    return (lengths * kept).sum() / kept.sum().clamp(min=EPSILON)

@@ -1,11 +1,15 @@
-"""The README must not promise what is not there."""
+"""README and docs must not promise what is not there."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from gs_semantic.cli import build_parser
 from gs_semantic.client import SemanticMap
@@ -48,8 +52,44 @@ def test_topics_and_services_are_those_of_the_interface_page():
         assert name in page, f"{name} is not in docs/interfaces.md"
 
 
-def test_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert targets
-    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
-    assert not missing
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "sample" / "SOURCE.md"]
+
+
+def _commands(page: Path, program: str) -> Iterator[list[str]]:
+    """Words after the program's name, of the page's blocks; not those with a <placeholder>."""
+    for line in re.sub(r"\\\n\s*", " ", page.read_text()).splitlines():
+        for command in re.sub(r"\s#.*", "", line).split("&&") if line.startswith("    ") else ():
+            if re.match(rf"\s*(\w+=\S+ )*{program} ", command) and "<" not in command:
+                yield shlex.split(command.partition(f"{program} ")[2])
+
+
+def test_commands_of_all_pages_are_understood(capsys):
+    parser, count = build_parser(), 0
+    for page in PAGES:
+        for words in _commands(page, "gs-semantic"):
+            count += 1
+            try:
+                parser.parse_args(words)
+            except SystemExit as ended:  # some print a list and end; a mistake ends with 2
+                assert not ended.code, f"{page.name}: {words}: {capsys.readouterr().err}"
+            if words[0] == "run":
+                _known_arguments(page, words[1], words[2:])
+        for words in _commands(page, "ros2 launch gs_semantic"):
+            _known_arguments(page, words[0].removesuffix(".launch.py"), words[1:])
+    assert count > 100
+
+
+def _known_arguments(page: Path, use: str, words: list[str]) -> None:
+    given = {word.partition(":=")[0] for word in words if ":=" in word}
+    assert given <= {argument.name for argument in USES[use].arguments}, f"{page.name}: {use} {words}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}

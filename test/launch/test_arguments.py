@@ -371,5 +371,7 @@ def test_generalizing_is_one_node_that_is_told_everything(tmp_path, monkeypatch)
         plan_generalize({"rooms": "attic"})
     with pytest.raises(InvalidInputError, match="checkpoint: there is no folder none.pt, nor a file"):
         plan_generalize({"checkpoint": "none.pt"})
+    for plan, name in ((plan_generalize, "checkpoint"), (plan_segment, "semantics")):  # shipped with the method
+        assert f"{name}:='{share_path('weights', 'gnesf.pt')}'" in " ".join(plan({name: "gnesf"})[0].ros_arguments())
     with pytest.raises(InvalidRequestError, match="task: 'guess' is not one of apply, train"):
         plan_generalize({"task": "guess"})

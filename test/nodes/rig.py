@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from geometry_msgs.msg import TransformStamped
 from gs_semantic.msg import LabelMap, Status
 from gs_semantic.msg import MaskInfo as MaskInfoMsg
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
@@ -27,6 +28,7 @@ from gs_semantic.gaussians import Camera, MaskInfo
 from gs_semantic.labels import LabelSet, palette
 from gs_semantic.nodes import conversions, qos
 from gs_semantic.nodes.mapper_node import MapperNode
+from gs_semantic.nodes.process import SpinThread
 from gs_semantic.nodes.transforms import TransformError
 
 WIDTH, HEIGHT = 160, 120
@@ -65,6 +67,19 @@ def matched(publisher: Publisher[Any], node: Node) -> bool:
     if not hasattr(Subscription, "get_publisher_count"):  # Humble: the other end cannot be asked
         return publisher.get_subscription_count() > 0
     return publisher.get_subscription_count() > 0 and any(subscription.get_publisher_count() > 0 for subscription in ends)
+
+
+def spinning(node: Node) -> ExitStack:
+    """Runs a node in a thread until closed.
+
+    rclpy throws InvalidHandle out of ``Executor.spin`` when another thread destroys a publisher while its events are
+    being waited for; tests do that all the time, and SpinThread goes on, as it does for our own nodes.
+    """
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    stack = ExitStack()
+    stack.enter_context(SpinThread(executor))
+    return stack
 
 
 class StopEvent:
@@ -124,10 +139,7 @@ class Rig:
         self.listen("status", Status, qos.STATUS)
         for name in listen:
             self.listen(name, Image, qos.IMAGE_OUTPUT)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._spinner = threading.Thread(target=self._spin, daemon=True)
-        self._spinner.start()
+        self._spinning = spinning(self.node)
         self.number = 0
         header = conversions.make_header(0, "camera")
         self.publishers["label_map"].publish(conversions.write_label_map(LABELS, palette(8), header))
@@ -152,12 +164,6 @@ class Rig:
 
     def _sources(self, topic: str) -> list[Publisher[Any]]:
         return [publisher for publisher in self.mapper.publishers if publisher.topic_name == topic]
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     def listen(self, name: str, kind: type[Any], profile: Any) -> None:
         kept = self.received.setdefault(name, [])
@@ -311,8 +317,7 @@ class Rig:
             return
         self.stop.event.set()
         self._runner.join(PATIENCE_S)
-        self._executor.shutdown()
+        self._spinning.close()
         self.node.destroy_node()
         self.mapper.destroy_node()
         rclpy.try_shutdown(context=self.context)
-        self._spinner.join(PATIENCE_S)

@@ -1,19 +1,11 @@
-"""The generalizer node: scenes are labelled and networks trained as goals, with feedback; cancelling; mistakes."""
+"""The generalizer node: scenes are labelled and networks trained as goals, with feedback; cancelling; mistakes; live maps."""
 
 from __future__ import annotations
 
-import threading
-import time
-
 import pytest
-import rclpy
 from gs_semantic.action import Generalize
-from rclpy.action import ActionClient
-from rclpy.context import Context
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.parameter import Parameter
-from rig import StopEvent
-from std_srvs.srv import Trigger
+from rig import BOX_PIXEL, WALL_PIXEL
+from runs_client import ABORTED, CANCELED, SUCCEEDED, RunsClient
 
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import CLASSES, room_labels
@@ -24,8 +16,6 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner, sa
 from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
 from gs_semantic.share import share_path
 
-PATIENCE_S = 120.0
-SUCCEEDED, CANCELED, ABORTED = 4, 5, 6  # of action_msgs/GoalStatus
 TRAIN = ["iterations=3", "batch=2", "report_every=1", "evaluate_every=3", "accelerator=cpu"]
 
 
@@ -37,66 +27,9 @@ def rooms(tmp_path_factory):
     return folder
 
 
-class Client:
-    """A generalizer node and a caller of it in one process."""
-
-    def __init__(self, **parameters) -> None:
-        self.context = Context()
-        rclpy.init(context=self.context)
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self.served = GeneralizerNode(context=self.context, namespace="rig", parameter_overrides=overrides)
-        self.stop = StopEvent()
-        self.runner = threading.Thread(target=self.served.run, args=(self.stop,), daemon=True)
-        self.runner.start()
-        self.node = rclpy.create_node("caller", context=self.context, namespace="rig")
-        self.action = ActionClient(self.node, Generalize, "generalizer/generalize")
-        self.executor = MultiThreadedExecutor(2, context=self.context)
-        self.executor.add_node(self.node)
-        self.spinner = threading.Thread(target=self.executor.spin, daemon=True)
-        self.spinner.start()
-        assert self.action.wait_for_server(PATIENCE_S)
-        self.feedback: list[Generalize.Feedback] = []
-
-    def send(self, **fields):
-        goal = Generalize.Goal(**fields)
-        handle = self.wait(self.action.send_goal_async(goal, lambda message: self.feedback.append(message.feedback)))
-        assert handle.accepted
-        return handle
-
-    def result(self, handle):
-        reply = self.wait(handle.get_result_async())
-        return reply.status, reply.result
-
-    def call(self, name: str) -> Trigger.Response:
-        client = self.node.create_client(Trigger, f"generalizer/{name}")
-        assert client.wait_for_service(PATIENCE_S)
-        return self.wait(client.call_async(Trigger.Request()))
-
-    def wait(self, future):
-        self.until(future.done)
-        return future.result()
-
-    def until(self, holds) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < deadline, "waited in vain"
-            time.sleep(0.01)
-
-    def close(self) -> None:
-        self.stop.event.set()
-        self.runner.join(PATIENCE_S)
-        self.executor.shutdown()
-        self.spinner.join(PATIENCE_S)
-        self.action.destroy()
-        self.node.destroy_node()
-        self.served.destroy_node()
-        rclpy.try_shutdown(context=self.context)
-        assert not self.runner.is_alive()
-
-
 @pytest.fixture
-def client(request):
-    made = Client(**getattr(request, "param", {}))
+def client():
+    made = RunsClient(GeneralizerNode, Generalize)
     yield made
     made.close()
 
@@ -134,6 +67,13 @@ def test_cancelling_keeps_a_checkpoint_to_go_on_from(client, rooms, tmp_path):
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
     assert client.call("cancel_generalizing").message == "nothing is under way"
 
+    client.feedback.clear()
+    sent = client.send(**goal, resume=True)
+    client.until(lambda: client.feedback)
+    assert client.feedback[0].iteration == result.iterations + 1
+    client.wait(sent.cancel_goal_async())
+    assert client.result(sent)[1].iterations > result.iterations
+
 
 @pytest.mark.parametrize(
     ("fields", "text"),
@@ -163,16 +103,14 @@ def test_a_methods_name_stands_for_its_shipped_checkpoint(tmp_path, monkeypatch)
     assert run.text.endswith(f"by {tmp_path / 'gnesf'}")
 
 
-@pytest.mark.parametrize("client", [{"task": "apply"}], indirect=True)
 def test_the_service_does_what_the_parameters_say(client, rooms, tmp_path):
     answer = client.call("start_generalizing")
     assert not answer.success and "sequence: is empty" in answer.message
     scene = list_rooms(rooms, "validation")[0]
-    values = {"checkpoint": rooms / "gnesf.pt", "sequence": scene, "output": tmp_path / "map", "options": "views=2"}
-    client.served.set_parameters([Parameter(name, value=str(value)) for name, value in values.items()])
+    client.set(checkpoint=rooms / "gnesf.pt", sequence=scene, output=tmp_path / "map", options="views=2")
     answer = client.call("start_generalizing")
     assert answer.success and "labels" in answer.message
-    client.until(lambda: client.served.state.endswith("has ended"))
+    client.until(lambda: client.served.runs.state.endswith("has ended"))
     assert load_map(tmp_path / "map")[1].slots > 1
 
 
@@ -188,3 +126,30 @@ def test_the_live_mapper_labels_frames_without_masks(make_rig, rooms):
     assert {obj.name for obj in mapper.objects} <= set(CLASSES[1:]) and len(mapper.objects)
     # the camera's label map says that 3 is a box; what was learned wins
     assert mapper.objects.labels.name(3) == CLASSES[3] and mapper.objects.labels.name(7) == CLASSES[7]
+
+
+def test_a_live_map_is_labelled_and_its_objects_stay(make_rig, client, rooms):
+    """Through the generalizer, which asks the mapper; what comes without masks later is labelled as well."""
+    rig = make_rig()
+    mapper = rig.mapper.mapper
+    client.set(mapper="/rig/mapper")
+    status, result = client.result(client.send(checkpoint=str(rooms / "gnesf.pt")))
+    assert (status, result.error_code) == (ABORTED, ErrorCode.EMPTY_MAP)
+    for _ in range(2):
+        rig.map_scene()
+    rig.settled()
+    before = {obj.id: (mapper.gaussians["object"] == obj.slot).sum() for obj in mapper.objects}
+    assert before and (mapper.gaussians["object"] == 0).any()
+    status, result = client.result(client.send(checkpoint=str(rooms / "gnesf.pt")))
+    assert (status, result.error_msg, result.cancelled) == (SUCCEEDED, "", False)
+    assert result.labelled_share > 0.5 and client.feedback[-1].iteration == client.feedback[-1].iterations > 0
+    rig.settled()
+    for key, count in before.items():  # masks made them
+        obj = mapper.objects.by_id(key)
+        assert (mapper.gaussians["object"] == obj.slot).sum() == count and mapper.objects.labels.name(3) == "box"
+    made = [obj for obj in mapper.objects if obj.id not in before]
+    assert made and {obj.name for obj in made} <= set(CLASSES[1:])
+    assert all(mapper.objects.labels.name(obj.class_id) == obj.name for obj in made)
+    assert mapper.semantics.labels.id_of(made[0].name) == made[0].class_id
+    shown = rig.answer(rig.send())
+    assert shown[BOX_PIXEL[::-1]] == 3 and shown[WALL_PIXEL[::-1]] > 0

@@ -114,7 +114,7 @@ def test_services_of_the_mapper(make_node: Callable[..., Any]) -> None:
     node = make_node(MapperNode)
     parameters = re.compile(
         r".*/(describe|get|list|set)_parameter.*|.*/get_type_description|.*/(change_state|get_state|get_\w+_(states|transitions|graph))"
-        r"|.*/train/_action/.*"  # what the action is made of
+        r"|.*/(train|generalize)/_action/.*"  # what the action is made of
     )
     expected = {name.strip("`"): kind for name, kind, _ in rows("## mapper: services")}
 
@@ -130,7 +130,7 @@ def test_names_seen_by_others(make_node: Callable[..., Any], make_rig: Callable[
     rig = make_rig()
     expected = published_by_the_mapper()
     of_every_node = {"/rosout", "/parameter_events", "/rig/mapper/transition_event"}
-    of_every_node |= {f"/rig/mapper/train/_action/{name}" for name in ("feedback", "status")}
+    of_every_node |= {f"/rig/mapper/{verb}/_action/{name}" for verb in ("train", "generalize") for name in ("feedback", "status")}
 
     def others() -> dict[str, list[str]]:
         return dict(rig.node.get_publisher_names_and_types_by_node("mapper", "/rig"))

@@ -125,7 +125,7 @@ def test_the_plain_service_trains_the_live_map_with_the_parameters(trainee: Trai
     )
     answer = trainee.call("start_training")
     assert answer.success and "trains grouping on the live map" in answer.message
-    rig.until(lambda: rig.mapper.training.progress is not None, "progress")
+    rig.until(lambda: rig.mapper.training.feedback is not None, "progress")
 
     def shown() -> bool:
         parts = [status for report in reports for status in report.status if status.name.endswith(": training")]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rig import StopEvent, spinning
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
@@ -35,16 +35,6 @@ COLOUR, INFO = "/camera/color/image_raw", "/camera/color/camera_info"
 DEPTH = "/camera/aligned_depth_to_color/image_raw"
 
 
-class StopEvent:
-    """What ``ReplayNode.run`` needs of a StopSignal."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def __bool__(self) -> bool:
-        return self.event.is_set()
-
-
 class Stage:
     """A replay in a thread, and a node that listens."""
 
@@ -53,19 +43,10 @@ class Stage:
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("audience", context=self.context, namespace="stage")
         self.received: dict[str, list[Any]] = {}
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._spinner = threading.Thread(target=self._spin, daemon=True)
-        self._spinner.start()
+        self._spinning = spinning(self.node)
         self.stop = StopEvent()
         self.replay: ReplayNode | None = None
         self._runner: threading.Thread | None = None
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     def listen(self, name: str, kind: type[Any], profile: Any = qos.SENSOR_OUTPUT) -> list[Any]:
         kept = self.received.setdefault(name, [])
@@ -104,8 +85,7 @@ class Stage:
         self.stop.event.set()
         if self._runner is not None:
             self._runner.join(120)
-        self._executor.shutdown()
-        self._spinner.join(60)
+        self._spinning.close()
         if self.replay is not None:
             self.replay.destroy_node()
         self.node.destroy_node()

@@ -17,9 +17,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from gs_semantic.msg import LabelMap
 from gs_semantic.msg import MaskInfo as MaskInfoMsg
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from rig import PATIENCE_S, START_NS, StopEvent, matched, scene
+from rig import PATIENCE_S, START_NS, StopEvent, matched, scene, spinning
 from sensor_msgs.msg import CompressedImage, Image
 
 from gs_semantic.errors import InvalidInputError, MissingExtraError
@@ -55,10 +54,7 @@ class SegmenterRig:
         self.publishers = {
             name: self.node.create_publisher(Image, name, qos.SENSOR_OUTPUT) for name in ("color/image", "depth/image")
         }
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._spinner = threading.Thread(target=self._spin, daemon=True)
-        self._spinner.start()
+        self._spinning = spinning(self.node)
         self.number = 0
 
     def listen(self) -> None:
@@ -88,12 +84,6 @@ class SegmenterRig:
             self.segmenter.run(self.stop)
         except Exception as error:  # noqa: BLE001 - a test asks what ended the node
             self.error = error
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     def _listen(self, name: str, kind: type[Any], profile: Any) -> None:
         kept = self.received.setdefault(name, [])
@@ -160,11 +150,10 @@ class SegmenterRig:
     def close(self) -> None:
         self.stop.event.set()
         self._runner.join(PATIENCE_S)
-        self._executor.shutdown()
+        self._spinning.close()
         self.segmenter.destroy_node()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
-        self._spinner.join(PATIENCE_S)
 
 
 @pytest.fixture

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
-import rclpy
 from gs_semantic.action import Train
-from rclpy.action import ActionClient
-from rclpy.context import Context
-from rclpy.executors import MultiThreadedExecutor
-from rclpy.parameter import Parameter
-from rig import StopEvent
-from std_srvs.srv import Trigger
+from runs_client import ABORTED, CANCELED, PATIENCE_S, SUCCEEDED, RunsClient
 
 from gs_semantic.data.folder_writer import write_folder
 from gs_semantic.errors import ErrorCode
@@ -26,9 +18,7 @@ from gs_semantic.nodes.trainer_node import TrainerNode
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("segmentation", "mapping")]
 from training_room import RoomSequence
 
-PATIENCE_S = 120.0
 OPTIONS = ["initial_gaussians=400", "identity_pixels=256", "report_every=5", "evaluate_every=10"]
-SUCCEEDED, CANCELED, ABORTED = 4, 5, 6  # of action_msgs/GoalStatus
 
 
 @pytest.fixture(scope="module")
@@ -38,64 +28,22 @@ def room(tmp_path_factory):
     return folder
 
 
-class Client:
-    """A trainer node and a caller of it in one process."""
+class Client(RunsClient):
+    """Of a trainer node."""
 
-    def __init__(self, **parameters) -> None:
-        self.context = Context()
-        rclpy.init(context=self.context)
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self.trainer = TrainerNode(context=self.context, namespace="rig", parameter_overrides=overrides)
-        self.stop = StopEvent()
-        self.runner = threading.Thread(target=self.trainer.run, args=(self.stop,), daemon=True)
-        self.runner.start()
-        self.node = rclpy.create_node("caller", context=self.context, namespace="rig")
-        self.action = ActionClient(self.node, Train, "trainer/train")
-        self.executor = MultiThreadedExecutor(2, context=self.context)
-        self.executor.add_node(self.node)
-        self.spinner = threading.Thread(target=self.executor.spin, daemon=True)
-        self.spinner.start()
-        assert self.action.wait_for_server(PATIENCE_S)
-        self.feedback: list[Train.Feedback] = []
+    def __init__(self, **parameters):
+        super().__init__(TrainerNode, Train, **parameters)
 
     def send(self, room, output, iterations=20, **fields):
         options = [*OPTIONS, f"iterations={iterations}", *fields.pop("options", [])]
-        goal = Train.Goal(method="grouping", sequence=str(room), output=str(output), preset="quick", options=options)
-        for name, value in fields.items():
-            setattr(goal, name, value)
-        handle = self.wait(self.action.send_goal_async(goal, lambda message: self.feedback.append(message.feedback)))
-        assert handle.accepted
-        return handle
-
-    def result(self, handle):
-        reply = self.wait(handle.get_result_async())
-        return reply.status, reply.result
-
-    def call(self, name: str) -> Trigger.Response:
-        client = self.node.create_client(Trigger, f"trainer/{name}")
-        assert client.wait_for_service(PATIENCE_S)
-        return self.wait(client.call_async(Trigger.Request()))
-
-    def wait(self, future):
-        self.until(future.done)
-        return future.result()
-
-    def until(self, holds) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not holds():
-            assert time.monotonic() < deadline, "waited in vain"
-            time.sleep(0.01)
-
-    def close(self) -> None:
-        self.stop.event.set()
-        self.runner.join(PATIENCE_S)
-        self.executor.shutdown()
-        self.spinner.join(PATIENCE_S)
-        self.action.destroy()
-        self.node.destroy_node()
-        self.trainer.destroy_node()
-        rclpy.try_shutdown(context=self.context)
-        assert not self.runner.is_alive()
+        goal = {
+            "method": "grouping",
+            "sequence": str(room),
+            "output": str(output),
+            "preset": "quick",
+            "options": options,
+        }
+        return super().send(**{**goal, **fields})
 
 
 @pytest.fixture
@@ -165,7 +113,7 @@ def test_cancelled_before_the_first_evaluation_says_that_there_is_no_map(client,
     client.wait(handle.cancel_goal_async())
     status, result = client.result(handle)
     assert status == CANCELED and result.map_path == ""
-    client.until(lambda: "was cancelled" in client.trainer.training.state)
+    client.until(lambda: "was cancelled" in client.served.runs.state)
     assert "no map, for nothing was evaluated yet" in capfd.readouterr().err
 
 
@@ -173,19 +121,12 @@ def test_the_plain_service_trains_with_the_parameters(client, room, tmp_path):
     refused = client.call("start_training")
     assert not refused.success and "parameter sequence" in refused.message
     assert not client.call("cancel_training").success
-    client.trainer.set_parameters(
-        [
-            Parameter("sequence", value=str(room)),
-            Parameter("output", value=str(tmp_path / "out")),
-            Parameter("method", value="grouping"),
-            Parameter("preset", value="quick"),
-            Parameter("options", value=", ".join([*OPTIONS, "iterations=100000"])),
-        ]
-    )
+    options = ", ".join([*OPTIONS, "iterations=100000"])
+    client.set(sequence=room, output=tmp_path / "out", method="grouping", preset="quick", options=options)
     assert client.call("start_training").success
     client.until(lambda: (tmp_path / "out" / "best.pt").is_file())
     assert client.call("cancel_training").success
-    client.until(lambda: "was cancelled" in client.trainer.training.state)
+    client.until(lambda: "was cancelled" in client.served.runs.state)
 
 
 def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room, tmp_path, capfd):
@@ -198,4 +139,6 @@ def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room,
     made.close()
     told = capfd.readouterr().err  # the first line comes before the work, which may take hours
     assert f"trains plain on {room} into {tmp_path / 'out'}" in told
-    assert "of 10: loss" in told and "has ended at iteration 10: psnr_db " in told and f"map in {tmp_path / 'out'}" in told
+    assert (
+        "of 10: loss" in told and "has ended; iteration 10, psnr_db " in told and f"map in {tmp_path / 'out'}" in told
+    )

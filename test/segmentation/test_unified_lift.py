@@ -18,6 +18,7 @@ from gs_semantic.segmentation.heads import Codebook
 from gs_semantic.segmentation.methods.unified_lift import UnifiedLift
 from gs_semantic.segmentation.scoring import match_ids
 from gs_semantic.segmentation.trainer import MAP, Trainer
+from gs_semantic.segmentation.untracked import Draw
 
 
 def with_ids(change, frames: int = 10) -> ChangedRoom:
@@ -121,11 +122,12 @@ def test_both_weightings_train(weighting, ratio):
     assert np.isfinite(list(method.step(1, 0).values())).all()
 
 
-def test_the_sampled_losses_are_those_of_all_pixels_on_average():
+@pytest.mark.parametrize("draw_balance", [0.0, 0.5])
+def test_the_sampled_losses_are_those_of_all_pixels_on_average(draw_balance):
     whole = small_method("unified_lift", contrast_pixels=0, contrast_least=0, association_pixels=0, filter_below=1.0)
     part = small_method(
         "unified_lift", contrast_pixels=512, contrast_least=0, association_pixels=512, filter_below=1.0,
-        weighting="paper",
+        weighting="paper", draw_balance=draw_balance,
     )  # fmt: skip
     whole.weights = part.weights
     torch.manual_seed(0)
@@ -137,6 +139,37 @@ def test_the_sampled_losses_are_those_of_all_pixels_on_average():
     for name, value in expected.items():
         values = np.array([float(terms[name].detach()) for terms in sampled])
         assert values.mean() == pytest.approx(value, abs=4 * values.std() / 20**0.5 + 0.02 * value), name
+
+
+def test_codes_that_answer_to_the_same_masks_are_one_object():
+    """Every sixth view shows a mask in two; its other half opens a code, which answers to the whole one, too."""
+    method = small_method("unified_lift", in_use=1.0)
+    whole, halves = (Draw(np.arange(n), np.arange(n), np.arange(1, 1 + n)) for n in (2, 3))
+    scores = torch.zeros(3, len(method.codebook) - 1)
+    scores[:, :3] = torch.tensor([[10.0, 1.0, 8.0], [1.0, 10.0, 0.0], [1.0, 0.0, 9.0]])
+    for view in range(60):
+        method._matched(*((scores, halves) if view % 6 == 5 else (scores[:2], whole)))
+    assert method.codes()[1].tolist() == [1, 2, 1] and len(method.codes()[0]) == 3
+    method.codebook.load_state_dict(method.codebook.state_dict())
+    assert method.codes()[1].tolist() == [1, 2, 1]
+    object.__setattr__(method.config, "one_object", 1.0)
+    assert method.codes()[1].tolist() == [1, 2, 3]
+
+
+def test_a_mask_that_no_code_explains_opens_one_of_those_that_are_free():
+    method = small_method("unified_lift", open_below=0.9, contrast_least=0, codes=4)
+    draw = Draw(np.arange(2), np.arange(2), np.array([1, 2]))
+    scores = torch.zeros(2, 4)
+    scores[0, 0] = scores[1, 1] = 1.0
+    vectors, others = torch.eye(16)[:2], method.codebook.weight.detach().clone()
+    with torch.no_grad():
+        method.codebook.weight[1:3] = vectors  # class 0 has a code that takes no part
+    method.codebook.count(np.array([1, 2]), 10)
+    assert method._matched(scores, draw, vectors).tolist() == [0, 1]
+    assert torch.equal(method.codebook.weight[3:].detach(), others[3:])
+    far = torch.stack([vectors[0], torch.eye(16)[5]])
+    assert method._matched(scores, draw, far).tolist() == [0, 2]
+    assert torch.equal(method.codebook.weight[1:4].detach(), torch.stack([*vectors, far[1]]))
 
 
 # --- growing ----------------------------------------------------------------------------------------------------------

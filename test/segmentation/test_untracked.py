@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from gs_semantic.segmentation.untracked import (
     Draw,
+    MaskPixels,
     Prototypes,
     assign,
     class_loss,
@@ -102,6 +103,18 @@ def test_a_draw_knows_its_masks_and_which_are_large():
     positions, places, count = draw.large_masks(1)
     assert positions.tolist() == [0, 2] and places.tolist() == [0, 0] and count == 1
     assert Draw.of(np.arange(9), np.arange(9)).large_masks(1)[2] == 0  # a mask needs some size
+
+
+def test_a_balanced_draw_has_more_pixels_of_small_masks_and_counts_them_less():
+    classes = np.repeat([3, 0, 7], [4, 900, 100])
+    masks = MaskPixels.of(np.arange(1000, 2004), classes)
+    draws = [Draw.balanced(masks, 84, 0.5, np.random.default_rng(seed)) for seed in range(3)]
+    for draw in draws:
+        assert draw.classes.tolist() == [0, 3, 7]
+        assert np.bincount(draw.segments) == pytest.approx([60, 4, 20], abs=1)  # square roots: 30, 2, 10
+        assert (classes[draw.pixels - 1000] == draw.classes[draw.segments]).all()
+        assert np.bincount(draw.segments, draw.weights) == pytest.approx(84 / 1004 * np.array([900, 4, 100]), rel=0.3)
+    assert not np.array_equal(draws[0].pixels, draws[1].pixels)
 
 
 @pytest.mark.parametrize("per_pixel", [False, True])

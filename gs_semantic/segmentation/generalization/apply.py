@@ -89,10 +89,14 @@ def apply(
     method, rasterizer = load_segmenter(job.checkpoint), rasterizer or create_rasterizer("auto")
     if job.segmenter:
         method.use_classifier(TransformersClassifier(Weights(job.segmenter), method.labels))
-    scene = LearningScene(job.sequence, method.labels, max_width=job.width, map_folder=None)
-    try:
+
+    def go_on(_: object = None) -> None:
         if cancelled():
             raise _Cancelled
+
+    scene = LearningScene(job.sequence, method.labels, max_width=job.width, map_folder=None, mapping=go_on)
+    try:
+        go_on()
         gaussians = load_map(job.map)[0] if job.map is not None else scene.gaussians
         views = scene.views
         if job.views < 0:
@@ -105,8 +109,7 @@ def apply(
             nonlocal done
             done += 1
             progress(done, len(views))
-            if cancelled():
-                raise _Cancelled
+            go_on()
 
         known = method.segment(gaussians, views, rasterizer, advance)
     except _Cancelled:

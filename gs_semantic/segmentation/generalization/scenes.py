@@ -57,8 +57,15 @@ class LearningScene:
     """
 
     def __init__(
-        self, folder: str | Path, labels: LabelSet, *, max_width: int = 0, map_folder: Path | None | str = "beside"
+        self,
+        folder: str | Path,
+        labels: LabelSet,
+        *,
+        max_width: int = 0,
+        map_folder: Path | None | str = "beside",
+        mapping: Callable[[int], object] = lambda index: None,
     ) -> None:
+        """mapping: called with the number of every frame that is mapped; what it raises ends that."""
         self.folder, self.labels = Path(folder), labels
         self.name = self.folder.name
         room = (self.folder / VIEWS).is_dir()
@@ -74,7 +81,7 @@ class LearningScene:
             ]
             self._indices = [index for index in every if index not in set(held_out)]
             held = [(self._sequence, index) for index in held_out]
-        self._held = held
+        self._held, self._mapping = held, mapping
         if len(self._indices) < 2:
             raise InvalidInputError(f"{self.folder}: {len(self._indices)} view to look from; at least 2 are needed")
         self._map_folder = (self.folder / MAP if room else None) if map_folder == "beside" else map_folder
@@ -110,7 +117,7 @@ class LearningScene:
             if folder is not None and folder.is_dir():
                 self._gaussians = load_map(folder)[0]
             else:
-                self._gaussians = make_map(self._sequence, self._indices, folder)
+                self._gaussians = make_map(self._sequence, self._indices, folder, progress=self._mapping)
         return self._gaussians
 
     def forget(self) -> None:
@@ -128,7 +135,11 @@ class LearningScene:
 
 
 def make_map(
-    sequence: FrameSequence, indices: Sequence[int], folder: Path | None, threads: int | None = None
+    sequence: FrameSequence,
+    indices: Sequence[int],
+    folder: Path | None,
+    threads: int | None = None,
+    progress: Callable[[int], object] = lambda index: None,
 ) -> GaussianMap:
     """The mapper's map of some frames, without masks; kept in ``folder``, if there is one. threads: None: all."""
     from gs_semantic.benchmarks.offline import MapOffline, map_sequence, mapper_config
@@ -137,7 +148,7 @@ def make_map(
 
     config = mapper_config(MAP_PARAMS)
     shown = MapOffline(Mapper(config, CpuRasterizer(config.raster_settings, threads), labels=sequence.labels))
-    map_sequence(shown, sequence, indices, None)
+    map_sequence(shown, sequence, indices, None, progress)
     if folder is not None:
         save_map(folder, shown.mapper.gaussians, shown.mapper.objects, sequence.labels, optimiser_state=False)
     return shown.mapper.gaussians

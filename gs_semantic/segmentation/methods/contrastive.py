@@ -21,7 +21,7 @@ from gs_semantic.gaussians.gaussian_map import SH_C0
 from gs_semantic.segmentation.config import TrainingConfig, option
 from gs_semantic.segmentation.method import LiftingMethod, SeenObject
 from gs_semantic.segmentation.registry import register
-from gs_semantic.segmentation.untracked import Draw, contrastive_loss, norm_loss, unit
+from gs_semantic.segmentation.untracked import Draw, MaskPixels, contrastive_loss, norm_loss, unit
 
 DESCRIBED_VIEWS = 24  # training views that say which class an object has
 COVERED = 1e-3  # length of a feature below which nothing is there
@@ -44,7 +44,13 @@ WEIGHTINGS = {
 }
 
 # of the presets with images of 320 px: objects first, their outlines last
-SMALL_IMAGES = {"contrast_pixels": 8192, "contrast_least": 5, "contrast_balance": 0.5, "contrast_balance_end": 0.0}
+SMALL_IMAGES = {
+    "contrast_pixels": 8192,
+    "contrast_least": 5,
+    "contrast_balance": 0.5,
+    "contrast_balance_end": 0.0,
+    "draw_balance": 0.5,
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,11 @@ class ContrastiveConfig(TrainingConfig):
     contrast_balance_end: float = option(
         -1.0, "the same at the end of training, reached evenly; below 0: as at the start", low=-1, high=1
     )
+    draw_balance: float = option(
+        0.0, "random pixels: a mask of n pixels gets as n^(1 - this) of them, each of which stands for more or fewer; "
+        "0: all pixels alike", low=0, high=1,
+    )  # fmt: skip
+    contrast_temperature: float = option(1.0, "times the published temperatures of the contrast, 0.5 to 1", low=1e-2)
     contrast_least: int = option(20, "masks with no more of these pixels take no part in it", low=0)
     unlabelled: str = option(
         "ignore", "pixels with id 0: left out; a mask like others, as in the code; or the background in all views",
@@ -91,6 +102,7 @@ class ContrastiveLifting(LiftingMethod):
     def prepare(self) -> None:
         self.gaussians.register("identity", (self.config.feature_dims,))
         self.weights = WEIGHTINGS[self.config.weighting]
+        self._by_mask: dict[int, MaskPixels] = {}  # of training views
 
     def initialise(self) -> None:
         shape = tuple(self.gaussians["identity"].shape)
@@ -120,6 +132,11 @@ class ContrastiveLifting(LiftingMethod):
         count = len(classes) if counted is None else len(counted)
         if not count:
             return None
+        if wanted and self.config.draw_balance:
+            if index not in self._by_mask:
+                pixels = np.arange(count) if counted is None else counted
+                self._by_mask[index] = MaskPixels.of(pixels, classes[pixels])
+            return Draw.balanced(self._by_mask[index], wanted, self.config.draw_balance, random or self.random)
         pixels = (random or self.random).integers(0, count, wanted) if wanted else np.arange(count)
         if counted is not None:
             pixels = counted[pixels].astype(np.int64)
@@ -131,14 +148,21 @@ class ContrastiveLifting(LiftingMethod):
         if draw is None:
             return {}
         rows = features.reshape(-1, features.shape[-1]).index_select(0, self.on_device(draw.pixels))
-        terms = {"norm": weights.norm * norm_loss(rows)}
+        counted = self.weights_of(draw)
+        terms = {"norm": weights.norm * norm_loss(rows, counted)}
         positions, segments, masks = draw.large_masks(config.contrast_least)
         if masks:
-            rows = rows.index_select(0, self.on_device(positions))
-            balance = self.balance(iteration)
-            contrast = contrastive_loss(rows, self.on_device(segments), masks, weights.per_pixel, balance)
+            places, balance = self.on_device(positions), self.balance(iteration)
+            rows, counted = rows.index_select(0, places), None if counted is None else counted.index_select(0, places)
+            contrast = contrastive_loss(
+                rows, self.on_device(segments), masks, weights.per_pixel, balance, counted, config.contrast_temperature
+            )
             terms["contrast"] = weights.contrast * contrast
         return terms
+
+    def weights_of(self, draw: Draw) -> torch.Tensor | None:
+        """How many pixels each of a draw stands for."""
+        return None if draw.weights is None else self.on_device(draw.weights)
 
     def balance(self, iteration: int) -> float:
         """``contrast_balance`` at an iteration."""

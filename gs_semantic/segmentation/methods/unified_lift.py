@@ -17,9 +17,20 @@ from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.heads import Codebook
 from gs_semantic.segmentation.methods.contrastive import ContrastiveConfig, ContrastiveLifting
 from gs_semantic.segmentation.registry import register
-from gs_semantic.segmentation.untracked import Draw, assign, class_loss, concentration_loss, confidence, mask_scores
+from gs_semantic.segmentation.untracked import (
+    Draw,
+    Prototypes,
+    assign,
+    class_loss,
+    concentration_loss,
+    confidence,
+    mask_scores,
+    unit,
+)
 
 MORE = 1.5  # a codebook that is too full gets as many times its codes
+FREE = 0.5  # a code that was matched less often than this in a round is given to the next new object
+ANSWERS = 0.5  # a second code answers to a mask, too, when it has this share of the score of the first
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,16 @@ class UnifiedLiftConfig(ContrastiveConfig):
         2.0, "a code is an answer from this count of matches on; counts decay in a round of views, so about views a round",
         low=0,
     )  # fmt: skip
+    one_object: float = option(
+        0.35, "codes that answer together to this share of their masks are one object, as after masks that cut it in two; "
+        "1: none are", low=0, high=1,
+    )  # fmt: skip
+    open_below: float = option(
+        0.0,
+        "a mask whose mean feature has a smaller cosine with its code opens a new one there; 0: none does",
+        low=0,
+        high=1,
+    )
     association_pixels: int = option(0, "random pixels of a view for matching, filter and codes; 0: all", low=0)
     area_aware: bool = option(True, "masks are matched by sums over their pixels; without, by means")
     filter_below: float = option(0.8, "uncertainty of a pixel's mask below which it counts (tau); 1: all do", low=0,
@@ -79,39 +100,71 @@ class UnifiedLift(ContrastiveLifting):
         """Eq. 4 and 6 at the pixels that Eq. 7 keeps, with the codes that Eq. 5 gives them."""
         config, count = self.config, len(draw.classes)
         self.codebook.grow(1 + count)
-        codes, segments = self.codebook.weight[self._first :], self.on_device(draw.segments)
-        probabilities = (features.detach() @ codes.detach().T).softmax(dim=1)
-        kept = confidence(features.detach(), segments, count) > 1 - config.filter_below
-        matched = self._matched(mask_scores(probabilities, segments, count, config.area_aware), draw)
+        segments, weights = self.on_device(draw.segments), self.weights_of(draw)
+        fixed = features.detach()
+        probabilities = (fixed @ self.codebook.weight[self._first :].detach().T).softmax(dim=1)
+        kept = confidence(fixed, segments, count) > 1 - config.filter_below
+        scores = mask_scores(probabilities, segments, count, config.area_aware, weights)
+        centres = unit(Prototypes.of(unit(fixed), segments, count).centres) if config.open_below else None
+        matched = self._matched(scores, draw, centres)
+        codes = self.codebook.weight[self._first :]
         targets = self.on_device(matched[draw.segments])
-        distance = concentration_loss(codes, features, targets, kept)
+        counted = kept if weights is None else kept * weights
+        distance = concentration_loss(codes, features, targets, counted)
         # without a pixel that is wrong there is nothing to learn from classes
         wrong = (probabilities.gather(1, targets[:, None])[:, 0] < probabilities.amax(dim=1)) & kept
-        classes = class_loss(codes, features, targets, probabilities, kept) * wrong.any()
-        weights = self.weights
-        return {"concentration": weights.concentration * distance, "class": weights.classes * classes}
+        classes = class_loss(codes, features, targets, probabilities, counted) * wrong.any()
+        return {"concentration": self.weights.concentration * distance, "class": self.weights.classes * classes}
 
-    def _matched(self, scores: torch.Tensor, draw: Draw) -> np.ndarray:
-        """The position among the codes that take part, int64 (J,), of each mask; that of the background is fixed."""
+    def _matched(self, scores: torch.Tensor, draw: Draw, centres: torch.Tensor | None = None) -> np.ndarray:
+        """The position among the codes that take part, int64 (J,), of each mask; that of the background is fixed.
+
+        centres: directions (J,D) of the masks, where those that no code explains open new ones."""
         found = np.zeros(len(draw.classes), np.int64)
         fixed = 1 - self._first  # codes at the front that only the background has
         masks = np.flatnonzero(draw.classes > 0) if fixed else np.arange(len(found))
-        rows, columns = assign(scores.cpu()[masks][:, fixed:])
+        known = scores.cpu()[masks][:, fixed:]
+        rows, columns = assign(known)
         found[masks[rows]] = columns + fixed
-        self.codebook.count(found + self._first, len(self.scene.train))
+        if centres is not None:
+            self._open(found, masks[rows], draw, centres)
+        values, best = known.topk(min(2, known.shape[1]), dim=1)
+        best = torch.where(values > ANSWERS * values[:, :1], best, best[:, :1])[:, [0, -1]]
+        self.codebook.count(found + self._first, len(self.scene.train), best + fixed + self._first)
         return found
+
+    def _open(self, found: np.ndarray, masks: np.ndarray, draw: Draw, centres: torch.Tensor) -> None:
+        """Give free codes to those of ``masks`` whose own one lies far off; large ones first."""
+        config, book = self.config, self.codebook
+        own = unit(book.weight.detach()[torch.from_numpy(found[masks] + self._first).to(self.device)])
+        cosines = (centres[torch.from_numpy(masks).to(self.device)] * own).sum(dim=1).cpu().numpy()
+        pixels = np.bincount(draw.segments, minlength=len(found))[masks]
+        new = np.flatnonzero((cosines < config.open_below) & (pixels > config.contrast_least))
+        new = masks[new[np.argsort(-pixels[new], kind="stable")]]
+        free = np.flatnonzero(book.used.numpy() < FREE)
+        free = np.setdiff1d(free[free > 0], found + self._first)
+        count = min(len(new), len(free))
+        if count:
+            new, free = new[:count], free[:count]
+            book.put(free, centres[torch.from_numpy(new).to(self.device)])
+            found[new] = free - self._first
 
     def update_heads(self, iteration: int) -> None:
         self.codebook.step()
         config, size = self.config, len(self.codebook) - 1
-        if config.grow_every and iteration % config.grow_every == 0 and len(self.codes()[1]) >= config.grow_from * size:
+        if config.grow_every and iteration % config.grow_every == 0 and self._taken().sum() >= config.grow_from * size:
             self.codebook.grow(1 + int(MORE * size))
 
     def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        used = self.codebook.used >= self.config.in_use
-        used[: self._first] = False
-        rows = torch.nonzero(used)[:, 0].to(self.device)
-        return self.codebook.weight.detach()[rows], rows
+        rows = torch.nonzero(self._taken())[:, 0]
+        objects = self.codebook.objects(rows, self.config.one_object)
+        return self.codebook.weight.detach()[rows.to(self.device)], objects.to(self.device)
+
+    def _taken(self) -> torch.Tensor:
+        """bool (L,): codes that masks were matched with often enough of late."""
+        taken = self.codebook.used >= self.config.in_use
+        taken[: self._first] = False
+        return taken
 
     def state_dict(self) -> dict[str, Any]:
         more = {"codebook": self.codebook.state_dict(), "choices": self._choices.bit_generator.state}

@@ -28,6 +28,7 @@ from gs_semantic.segmentation.generalization.checkpoints import (
 from gs_semantic.segmentation.generalization.methods.rt_gs2 import RtGs2, RtGs2Config, mean_depth_errors
 from gs_semantic.segmentation.generalization.scenes import SceneView
 from gs_semantic.segmentation.generalization.trainer import LearningJob
+from gs_semantic.segmentation.graphs import GraphedStep
 
 LABELS = LabelSet({0: "void", 1: "wall", 2: "floor", 3: "ball"})
 SMALL = {"size": "small", "pairs": 64, "normalise": True, "batch": 2, "augment": False}
@@ -123,6 +124,22 @@ def test_networks_begin_with_what_photographs_taught(scene, inputs, tmp_path):
     kept = [name for name in learned if name.startswith("image.") or inputs == "image"]
     assert kept and all(torch.equal(mine[name], learned[name]) for name in kept)
     trained(started, scene, 1, 1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_learns_by_a_recorded_step_and_answers_as_the_cpu(scene, tmp_path):
+    made = learner("classes", smoothing=0.0, augment=True, rasterizer="cpu").cuda().train()
+    parameters, rate = made.parameter_groups()[0]["params"], torch.tensor(3e-3, device="cuda")
+    step = GraphedStep(made, torch.optim.AdamW(parameters, lr=rate, fused=True, capturable=True), 1.0)
+    random, losses = np.random.default_rng(0), []
+    for _ in range(40):
+        batch = {name: value.to(made.device) for name, value in made.sample([scene], random).items()}
+        losses.append(float(sum(step(batch).values())))
+    assert step._replay is not None and np.mean(losses[-5:]) < 0.7 * losses[0]
+    save_learner(tmp_path / "classes.pt", made.eval())
+    here, camera = load_learner(tmp_path / "classes.pt"), scene.novel[0].camera
+    mine, theirs = (m.logits(scene.gaussians, m.features(scene.gaussians), camera).argmax(0) for m in (made, here))
+    assert (mine == theirs).float().mean() > 0.98
 
 
 def test_features_are_scored_by_their_loss(scene):

@@ -70,6 +70,9 @@ def test_pictures_show_a_test_room(suite):
     colour, features, truth, predicted = rows[0]
     assert colour.shape == features.shape == (48, 64, 3) and features.std() > 5
     assert truth.shape == predicted.shape == (48, 64) and predicted.min() >= 1
+    curves = suite.curves()
+    assert set(curves) == {"features-0", "image-0", "rt_gs2-0"} and set(curves["rt_gs2-0"]) == {"cross_entropy", "ceco"}
+    assert [point[0] for point in curves["rt_gs2-0"]["ceco"]] == [2]
 
 
 def test_a_2d_segmenter_is_scored_at_the_same_views(suite, tmp_path):

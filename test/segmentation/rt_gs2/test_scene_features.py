@@ -101,3 +101,13 @@ def test_live_features_of_a_grown_and_pruned_map(model):
     gaussians.keep(torch.arange(3040) % 7 != 0)
     assert live.update(gaussians).shape == (len(gaussians), 32)
     assert torch.isfinite(live.update(gaussians)).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_features_of_the_cpu(model):
+    gaussians, _ = room(3000)
+    there = PointTransformer(PointTransformerConfig.small()).cuda()
+    there.load_state_dict(model.state_dict())
+    for pieces in (3000, 1000):
+        here, found = (scene_features(m, gaussians, pieces) for m in (model, there))
+        assert torch.nn.functional.cosine_similarity(here, found, dim=1).quantile(0.01) > 0.99

@@ -21,6 +21,8 @@ class LiveVotes:
     """A ``SemanticSource``. Keeps ``RunningVotes`` for a map between frames, by the ``uid`` of its Gaussians: rows that
     were removed are forgotten, rows that are new begin without votes."""
 
+    attributes: tuple[str, ...] = ()
+
     def __init__(self, method: Gnesf, rasterizer: Rasterizer) -> None:
         """InvalidRequestError: the method does not vote, so there is nothing to sum up."""
         if method.config.answer != "vote":

@@ -16,7 +16,6 @@ from torch import nn
 
 from gs_semantic.rendering import native
 
-FORMS = ("ray", "depth", "gaussian")
 DIFFERENCES = {"z": 1, "distance": 1, "vector": 3, "ray": 4}
 LARGEST = 12.0  # of a vote's logit in the form that sums exponentials without a maximum
 

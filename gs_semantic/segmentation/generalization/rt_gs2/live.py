@@ -25,6 +25,8 @@ MEMORY = 30.0  # pixels; what was seen more often counts as so many, so that a G
 class LiveFusion:
     """A ``SemanticSource``. What it knows of a Gaussian are attributes of the map, so that they live and go with it."""
 
+    attributes: tuple[str, ...] = (LOGITS, WEIGHT)
+
     def __init__(self, method: RtGs2, rasterizer: Rasterizer) -> None:
         self.method, self.rasterizer = method.eval(), rasterizer
         self.labels = method.labels

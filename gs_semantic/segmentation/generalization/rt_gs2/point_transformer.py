@@ -112,6 +112,10 @@ class PointTransformer(nn.Module):
                 )
             )
 
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.momentum = config.norm_momentum
+
     def pyramid(self, xyz: torch.Tensor) -> Pyramid:
         """Where points (N,3) m are; may be kept for as long as they stay there."""
         config = self.config

@@ -41,7 +41,7 @@ from gs_semantic.segmentation.generalization.methods.segformer import SegformerL
 from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image, principal_colours
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
-from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, LearningJob, learn
+from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, METRICS, LearningJob, learn
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmenters.weights import choose_device
 from gs_semantic.share import share_path
@@ -179,16 +179,18 @@ class RtGs2Suite:
         """Scores of a finished run at the test rooms, worked out once; None when it is not finished."""
         if not self.finished(run):
             return None
-        path = self.folder / f"scores-{run.name}.json"
-        made_of = {
-            "rooms": [scene.name for scene in self.test],
-            "checkpoint_ns": (self.folder / run.name / BEST).stat().st_mtime_ns,
-        }
+        return self._kept(run.name, self.folder / run.name / BEST, lambda: self._scored(run, progress))
+
+    def _kept(self, name: str, checkpoint: Path, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Scores of a checkpoint, worked out once for these test rooms."""
+        path = self.folder / f"scores-{name}.json"
+        made_of = {"rooms": [scene.name for scene in self.test], "checkpoint_ns": checkpoint.stat().st_mtime_ns}
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["made_of"] == made_of:
-                return record["scores"]
-        scores = self._scored(run, progress)
+                kept: dict[str, float] = record["scores"]
+                return kept
+        scores = work()
         with atomic_write(path) as file:
             file.write((json.dumps({"made_of": made_of, "scores": scores}, indent=1) + "\n").encode())
         return scores
@@ -219,6 +221,10 @@ class RtGs2Suite:
 
     def recorded(self, name: str, run: Run) -> float:
         """mIoU of a finished run at the views of a sample recording that its map was not made of."""
+        best = self.folder / run.name / BEST
+        return self._kept(f"{run.name}-{name}", best, lambda: {"miou": self._recorded(name, run)})["miou"]
+
+    def _recorded(self, name: str, run: Run) -> float:
         learner = self._learner(run)
         scene = LearningScene(
             share_path("sample", name),
@@ -277,7 +283,9 @@ class RtGs2Suite:
         learner = load_learner(self.segmenter)
         if not isinstance(learner, SegformerLearner):
             raise InvalidRequestError(f"{self.segmenter}: method '{learner.name}' is no 2D segmenter")
-        found = self._images(lambda image: learner.probabilities([image])[0])
+        found = self._kept(
+            "segmenter2d", self.segmenter, lambda: self._images(lambda image: learner.probabilities([image])[0])
+        )
         return {"segmenter2d_miou": found["photographs_miou"], "segmenter2d_rendered_miou": found["rendered_miou"]}
 
     def _images(self, answer: Callable[[np.ndarray], torch.Tensor]) -> dict[str, float]:
@@ -360,6 +368,20 @@ class RtGs2Suite:
                     view.classes.astype(np.int64),
                     every_label(learner.logits(scene.gaussians, features, view.camera)),
                 ]
+
+    def curves(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """Learning curves of the runs that began: iteration and value of every loss term, by the run's name."""
+        found: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        for run in self.runs():
+            path = self.folder / run.name / METRICS
+            if not path.is_file():
+                continue
+            terms = found.setdefault(run.name, {})
+            for report in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+                for name in report:
+                    if name.startswith("loss_"):
+                        terms.setdefault(name[len("loss_") :], []).append((report["iteration"], report[name]))
+        return found
 
     def prepare(self) -> None:
         make_folder(self.folder)
