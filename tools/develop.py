@@ -136,8 +136,8 @@ def link_source_tree() -> None:
     script.chmod(0o755)
     for name in ("launch", "config", "sample", "weights"):
         _link(ROOT / name, PREFIX / "share" / "gs_semantic" / name)
-    for name in ("gs-semantic", "mapper", "replay", "segmenter", "trainer", "generalizer", "preflight"):
-        _link(ROOT / "scripts" / name, PREFIX / "lib" / "gs_semantic" / name)
+    for path in (ROOT / "scripts").iterdir():
+        _link(path, PREFIX / "lib" / "gs_semantic" / path.name)
 
 
 def _torch_is_suitable() -> bool:

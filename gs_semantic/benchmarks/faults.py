@@ -45,9 +45,9 @@ from gs_semantic.nodes.launcher import NodeProcesses
 
 CAMERA = "camera"
 START_PATIENCE_S = 90.0
-NAMING_PATIENCE_S = 10.0
-RECOVERY_PATIENCE_S = 10.0
-QUIET_PATIENCE_S = 15.0  # until a status of a healthy graph warns of nothing any more
+NAMING_PATIENCE_S = 30.0
+RECOVERY_PATIENCE_S = 30.0
+QUIET_PATIENCE_S = 30.0  # until a status of a healthy graph warns of nothing any more
 TARGET_S = 3.0  # naming
 
 

@@ -141,6 +141,8 @@ class LiveSystem(AbstractContextManager["LiveSystem"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if CLIENT in self.processes.processes:  # after an error; it has nothing to save, and may not hear SIGINT
+            self.processes.processes[CLIENT].kill()
         self.processes.stop()
         self._held.close()
 

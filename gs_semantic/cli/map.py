@@ -11,7 +11,6 @@ from gs_semantic.cli import options
 
 if TYPE_CHECKING:
     from gs_semantic.benchmarks.offline import MapOffline
-    from gs_semantic.data.sequence import FrameSequence
 
 EXAMPLES = """examples:
   gs-semantic map sample/house house_map
@@ -130,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         "objects": len(shown.mapper.objects.present()),
         "frames_per_s": len(indices) / seconds,
         "seconds": seconds,
-        **_scores(arguments, sequence, shown),
+        **_scores(arguments, shown),
     }
     options.report(arguments, f"map of {arguments.sequence} in {arguments.map}", results)
     return 0
@@ -144,7 +143,7 @@ def _no_points(arguments: argparse.Namespace) -> Exception:
     )
 
 
-def _scores(arguments: argparse.Namespace, sequence: FrameSequence, shown: MapOffline) -> dict[str, float]:
+def _scores(arguments: argparse.Namespace, shown: MapOffline) -> dict[str, float]:
     """Scores at the frames that were withheld; none when all were used."""
     from gs_semantic.benchmarks.scoring import Evaluation, score_views
     from gs_semantic.data.formats import open_sequence

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from gs_semantic.evaluation.contingency import Contingency, ViewMeans
+from gs_semantic.evaluation.contingency import Contingency, ViewMeans, mean
 
 BAND_SHARE = 0.02  # width of the band as a share of the image's diagonal
 
@@ -131,12 +131,12 @@ class MaskPairScore:
     @property
     def miou(self) -> float:
         """Mean mask IoU over names; NaN without any."""
-        return _mean([mask for mask, _ in self.by_name().values()])
+        return mean([mask for mask, _ in self.by_name().values()])
 
     @property
     def mean_boundary_iou(self) -> float:
         """Mean boundary IoU over names (mBIoU); NaN without any."""
-        return _mean([boundary for _, boundary in self.by_name().values()])
+        return mean([boundary for _, boundary in self.by_name().values()])
 
 
 @dataclass
@@ -180,12 +180,12 @@ class ObjectMaskResult:
     @property
     def miou(self) -> float:
         """Mean mask IoU over objects; NaN without any."""
-        return _mean(list(self.iou.values()))
+        return mean(list(self.iou.values()))
 
     @property
     def mean_boundary_iou(self) -> float:
         """Mean boundary IoU over objects (mBIoU); NaN without any."""
-        return _mean(list(self.boundary_iou.values()))
+        return mean(list(self.boundary_iou.values()))
 
 
 def _check(prediction: np.ndarray, truth: np.ndarray) -> None:
@@ -196,7 +196,3 @@ def _check(prediction: np.ndarray, truth: np.ndarray) -> None:
 def _iou(a: np.ndarray, b: np.ndarray) -> float | None:
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else None
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+
+
+def mean(values: Iterable[float]) -> float:
+    """NaN without any."""
+    numbers = list(values)
+    return float(np.mean(numbers)) if numbers else float("nan")
 
 
 def _none() -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from gs_semantic.evaluation.contingency import Contingency
+from gs_semantic.evaluation.contingency import Contingency, mean
 
 LARGE_PIXELS = 2000  # evaluation pixels from which a ground-truth instance counts as large
 
@@ -28,16 +28,11 @@ class InstanceResult:
 
     @property
     def miou(self) -> float:
-        return _mean(self.iou.values())
+        return mean(self.iou.values())
 
     @property
     def miou_large(self) -> float:
-        return _mean(value for key, value in self.iou.items() if self.pixels[key] >= LARGE_PIXELS)
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return float(np.mean(numbers)) if numbers else float("nan")
+        return mean(value for key, value in self.iou.items() if self.pixels[key] >= LARGE_PIXELS)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gs_semantic.evaluation.contingency import Contingency
+from gs_semantic.evaluation.contingency import Contingency, mean
 
 LARGE_PIXELS = 2000  # pixels in one frame from which an instance counts as large there
 MASK_SHARE = 0.02  # a mask counts as a part of an instance when it holds at least this share of it
@@ -58,16 +58,12 @@ class MaskScore:
         best = [iou for iou, _ in self._best]
         large = [iou for iou, pixels in self._best if pixels >= LARGE_PIXELS]
         return {
-            "best_iou": _mean(best),
-            "best_iou_large": _mean(large),
-            "masks_per_instance": _mean(self._parts),
+            "best_iou": mean(best),
+            "best_iou_large": mean(large),
+            "masks_per_instance": mean(self._parts),
             "foreign_pixels_pct": _percent(self._foreign, self._labelled),
             "labelled_pct": _percent(self._labelled, self._counted),
         }
-
-
-def _mean(values: Collection[float]) -> float:
-    return float(np.mean(list(values))) if values else float("nan")
 
 
 def _percent(part: int, whole: int) -> float:

@@ -144,7 +144,7 @@ def test_modules_come_from_the_tree_and_interfaces_from_the_environment(root: Pa
 
 
 @in_develop_environment
-@pytest.mark.parametrize("name", ["gs-semantic", "mapper", "replay"])
+@pytest.mark.parametrize("name", sorted(path.name for path in Path(__file__).parents[2].joinpath("scripts").iterdir()))
 def test_executables(name: str) -> None:
     assert os.access(Path(sys.prefix, "lib", "gs_semantic", name), os.X_OK)
 
