@@ -101,9 +101,7 @@ def samples(sequence: FrameSequence, count: int, rng: np.random.Generator) -> tu
         depth = frame.depth[v, u]
         z = rng.uniform(0.2, 1.0, len(v)) * (depth + BEHIND_M)
         camera = frame.camera
-        local = (
-            np.column_stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones(len(v))]) * z[:, None]
-        )
+        local = np.column_stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones(len(v))]) * z[:, None]
         points.append(local @ camera.T_world_camera[:3, :3].T + camera.T_world_camera[:3, 3])
         before.append(z < depth)
     return np.concatenate(points), np.concatenate(before)
@@ -161,10 +159,7 @@ def speed(mapper: Mapper, points: np.ndarray, rng: np.random.Generator) -> dict[
             start = time.perf_counter()
             field.query(asked, 0.0, only, without)
             times.append((time.perf_counter() - start) * 1e3)
-        results |= {
-            f"{name}_10k_p50_ms": float(np.median(times)),
-            f"{name}_10k_p95_ms": float(np.percentile(times, 95)),
-        }
+        results |= {f"{name}_10k_p50_ms": float(np.median(times)), f"{name}_10k_p95_ms": float(np.percentile(times, 95))}
     return results
 
 

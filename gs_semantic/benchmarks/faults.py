@@ -67,12 +67,7 @@ class Case:
 
 
 CASES = (
-    Case(
-        "depth_qos",
-        ("qos_incompatible",),
-        (DEPTH, CAMERA, "reliability", "best effort"),
-        follows=("no_longer", "no_message", "unmatched"),
-    ),
+    Case("depth_qos", ("qos_incompatible",), (DEPTH, CAMERA, "reliability", "best effort"), follows=("no_longer", "no_message", "unmatched")),
     Case("camera_info", ("camera_info_stopped", "camera_info_missing"), (INFO,), follows=("no_longer",)),
     Case("tf_missing", ("tf_missing",), (UNKNOWN_FRAME, MAP_FRAME)),
     Case("tf_late", ("tf_late",), (CAMERA_FRAME, MAP_FRAME), (r"stamp is ([\d.]+) ms newer", 50.0, 1500.0)),
@@ -241,15 +236,11 @@ class FaultDrill(AbstractContextManager["FaultDrill"]):
 
     # --- the drill ----------------------------------------------------------------------------------------------------
 
-    def run(
-        self, cases: Iterable[Case] = CASES, progress: Callable[[str], object] = lambda name: None
-    ) -> list[Outcome]:
+    def run(self, cases: Iterable[Case] = CASES, progress: Callable[[str], object] = lambda name: None) -> list[Outcome]:
         """Go through the cases; GsSemanticError when the graph does not even work without a fault."""
         self._event()  # ready
         if not self._wait(lambda: len(self.heard.answered) >= 5, START_PATIENCE_S):
-            raise GsSemanticError(
-                f"the mapper does not answer; it says: {self.heard.texts or 'nothing'} {self._tail()}"
-            )
+            raise GsSemanticError(f"the mapper does not answer; it says: {self.heard.texts or 'nothing'} {self._tail()}")
         outcomes = []
         for case in cases:
             self._quiet()
@@ -318,9 +309,7 @@ class FaultDrill(AbstractContextManager["FaultDrill"]):
         return True
 
     def _tail(self) -> str:
-        logs = [
-            (self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-5:] for name in (MAPPER, CAMERA)
-        ]
+        logs = [(self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-5:] for name in (MAPPER, CAMERA)]
         return "\n    ".join(["", *logs[0], *logs[1]])
 
 

@@ -156,9 +156,7 @@ class FaultyCamera(Node):
     @staticmethod
     def _shrink_masks(messages: Messages) -> None:
         masks = images.read_instances(messages[MASKS], MASKS).astype(np.uint16)
-        messages[MASKS] = conversions.write_image(
-            np.ascontiguousarray(masks[::2, ::2]), "16UC1", messages[MASKS].header
-        )
+        messages[MASKS] = conversions.write_image(np.ascontiguousarray(masks[::2, ::2]), "16UC1", messages[MASKS].header)
 
 
 def say(event: str, **details: Any) -> None:

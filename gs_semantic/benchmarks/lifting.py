@@ -53,12 +53,7 @@ def run_lifting_bench(
         torch.set_num_threads(threads)
     camera = scene.train[0].camera
     sizes = {"gaussians": len(trained.gaussians), "width": camera.width, "height": camera.height}
-    return {
-        **results,
-        **sizes,
-        "ids": scene.class_count - 1,
-        "schedule_minutes": config.iterations / results["it_per_s"] / 60,
-    }
+    return {**results, **sizes, "ids": scene.class_count - 1, "schedule_minutes": config.iterations / results["it_per_s"] / 60}
 
 
 def _timed(method: LiftingMethod, scene: Scene, steps: int, first: int) -> dict[str, float]:

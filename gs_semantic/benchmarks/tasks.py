@@ -43,9 +43,7 @@ class Task:
         """Start to measure at the first answer."""
         say("ready")
         if not self.recorder.wait(lambda: self.recorder.answers > 0, FIRST_ANSWER_PATIENCE_S):
-            raise GsSemanticError(
-                f"no label image came within {FIRST_ANSWER_PATIENCE_S:g} s of the start of the replay"
-            )
+            raise GsSemanticError(f"no label image came within {FIRST_ANSWER_PATIENCE_S:g} s of the start of the replay")
         self.start_ns = time.monotonic_ns()
         say("started")
 

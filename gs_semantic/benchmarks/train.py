@@ -86,9 +86,7 @@ def run_train_bench(
         room, rasterizer = opaque_room(gaussians), CpuRasterizer(threads=threads)
         cameras = [room_camera(width, height, yaw=0.25 * float(np.sin(2.4 * k))) for k in range(VIEWS)]
         transpose_ratio = _transpose_ratio(room, rasterizer, cameras)
-        results = _loop(
-            _full(room, rasterizer, cameras) if what == "full" else _features(room, rasterizer, cameras), steps
-        )
+        results = _loop(_full(room, rasterizer, cameras) if what == "full" else _features(room, rasterizer, cameras), steps)
         if what == "features":
             kept = _features(room, rasterizer, cameras, keep_mb=1e4)
             faster = _loop(kept, steps)
@@ -169,7 +167,9 @@ def _full(room: GaussianMap, rasterizer: CpuRasterizer, cameras: list[Camera]) -
     return _Prepared(step, stages, quality, "psnr{}_db")
 
 
-def _features(room: GaussianMap, rasterizer: CpuRasterizer, cameras: list[Camera], keep_mb: float = 0.0) -> _Prepared:
+def _features(
+    room: GaussianMap, rasterizer: CpuRasterizer, cameras: list[Camera], keep_mb: float = 0.0
+) -> _Prepared:
     """Features from zero, towards images of one code per object; the views stay open."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.nn.functional.normalize(

@@ -88,9 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rooms.add_argument("--size", default="160x120", metavar="WxH", help="image size [160x120]")
     rooms.add_argument("--depth-noise", action="store_true", help="noise of 1.5 mm x z^2 and 5 %% holes on the depth")
     rooms.add_argument("--plain", action="store_true", help="no change of exposure, no blur, no grain")
-    rooms.add_argument(
-        "--maps", action="store_true", help="map every room, too, which training does else when it is due"
-    )
+    rooms.add_argument("--maps", action="store_true", help="map every room, too, which training does else when it is due")
     rooms.add_argument("--jobs", type=int, default=1, metavar="N", help="processes [1]")
 
 

@@ -126,5 +126,7 @@ def _draw(output: Path, live: Path, shown: MapOffline, poses: np.ndarray, rate_h
         times.append(f"{float(snap['number']) / rate_hz:.1f} s")
     pictures.write_image(output / "montage.png", pictures.contact_sheet(rows, COLUMNS, times, width=260))
     objects = [(obj, shown.mapper.objects.class_name(obj)) for obj in shown.mapper.objects.present()]
-    view = pictures.top_view(shown.mapper.gaussians, objects, shown.mapper.rasterizer, pictures.Ground.of(poses))
+    view = pictures.top_view(
+        shown.mapper.gaussians, objects, shown.mapper.rasterizer, pictures.Ground.of(poses)
+    )
     pictures.write_image(output / "top_view.png", view)

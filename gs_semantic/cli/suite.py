@@ -33,16 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these variants alone")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of all variants")
+    group.add_argument("--rooms", type=Path, metavar="FOLDER", help="of a suite on unseen rooms: folder with a test split")
     group.add_argument(
-        "--rooms", type=Path, metavar="FOLDER", help="of a suite on unseen rooms: folder with a test split"
-    )
-    group.add_argument(
-        "--checkpoints",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="what that suite compares, and its seeds; rt_gs2: a 2D segmenter",
+        "--checkpoints", type=Path, nargs="+", default=[], metavar="FILE", help="what that suite compares, and its seeds; rt_gs2: a 2D segmenter"
     )
     group.add_argument("--test-rooms", type=int, default=0, metavar="N", help="unseen rooms that are scored [all]")
     group.add_argument(
@@ -97,13 +90,7 @@ def run_rt_gs2(arguments: argparse.Namespace) -> int:
 
     rooms, folder = arguments.rooms or Path("rooms"), arguments.folder or Path(f"suite_{TRAINING_ON_ROOMS}")
     suite = RtGs2Suite(
-        rooms,
-        folder,
-        arguments.preset,
-        arguments.seeds,
-        arguments.only,
-        parse_overrides(arguments.set),
-        arguments.test_rooms,
+        rooms, folder, arguments.preset, arguments.seeds, arguments.only, parse_overrides(arguments.set), arguments.test_rooms
     )
     suite.photographs, suite.fewer_seeds = arguments.photographs, arguments.fewer_seeds
     suite.segmenter = arguments.checkpoints[0] if arguments.checkpoints else None
@@ -133,9 +120,7 @@ def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
     from gs_semantic.share import share_path
 
     if arguments.rooms is None or not arguments.checkpoints:
-        raise InvalidRequestError(
-            f"suite {name}: needs --rooms FOLDER and --checkpoints FILE... (docs/generalization.md)"
-        )
+        raise InvalidRequestError(f"suite {name}: needs --rooms FOLDER and --checkpoints FILE... (docs/generalization.md)")
     recordings = {"house": share_path("sample", "house"), "lounge": share_path("sample", "lounge")}
     if arguments.no_recordings:
         recordings = {}

@@ -18,9 +18,7 @@ EXAMPLES = """examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("maps", type=Path, nargs="+", metavar="MAP", help="map folder; earlier revisions first")
-    parser.add_argument(
-        "--host", default=HOST, help=f"address to listen on; other than loopback needs a token [{HOST}]"
-    )
+    parser.add_argument("--host", default=HOST, help=f"address to listen on; other than loopback needs a token [{HOST}]")
     parser.add_argument("--port", type=int, default=PORT, help=f"port; 0: any free one [{PORT}]")
     parser.add_argument("--token", default="", help="key that browsers need [none on loopback, else made and printed]")
     parser.add_argument(

@@ -1,7 +1,7 @@
 """The planner's client for asyncio: the same questions as coroutines.
 
-async with AsyncSemanticMap() as semantic_map:
-    mug, chairs = await asyncio.gather(semantic_map.find("mug"), semantic_map.list_objects(classes=["chair"]))
+    async with AsyncSemanticMap() as semantic_map:
+        mug, chairs = await asyncio.gather(semantic_map.find("mug"), semantic_map.list_objects(classes=["chair"]))
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Ask a running mapper: which objects are there, where, what is at this pixel, how does it look from there.
 
-with SemanticMap() as semantic_map:
-    mug = semantic_map.find("mug", near=(1.0, 0.5, 0.8))
-    for obj in semantic_map.list_objects(classes=["chair"], min_confidence=0.5):
-        print(obj.id, obj.label, obj.box.centre)
+    with SemanticMap() as semantic_map:
+        mug = semantic_map.find("mug", near=(1.0, 0.5, 0.8))
+        for obj in semantic_map.list_objects(classes=["chair"], min_confidence=0.5):
+            print(obj.id, obj.label, obj.box.centre)
 """
 
 from __future__ import annotations
@@ -608,9 +608,7 @@ class SemanticMap:
 
     def select(self, object_id: int) -> None:
         """Highlight an object, 0: none; ~/selected_object tells everybody."""
-        self._call(
-            "edit_object", EditObject, self._edit_request(EditObject.Request.SELECT, object_id, 0), EDIT_PATIENCE_S
-        )
+        self._call("edit_object", EditObject, self._edit_request(EditObject.Request.SELECT, object_id, 0), EDIT_PATIENCE_S)
 
     @staticmethod
     def _edit_request(kind: int, object_id: int, expected_revision: int, **fields: Any) -> Any:

@@ -212,11 +212,7 @@ def _object_record(obj: MapObject) -> dict[str, Any]:
 
 
 def _anchor_record(anchor: Anchor) -> dict[str, Any]:
-    return {
-        "localization_map": anchor.localization_map,
-        "frame": anchor.frame,
-        "T_map_frame": _list(anchor.T_map_frame),
-    }
+    return {"localization_map": anchor.localization_map, "frame": anchor.frame, "T_map_frame": _list(anchor.T_map_frame)}
 
 
 def _view_record(camera: Camera) -> dict[str, Any]:

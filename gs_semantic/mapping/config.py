@@ -38,7 +38,9 @@ class MapperConfig:
     match_memory: int = _p(10, "recent keyframes to choose these from", 2, 10000)
     match_margin: float = _p(2.0, "a depth is kept when the next best one is worse by this (cost per path)", 0.0, 100.0)
     match_cost: int = _p(20, "a depth is kept up to this matching cost (0 .. 64)", 1, 64)
-    match_tolerance_per_m2: float = _p(0.015, "depth_tolerance_per_m2 where the depth comes from matching", 0.0, 0.5)
+    match_tolerance_per_m2: float = _p(
+        0.015, "depth_tolerance_per_m2 where the depth comes from matching", 0.0, 0.5
+    )
     match_tolerance: float = _p(0.03, "relative difference up to which two keyframes confirm each other", 0.001, 0.5)
     # seeding
     max_gaussians: int = _p(600_000, "upper bound of the number of Gaussians", 1000, 20_000_000)
@@ -52,9 +54,7 @@ class MapperConfig:
     seed_opacity: float = _p(0.98, "opacity of a new Gaussian", 0.05, 0.999)
     depth_tolerance_m: float = _p(0.04, "depth difference that counts as badly explained, constant part", 0.001, 1.0)
     depth_tolerance_per_m2: float = _p(0.006, "the same, part that grows with depth squared (sensor noise)", 0.0, 0.1)
-    refine_error: float = _p(
-        0.09, "colour error (0..1) above which a coarse Gaussian is replaced by finer ones", 0.0, 1.0
-    )
+    refine_error: float = _p(0.09, "colour error (0..1) above which a coarse Gaussian is replaced by finer ones", 0.0, 1.0)
     refine_min_px: int = _p(10, "a Gaussian is coarse when it fills at least this many pixels", 2, 10000)
     refine_max: int = _p(3000, "Gaussians replaced per keyframe at most", 0, 1_000_000)
     # association
@@ -67,9 +67,7 @@ class MapperConfig:
     class_mismatch_factor: float = _p(0.6, "overlap is multiplied by this when the classes differ", 0.0, 1.0)
     mask_min_px: int = _p(15, "smaller masks do not open an object", 1, 100000)
     confirm_observations: int = _p(2, "keyframes that must see an object before it is published", 1, 100)
-    cover_fraction: float = _p(
-        0.6, "a mask covers an object when it holds this share of the object's visible part", 0.1, 1.0
-    )
+    cover_fraction: float = _p(0.6, "a mask covers an object when it holds this share of the object's visible part", 0.1, 1.0)
     merge_observations: int = _p(3, "two objects are merged after so many masks covered both", 1, 100)
     merge_ratio: float = _p(1.5, "... and so many times more often than masks kept them apart", 0.5, 100.0)
     split_observations: int = _p(4, "a part comes off an object after masks told the two apart so often", 1, 1000)

@@ -177,9 +177,7 @@ class Editor:
                 raise ConflictError(f"object {object_id} was merged into object {heir} meanwhile; look again")
             obj = objects.by_id(object_id)
             if obj.state is ObjectState.REMOVED:
-                raise UnknownObjectError(
-                    f"object {object_id} was removed; it cannot be edited (undo brings a deleted one back)"
-                )
+                raise UnknownObjectError(f"object {object_id} was removed; it cannot be edited (undo brings a deleted one back)")
             if expected and obj.edited > expected:
                 raise ConflictError(
                     f"object {object_id} was changed at map revision {obj.edited}, after revision {expected} that you "

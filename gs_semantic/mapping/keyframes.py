@@ -40,7 +40,9 @@ class Keyframe:
 
     def window(self, left: int, top: int, width: int, height: int) -> View:
         """The pixels of a window, with the camera that sees just them."""
-        camera = replace(self.camera, width=width, height=height, cx=self.camera.cx - left, cy=self.camera.cy - top)
+        camera = replace(
+            self.camera, width=width, height=height, cx=self.camera.cx - left, cy=self.camera.cy - top
+        )
         part = np.s_[top : top + height, left : left + width]
         depth = None if self.depth_mm is None else torch.from_numpy(self.depth_mm[part] * np.float32(1e-3))
         slots = None if self.slots is None else torch.from_numpy(self.slots[part].astype(np.int64))

@@ -153,9 +153,7 @@ class SceneChanges:
             if objects.has_slot(slot) and objects.by_slot(slot).state is ObjectState.REMOVED:
                 objects.drop(slot)
 
-    def moved(
-        self, gaussians: GaussianMap, objects: ObjectRegistry
-    ) -> Iterator[tuple[MapObject, MapObject, Relocation]]:
+    def moved(self, gaussians: GaussianMap, objects: ObjectRegistry) -> Iterator[tuple[MapObject, MapObject, Relocation]]:
         """Pairs of a removed object and the newer one that it is."""
         if not self.config.follow_moved:
             return

@@ -125,7 +125,9 @@ class StereoDepth:
         fused = _smoothed(_closed(fused, confirmed, blur), blur)
         return Matched(view.index, replace(frame, depth=_enlarged(fused, blur, height, width)))
 
-    def _swept(self, view: StereoView, sources: list[StereoView], far: float, near: float) -> tuple[np.ndarray, float]:
+    def _swept(
+        self, view: StereoView, sources: list[StereoView], far: float, near: float
+    ) -> tuple[np.ndarray, float]:
         """Inverse depth (h, w) between ``far`` and ``near``, 0 where it is not certain; what far away it is uncertain by."""
         baseline = np.median([_baseline(view, source) for source in sources])
         wanted = int(PLANES_PER_PIXEL * (near - far) * view.camera.fx * baseline) + 1

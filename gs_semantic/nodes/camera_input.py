@@ -314,7 +314,9 @@ class CameraInput:
             known = self._registration = (depth_lens, lens.camera, DepthRegistration(depth_lens, lens.camera))
         return known[2](depth, T_colour_depth)
 
-    def _difference(self, depth: np.ndarray, frame: str, colour_frame: str, lens: Lens, depth_lens: Lens | None) -> str:
+    def _difference(
+        self, depth: np.ndarray, frame: str, colour_frame: str, lens: Lens, depth_lens: Lens | None
+    ) -> str:
         """Why depth does not show the pixels that colour shows; empty when it does."""
         colour = lens.recorded
         if depth.shape != (colour.height, colour.width):

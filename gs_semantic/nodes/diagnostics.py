@@ -22,11 +22,7 @@ SILENT_S = 2.0  # ... and between two messages
 GOOD_RATIO = 0.9  # of colour images that find their partners
 ARGUMENTS = {INFO: "camera_info", DEPTH_INFO: "depth_info"}  # others are called as their topic
 LISTED = 5  # topics named as candidates
-LEVELS = {
-    Severity.OK: DiagnosticStatus.OK,
-    Severity.WARNING: DiagnosticStatus.WARN,
-    Severity.ERROR: DiagnosticStatus.ERROR,
-}
+LEVELS = {Severity.OK: DiagnosticStatus.OK, Severity.WARNING: DiagnosticStatus.WARN, Severity.ERROR: DiagnosticStatus.ERROR}
 
 
 class Diagnostics:
@@ -48,20 +44,8 @@ class Diagnostics:
         self.faults = []
         parts = [self._state()]
         if node.configured:
-            parts += [
-                self._clock(),
-                *self._inputs(node.inputs),
-                self._synchronisation(node.inputs),
-                self._poses(node.inputs),
-            ]
-            parts += [
-                self._answers(),
-                self._map(),
-                self._training(),
-                self._geometry(),
-                self._budgets(),
-                self._listeners(),
-            ]
+            parts += [self._clock(), *self._inputs(node.inputs), self._synchronisation(node.inputs), self._poses(node.inputs)]
+            parts += [self._answers(), self._map(), self._training(), self._geometry(), self._budgets(), self._listeners()]
         header = conversions.make_header(node.get_clock().now().nanoseconds, "")
         self._publisher.publish(DiagnosticArray(header=header, status=parts))
 
@@ -114,9 +98,7 @@ class Diagnostics:
         topics = {camera.topics[role] for camera in inputs.cameras for role in (COLOUR, INFO)}
         topics |= {camera.topics[DEPTH] for camera in inputs.cameras if camera.needs_depth}
         watched = [traffic.topic for traffic in inputs.subscriptions.watched()]
-        listened = {
-            topic for topic in watched if any(topic == t or topic.startswith(f"{t}/compressed") for t in topics)
-        }
+        listened = {topic for topic in watched if any(topic == t or topic.startswith(f"{t}/compressed") for t in topics)}
         return listened | {inputs.poses.source}
 
     def _input(self, traffic: Traffic, findings: list[Finding], needed: bool) -> DiagnosticStatus:

@@ -152,9 +152,7 @@ class Setting:
             wanted.insert(2, (DEPTH, kinds, p["use_depth"] == "always", sensor))
             wanted.insert(3, (DEPTH_INFO, (CameraInfo,), False, sensor))
         if p["pose_source"] in ("odom", "pose"):
-            wanted.append(
-                (p["pose_source"], (Odometry if p["pose_source"] == "odom" else PoseStamped,), True, qos.POSE)
-            )
+            wanted.append((p["pose_source"], (Odometry if p["pose_source"] == "odom" else PoseStamped,), True, qos.POSE))
         return {role: Stream(role, self.topic(role), *rest) for role, *rest in wanted}
 
 
@@ -226,9 +224,7 @@ class Doctor:
         if elapsed < DISCOVERY_S + 1.5:
             return False
         required = [stream for stream in self.streams.values() if stream.required]
-        return all(len(stream.arrivals) >= 5 for stream in required) and (
-            self.status is not None or not self.found_mapper
-        )
+        return all(len(stream.arrivals) >= 5 for stream in required) and (self.status is not None or not self.found_mapper)
 
     def _look(self) -> None:
         """Note publishers, and subscribe to what has appeared."""
@@ -242,10 +238,7 @@ class Doctor:
 
     def _find_compressed(self, stream: Stream) -> None:
         """Nobody sends raw images: image_transport's compressed ones will do."""
-        for topic in (
-            images.compressed_topic(stream.topic, stream.role == DEPTH),
-            images.compressed_topic(stream.topic),
-        ):
+        for topic in (images.compressed_topic(stream.topic, stream.role == DEPTH), images.compressed_topic(stream.topic)):
             if publishers := self.node.get_publishers_info_by_topic(topic):
                 stream.topic, stream.publishers = topic, publishers
                 return
@@ -390,9 +383,7 @@ class Doctor:
         for info in stream.publishers:
             if info.topic_type not in stream.types:
                 details = {"node": node_name(info), "found": info.topic_type, "expected": expected}
-                out.append(
-                    faults.WRONG_TYPE.found(stream.topic, topic=stream.topic, argument=stream.argument, **details)
-                )
+                out.append(faults.WRONG_TYPE.found(stream.topic, topic=stream.topic, argument=stream.argument, **details))
                 continue
             fitting.append(info)
             out += incompatible(stream.topic, stream.requested, info)
@@ -409,9 +400,7 @@ class Doctor:
                 out.append(faults.CAMERA_INFO_MISSING.found(stream.topic, topic=stream.topic))
             elif stream.required and not latched:
                 seconds = self.listened_s
-                out.append(
-                    faults.NO_MESSAGE.found(stream.topic, topic=stream.topic, seconds=seconds, publishers=publishers)
-                )
+                out.append(faults.NO_MESSAGE.found(stream.topic, topic=stream.topic, seconds=seconds, publishers=publishers))
         elif silence > max(STOPPED_S, 3 / stream.hz if stream.hz else 0.0) and not latched and stream.required:
             out.append(faults.NO_LONGER.found(stream.topic, topic=stream.topic, seconds=silence))
         if not out:
@@ -464,9 +453,7 @@ class Doctor:
             elif what:
                 out.append(fine(topic, f"{what}; the mapper registers it to {colour.topic}"))
             else:
-                out.append(
-                    fine(topic, f"registered to {colour.topic}: same size, frame and intrinsics as far as known")
-                )
+                out.append(fine(topic, f"registered to {colour.topic}: same size, frame and intrinsics as far as known"))
         return out
 
     def _to_register(self) -> str:
@@ -553,11 +540,7 @@ class Doctor:
         if ahead > CLOCKS_APART_S:
             topic = self.streams[COLOUR].topic
             return [faults.STAMP_FUTURE.found(topic, topic=topic, seconds=ahead)]
-        what = (
-            "stamps follow this machine's clock"
-            if ahead > -CLOCKS_APART_S
-            else f"stamps are {-ahead:.0f} s old: a recording"
-        )
+        what = "stamps follow this machine's clock" if ahead > -CLOCKS_APART_S else f"stamps are {-ahead:.0f} s old: a recording"
         return [fine("clock", what)]
 
     def _judge_poses(self) -> list[Finding]:

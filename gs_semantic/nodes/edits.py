@@ -104,11 +104,7 @@ class Edits:
             raise InvalidRequestError("path is empty: give a file")
         path = Path(request.path).expanduser().absolute()
         if request.kind == ExtractObject.Request.BACKGROUND:
-            slots = (
-                self._node.map_services.queries.slots([request.id], view)
-                if request.id
-                else view.objects.records["slot"]
-            )
+            slots = self._node.map_services.queries.slots([request.id], view) if request.id else view.objects.records["slot"]
             _check_splats(path)
             rest = view.without(slots.tolist() if isinstance(slots, np.ndarray) else slots).gaussians
             save_ply(path, rest)
@@ -136,9 +132,7 @@ class Edits:
             save_parts(path, parts)
             response.parts = len(parts)
         else:
-            raise InvalidRequestError(
-                f"kind is {request.kind}: 0 (Gaussians), 1 (mesh), 2 (collision) and 3 (background) are known"
-            )
+            raise InvalidRequestError(f"kind is {request.kind}: 0 (Gaussians), 1 (mesh), 2 (collision) and 3 (background) are known")
         response.path = str(path)
 
 

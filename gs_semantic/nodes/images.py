@@ -74,7 +74,9 @@ def read_image(msg: Any, topic: str, encodings: Sequence[str]) -> np.ndarray:
     Rows of YUV 4:2:0 are those of Y followed by those of the chroma, (3 H / 2, W).
     """
     if msg.encoding not in encodings:
-        raise InvalidInputError(faults.ENCODING.text(topic=topic, encoding=msg.encoding, expected=", ".join(encodings)))
+        raise InvalidInputError(
+            faults.ENCODING.text(topic=topic, encoding=msg.encoding, expected=", ".join(encodings))
+        )
     _check_size(msg.width, msg.height, topic)
     kind, channels = LAYOUTS[msg.encoding]
     dtype = np.dtype(kind).newbyteorder(">" if msg.is_bigendian else "<")
@@ -108,9 +110,7 @@ def _check_size(width: int, height: int, topic: str) -> None:
     if width <= 0 or height <= 0:
         raise InvalidInputError(faults.IMAGE_EMPTY.text(topic=topic, width=width, height=height))
     if width * height > MAX_PIXELS:
-        raise InvalidInputError(
-            faults.IMAGE_HUGE.text(topic=topic, width=width, height=height, limit=f"{MAX_PIXELS:,}")
-        )
+        raise InvalidInputError(faults.IMAGE_HUGE.text(topic=topic, width=width, height=height, limit=f"{MAX_PIXELS:,}"))
 
 
 def to_rgb(pixels: np.ndarray, encoding: str) -> np.ndarray:

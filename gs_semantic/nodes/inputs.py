@@ -48,17 +48,7 @@ class Inputs:
         self.poses = Poses(node, parameters, self.stamps, on_problem, self._retry)
         self.cameras = [
             CameraInput(
-                *(
-                    node,
-                    namespace,
-                    parameters,
-                    statistics,
-                    self.subscriptions,
-                    self.stamps,
-                    self.poses,
-                    on_match,
-                    on_problem,
-                )
+                *(node, namespace, parameters, statistics, self.subscriptions, self.stamps, self.poses, on_match, on_problem)
             )
             for namespace in parameters.cameras or [""]
         ]

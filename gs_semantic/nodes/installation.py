@@ -85,9 +85,7 @@ def _ros() -> list[Finding]:
             importlib.import_module(name)
         except ImportError as error:
             command = BUILD if name in (*INTERFACES, "tf2_msgs") else "rosdep install --from-paths . --ignore-src"
-            findings.append(
-                faults.PART_MISSING.found(name, part=f"interface package {name}", reason=error, command=command)
-            )
+            findings.append(faults.PART_MISSING.found(name, part=f"interface package {name}", reason=error, command=command))
     if len(findings) == 1:
         findings.append(fine("interfaces", ", ".join((*MESSAGES, "gs_semantic"))))
     return findings

@@ -69,10 +69,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANCHOR_M, ANCHOR_DEG = 0.1, 3.0  # an anchor farther off means another map frame
-MAPPING_QUEUE, SHORT_MAPPING_QUEUE = (
-    8,
-    2,
-)  # frames that may wait for a slice of mapping to end; within a budget of memory
+MAPPING_QUEUE, SHORT_MAPPING_QUEUE = 8, 2  # frames that may wait for a slice of mapping to end; within a budget of memory
 LOG_PERIOD_S = 5.0  # the same trouble is logged once in this time
 STATES = {
     Status.STATE_WAITING: "waiting",
@@ -491,7 +488,9 @@ class MapperNode(ManagedNode):
         answering = any(answerer.wanted for answerer in self.answerers.values())
         self.mapping.queue = SHORT_MAPPING_QUEUE if self.parameters.budget_mb else MAPPING_QUEUE
         self.governor.tick(self.mapper, answering, len(self._answers), self._answer_mb)
-        self._map_publisher.update(self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected)
+        self._map_publisher.update(
+            self.view, self.mapper.objects, self._objects_key, self._map_header(), self.selected
+        )
         self._splats.update(self.view, self._map_header())
         self.map_services.geometry.update()
         fresh = time.monotonic() - self._last_frame_time < self.parameters.idle_optimise_s

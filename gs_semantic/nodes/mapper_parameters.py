@@ -98,8 +98,7 @@ class NodeParameters:
         "", "checkpoint of a method that generalises, which labels frames without masks (docs/generalization.md)"
     )
     language: str = parameter(
-        "",
-        "folder of CLIP or SigLIP weights: objects get embeddings, and query_text understands words that are no names",
+        "", "folder of CLIP or SigLIP weights: objects get embeddings, and query_text understands words that are no names"
     )
     save_on_exit: str = parameter("", "map folder to write when the node ends", live=True)
     view_period_s: float = parameter(0.2, "answers show the map as it was at most so long ago", 0.0, 10.0, live=True)
@@ -126,7 +125,9 @@ class NodeParameters:
     costmap_decay: float = parameter(5.0, "costs fall with exp(-decay x distance), 1/m", 0.0, 100.0, live=True)
     costmap_classes: list[str] = field(
         default_factory=list,
-        metadata={"text": "classes around which costs end elsewhere, e.g. [person=1.5, plant=0.1], m", "live": True},
+        metadata={
+            "text": "classes around which costs end elsewhere, e.g. [person=1.5, plant=0.1], m", "live": True
+        },
     )
     diagnostics_hz: float = parameter(1.0, "rate of /diagnostics", 0.1, 10.0)
     # training of the map while it is mapped: what ~/start_training starts
@@ -136,10 +137,7 @@ class NodeParameters:
         "", "further options, NAME=VALUE separated by commas", live=True, name="train.options"
     )
     train_output: str = parameter(
-        "",
-        "folder for checkpoints, metrics and the trained map; empty: nothing is written",
-        live=True,
-        name="train.output",
+        "", "folder for checkpoints, metrics and the trained map; empty: nothing is written", live=True, name="train.output"
     )
     train_niceness: int = parameter(
         5, "training gives way to answers and mapping on a shared core (Linux nice value)", 0, 19, name="train.niceness"

@@ -192,7 +192,9 @@ class MapPublisher:
         self._palette = palette(OBJECT_COLOURS)
 
     def close(self, node: Node) -> None:
-        for publisher in (*(self._points, self._objects, self._markers, self._labels, self._events, self._selected),):
+        for publisher in (
+            *(self._points, self._objects, self._markers, self._labels, self._events, self._selected),
+        ):
             node.destroy_publisher(publisher)
         if self._vision is not None:
             self._vision.close(node)
@@ -203,7 +205,9 @@ class MapPublisher:
         if self._vision is not None:
             self._vision.publish_labels(labels, header)
 
-    def update(self, view: MapView, objects: ObjectRegistry, key: int, header: Header, selected: int = 0) -> None:
+    def update(
+        self, view: MapView, objects: ObjectRegistry, key: int, header: Header, selected: int = 0
+    ) -> None:
         """Publish what has changed and is due. ``key`` changes when the objects, or the selected one, do."""
         objects_s, points_s = 1 / self._parameters.objects_hz, 1 / self._parameters.map_points_hz
         if listened_to(self._objects) and self._due[self._objects].take(key, objects_s):

@@ -54,9 +54,7 @@ class DeferredService:
     ``handle(request, reply)`` returns at once and sees to it that ``reply(response)`` is called once.
     """
 
-    def __init__(
-        self, node: Node, kind: type[Any], name: str, handle: Callable[[Any, Callable[[Any], None]], None]
-    ) -> None:
+    def __init__(self, node: Node, kind: type[Any], name: str, handle: Callable[[Any, Callable[[Any], None]], None]) -> None:
         self.service = node.create_service(kind, name, lambda request, response: request)
         send = self.service.send_response
 
@@ -185,9 +183,7 @@ class Services:
             pose = conversions.read_pose(request.pose, "pose")
             if request.width == 0:
                 if self._node.last_camera is None:
-                    raise InvalidRequestError(
-                        "width is 0, and there is no input camera yet to take the intrinsics from"
-                    )
+                    raise InvalidRequestError("width is 0, and there is no input camera yet to take the intrinsics from")
                 return self._node.last_camera.at(pose)
             if request.width * request.height > LARGEST_VIEW_PX:
                 raise InvalidRequestError(

@@ -193,7 +193,9 @@ class Synchronizer:
     def poll(self, now_ns: int) -> list[Match]:
         """Matches that are complete, or whose time to wait is over."""
         out: list[Match] = []
-        ready = next((i for i in range(len(self._waiting) - 1, -1, -1) if self._complete(self._waiting[i], now_ns)), -1)
+        ready = next(
+            (i for i in range(len(self._waiting) - 1, -1, -1) if self._complete(self._waiting[i], now_ns)), -1
+        )
         for _ in range(ready + 1):  # what an item overtakes will not become more complete
             waiting = self._waiting.popleft()
             missing, reason = self._missing(waiting)

@@ -47,9 +47,7 @@ class Tf2Buffer:
             raise InvalidInputError(f"transform from '{child}' to '{parent}': two different frame names are needed")
         check_no_loop(self._parents, parent, child)
         header = conversions.make_header(stamp_ns, parent)
-        entry = TransformStamped(
-            header=header, child_frame_id=child, transform=conversions.write_transform(T_parent_child)
-        )
+        entry = TransformStamped(header=header, child_frame_id=child, transform=conversions.write_transform(T_parent_child))
         self._parents[child] = parent
         if static:
             self._static[child] = entry

@@ -101,10 +101,7 @@ class TrainerNode(Node):
         )
         job.config()  # mistakes in the options must not end the run under way
         return Run(
-            job.method,
-            str(job.sequence),
-            str(job.output),
-            lambda listeners, cancelled: train(job, listeners, cancelled),
+            job.method, str(job.sequence), str(job.output), lambda listeners, cancelled: train(job, listeners, cancelled)
         )
 
     def publish_diagnostics(self) -> None:

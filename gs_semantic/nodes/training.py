@@ -84,7 +84,9 @@ class TrainingServer:
             self.state, self.error, self.progress = f"trains {prepared.method} on {prepared.subject}", "", None
             logger.info(f"{self.state} into {prepared.output}")
             try:
-                result = prepared.work([self._keep, listener or self._tell], lambda: cancel() or self._closing.is_set())
+                result = prepared.work(
+                    [self._keep, listener or self._tell], lambda: cancel() or self._closing.is_set()
+                )
             except GsSemanticError as error:
                 self.state, self.error = "the last run failed", str(error)
                 raise

@@ -102,7 +102,9 @@ class TransformBuffer:
         """Forget all but the static transforms (after a jump of the clock)."""
         self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
-    def insert(self, parent: str, child: str, stamp_ns: int, T_parent_child: np.ndarray, static: bool = False) -> None:
+    def insert(
+        self, parent: str, child: str, stamp_ns: int, T_parent_child: np.ndarray, static: bool = False
+    ) -> None:
         """Add one transform. A child that changes its parent starts anew.
 
         InvalidInputError when a frame would become its own ancestor.

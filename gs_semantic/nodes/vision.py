@@ -66,9 +66,7 @@ def _detection(obj: MapObject, header: Header) -> Detection3D:
     (x, y, z), (sx, sy, sz) = obj.box.centre.tolist(), np.asarray(obj.box.size).tolist()
     qx, qy, qz, qw = matrix_to_quaternion(obj.box.rotation).tolist()
     pose = Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
-    found = ObjectHypothesisWithPose(
-        hypothesis=ObjectHypothesis(class_id=str(obj.class_id), score=float(obj.confidence))
-    )
+    found = ObjectHypothesisWithPose(hypothesis=ObjectHypothesis(class_id=str(obj.class_id), score=float(obj.confidence)))
     found.pose.pose = pose
     box = BoundingBox3D(center=pose, size=Vector3(x=sx, y=sy, z=sz))
     return Detection3D(header=header, id=str(obj.id), results=[found], bbox=box)

@@ -104,9 +104,7 @@ def save_parts(path: str | Path, parts: Sequence[Mesh]) -> None:
         Mesh(
             np.concatenate([part.vertices for part in parts]),
             np.concatenate([part.colours for part in parts]),
-            np.concatenate([part.triangles + start for part, start in zip(parts, starts, strict=False)]).astype(
-                np.int32
-            ),
+            np.concatenate([part.triangles + start for part, start in zip(parts, starts, strict=False)]).astype(np.int32),
         ).save(path)
     else:
         raise InvalidRequestError(f"{path}: collision parts are written as .obj or .glb")

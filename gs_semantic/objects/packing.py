@@ -244,10 +244,7 @@ def unpack_objects(data: object) -> list[ObjectView]:
         strict=True,
     )
     texts = {
-        name: [
-            text(*place)
-            for place in zip(records[f"{name}_offset"].tolist(), records[f"{name}_bytes"].tolist(), strict=True)
-        ]
+        name: [text(*place) for place in zip(records[f"{name}_offset"].tolist(), records[f"{name}_bytes"].tolist(), strict=True)]
         for name in ("name", "class_name")
     }
     columns: dict[str, Iterable[Any]] = {

@@ -66,9 +66,7 @@ def in_regions(records: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
 def changed_boxes(before: np.ndarray, after: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Between two lists of records: boxes, low and high (3,) m in the map frame, out of which and into which objects were
     moved, or from which they were taken. Confirmed and stale objects only; a box that merely grew is none of them."""
-    there = np.isin(before["state"], (ObjectState.CONFIRMED, ObjectState.STALE)) & (
-        (before["flags"] & FLAG_HAS_BOX) > 0
-    )
+    there = np.isin(before["state"], (ObjectState.CONFIRMED, ObjectState.STALE)) & ((before["flags"] & FLAG_HAS_BOX) > 0)
     now = {int(record["id"]): record for record in after if record["state"] != ObjectState.REMOVED}
     boxes = []
     for record in before[there]:

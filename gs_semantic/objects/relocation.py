@@ -31,7 +31,9 @@ class Relocation:
     share: float
 
 
-def relocate(old: np.ndarray, old_colours: np.ndarray, new: np.ndarray, new_colours: np.ndarray) -> Relocation | None:
+def relocate(
+    old: np.ndarray, old_colours: np.ndarray, new: np.ndarray, new_colours: np.ndarray
+) -> Relocation | None:
     """Fit points (N, 3) with colours (N, 3), 0..1, of a complete object to some (M, 3) of a perhaps partial one.
 
     None when their sizes rule it out. The rest is a nearest-point search with colour (ICP) from all sides.

@@ -24,26 +24,9 @@ SHORTEST_SLIP = 5  # letters; shorter words are too easily another word
 LONGEST = 500
 # what everything is a little of: a text has to fit better than these (LERF, Kerr et al., ICCV 2023, section 3.4)
 CANONICAL = ("object", "thing", "stuff", "texture")
-_FILLERS = frozenset(
-    ["a", "an", "the", "my", "your", "our", "this", "that", "these", "those", "some", "any", "one", "of"]
-)
+_FILLERS = frozenset(["a", "an", "the", "my", "your", "our", "this", "that", "these", "those", "some", "any", "one", "of"])
 _IRREGULAR = {"shelves": "shelf", "knives": "knife", "mice": "mouse", "people": "person", "dishes": "dish"}
-_UNCHANGED = frozenset(
-    [
-        "glass",
-        "bus",
-        "clothes",
-        "stairs",
-        "scissors",
-        "blinds",
-        "headphones",
-        "steps",
-        "drapes",
-        "keys",
-        "canvas",
-        "dress",
-    ]
-)
+_UNCHANGED = frozenset(["glass", "bus", "clothes", "stairs", "scissors", "blinds", "headphones", "steps", "drapes", "keys", "canvas", "dress"])
 
 
 class TextEncoder(Protocol):

@@ -252,14 +252,7 @@ class CudaRasterizer:
         pose = self._there(pose)
         intrinsics = np.array([[camera.fx, 0, camera.cx + 0.5], [0, camera.fy, camera.cy + 0.5], [0, 0, 1]], np.float32)
         radii, means2d, depths, conics, _ = self.gsplat.fully_fused_projection(
-            *(
-                ready.means,
-                None,
-                ready.quats,
-                ready.scales,
-                pose[None],
-                on_device(intrinsics.tobytes(), (1, 3, 3), self.device),
-            ),
+            *(ready.means, None, ready.quats, ready.scales, pose[None], on_device(intrinsics.tobytes(), (1, 3, 3), self.device)),
             *(camera.width, camera.height),
             eps2d=s.eps2d,
             near_plane=s.near,

@@ -187,9 +187,7 @@ def optimise_photometric(
     value, times = ctypes.c_double(), (ctypes.c_double * 3)()
     view.step_photometric(loss, move.state, statistics.means2d_norm, statistics.radii, value, times)
     move.finish()
-    return PhotometricResult(
-        value.value, statistics, dict(zip(("render", "loss", "backward_and_adam"), times, strict=True))
-    )
+    return PhotometricResult(value.value, statistics, dict(zip(("render", "loss", "backward_and_adam"), times, strict=True)))
 
 
 class _Move:

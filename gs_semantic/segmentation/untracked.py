@@ -24,9 +24,7 @@ def unit(features: torch.Tensor) -> torch.Tensor:
 
 def pixels_of(segments: torch.Tensor, count: int) -> torch.Tensor:
     """float32 (J,): pixels of each mask. Not ``bincount``, for which the host waits."""
-    return torch.zeros(count, device=segments.device).index_add_(
-        0, segments, torch.ones_like(segments, dtype=torch.float32)
-    )
+    return torch.zeros(count, device=segments.device).index_add_(0, segments, torch.ones_like(segments, dtype=torch.float32))
 
 
 @dataclass(frozen=True)

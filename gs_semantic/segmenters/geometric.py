@@ -174,7 +174,9 @@ def nearest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     The mask must have a pixel.
     """
-    _, which = cv2.distanceTransformWithLabels((~mask).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    _, which = cv2.distanceTransformWithLabels(
+        (~mask).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
     rows, columns = np.nonzero(mask)
     place = np.zeros(int(which.max()) + 1, np.int64)
     place[which[rows, columns]] = np.arange(len(rows))

@@ -59,9 +59,7 @@ class DiscTree:
             centres = gaussians.means[solid]
             scales = DISC * gaussians.log_scales[solid].exp().clamp_min(SMALLEST_M / DISC)
             rotations = rotation_matrices(gaussians.quats[solid])
-            usable = (
-                torch.isfinite(centres).all(1) & torch.isfinite(scales).all(1) & torch.isfinite(rotations).all((1, 2))
-            )
+            usable = torch.isfinite(centres).all(1) & torch.isfinite(scales).all(1) & torch.isfinite(rotations).all((1, 2))
             rows = torch.nonzero(usable)[:, 0]
             self._cell = _cell(centres[rows].numpy())
             rows = rows[torch.from_numpy(along_curve(centres[rows].numpy(), self._cell))]
@@ -117,30 +115,18 @@ class DiscTree:
         """For finite points (N, 3) m. without: slots of objects, as if they were not there. share: another disc that is
         farther by at most this share will do; in the middle of a room all walls are alike."""
         points = np.clip(np.asarray(points, np.float32).reshape(-1, 3), -MOST_M, MOST_M)
-        order = along_curve(
-            points, self._cell
-        )  # neighbours follow each other: what one looked at is at hand for the next
+        order = along_curve(points, self._cell)  # neighbours follow each other: what one looked at is at hand for the next
         points = points[order]
         found, away = np.empty(len(points), np.int32), np.zeros((len(points), 3), np.float32)
         hidden = np.zeros(self._slots_known, np.uint8)
         hidden[[slot for slot in without if slot < self._slots_known]] = 1
         tree = DiscTreeStruct(
-            *(
-                array.ctypes.data
-                for array in (self._leaves, self._slots, self._boxes, self._uniform, self._starts, hidden)
-            ),
+            *(array.ctypes.data for array in (self._leaves, self._slots, self._boxes, self._uniform, self._starts, hidden)),
             levels=len(self._starts),
         )
         native.call(
             "gs_nearest_discs",
-            *(
-                ctypes.byref(tree),
-                points.ctypes.data,
-                len(points),
-                (1 + share) ** 2,
-                found.ctypes.data,
-                away.ctypes.data,
-            ),
+            *(ctypes.byref(tree), points.ctypes.data, len(points), (1 + share) ** 2, found.ctypes.data, away.ctypes.data),
             threads or 0,
         )
         back = np.empty_like(order)

@@ -45,9 +45,7 @@ class GridSpec:
         if not (np.isfinite([self.low, self.high]).all() and self.low < self.high):
             raise InvalidRequestError(f"heights are {self.low} to {self.high} m, expected a band with low < high")
         if self.high - self.low > MOST_BAND_M:
-            raise InvalidRequestError(
-                f"heights are {self.low} to {self.high} m, expected a band of {MOST_BAND_M:g} m at most"
-            )
+            raise InvalidRequestError(f"heights are {self.low} to {self.high} m, expected a band of {MOST_BAND_M:g} m at most")
         if (self.lower is None) != (self.upper is None):
             raise InvalidRequestError("a grid has two corners, or none")
         if self.lower is not None and self.upper is not None:
@@ -89,18 +87,14 @@ class Grid:
         return row, column, (row >= 0) & (column >= 0) & (row < height) & (column < width)
 
 
-def occupancy(
-    gaussians: GaussianMap, seen: SeenSpace, spec: GridSpec | None = None, without: Collection[int] = ()
-) -> Grid:
+def occupancy(gaussians: GaussianMap, seen: SeenSpace, spec: GridSpec | None = None, without: Collection[int] = ()) -> Grid:
     """The grid of a map; ``without``: slots of objects that count as not there. InvalidRequestError for too large a grid."""
     spec = spec or GridSpec()
     lower, upper = seen.bounds() if spec.lower is None else (spec.lower, spec.upper)
     origin = np.floor(np.asarray(lower, float)[:2] / spec.resolution) * spec.resolution
     width, height = (max(1, int(n)) for n in np.ceil((np.asarray(upper, float)[:2] - origin) / spec.resolution))
     if width * height > MOST_CELLS:
-        raise InvalidRequestError(
-            f"a grid of {width} x {height} cells: at most {MOST_CELLS}; choose a coarser resolution"
-        )
+        raise InvalidRequestError(f"a grid of {width} x {height} cells: at most {MOST_CELLS}; choose a coarser resolution")
     grid = Grid(
         np.full((height, width), UNKNOWN, np.int8), np.zeros((height, width), np.int32), origin, spec.resolution
     )

@@ -63,9 +63,7 @@ class SeenSpace:
         """bool (N,): known points behind a surface, whose distance (N,) m from surfaces, in any direction, is known."""
         with self._lock:
             depth, known = self.volume.in_voxels(points)
-            close = np.flatnonzero(
-                known & (distance <= BETWEEN * self.voxel)
-            )  # here the place within the voxel matters
+            close = np.flatnonzero(known & (distance <= BETWEEN * self.voxel))  # here the place within the voxel matters
             depth[close] = self.volume.at(points[close])[0]
             return np.asarray(known & (depth < 0))
 
@@ -138,7 +136,9 @@ class SeenSpace:
         self._views[key] = _View(camera, self._updates)
 
 
-def surface_depth(gaussians: GaussianMap, camera: Camera, rasterizer: Rasterizer) -> tuple[np.ndarray, np.ndarray]:
+def surface_depth(
+    gaussians: GaussianMap, camera: Camera, rasterizer: Rasterizer
+) -> tuple[np.ndarray, np.ndarray]:
     """Depth float32 (H, W) m of a map where a pixel shows one opaque surface, else 0; and how far nothing is in the way:
     at outlines and in small holes as far as the nearest of the surfaces around, and not at all where the map shows nothing."""
     with torch.no_grad():

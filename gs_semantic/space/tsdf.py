@@ -96,9 +96,7 @@ class TsdfVolume:
         step = max(1, min(depth.shape) // 60)
         coarse = depth[::step, ::step]
         v, u = np.nonzero(coarse)
-        rays = np.column_stack(
-            [(u * step - camera.cx) / camera.fx, (v * step - camera.cy) / camera.fy, np.ones(len(u))]
-        )
+        rays = np.column_stack([(u * step - camera.cx) / camera.fx, (v * step - camera.cy) / camera.fy, np.ones(len(u))])
         eye = camera.T_world_camera[:3, 3]
         ends = np.vstack([rays * coarse[v, u, None] @ camera.T_world_camera[:3, :3].T + eye, eye])
         margin = self.truncation + self.block
@@ -274,11 +272,8 @@ def _depths_in(
     in_front = middles[:, 2] > half
     u = middles[:, 0] / np.maximum(middles[:, 2], NEAR_M) * camera.fx + camera.cx
     v = middles[:, 1] / np.maximum(middles[:, 2], NEAR_M) * camera.fy + camera.cy
-    radius = (
-        np.maximum(camera.fx, camera.fy)
-        * half
-        / z
-        * np.hypot(1, np.hypot((u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy))
+    radius = np.maximum(camera.fx, camera.fy) * half / z * np.hypot(
+        1, np.hypot((u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy)
     )
     top = int(np.ceil(np.log2(max(depth.shape)))) + 1
     level = np.clip(np.ceil(np.log2(2 * radius + 1)), 0, top).astype(int)

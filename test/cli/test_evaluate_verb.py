@@ -59,13 +59,7 @@ def test_a_map_at_views_of_itself_is_perfect(room, tmp_path, capsys, monkeypatch
 
 def test_one_protocol_gives_its_numbers_only(room, tmp_path):
     results = evaluate(*room, "--protocol", "boundary", file=tmp_path / "scores.json")
-    assert set(results) == {
-        "views_without_prediction",
-        "mask_miou",
-        "boundary_miou",
-        "wrong_ids",
-        "of_these_at_borders",
-    }
+    assert set(results) == {"views_without_prediction", "mask_miou", "boundary_miou", "wrong_ids", "of_these_at_borders"}
 
 
 def test_without_a_protocol_a_map_gets_the_numbers_of_the_bench(room, tmp_path):

@@ -315,12 +315,7 @@ def test_the_sensor_mono_gives_the_mapper_what_offline_mapping_without_depth_use
     layer = next(layer for layer in mapper.parameters if isinstance(layer, Path) and layer.name == "mono.yaml")
     parameters = yaml.safe_load(layer.read_text())["/**/mapper"]["ros__parameters"]
     assert parameters.pop("use_depth") == "never"
-    live_only = {
-        "keyframe_translation_m": 0.3,
-        "keyframe_rotation_deg": 7.0,
-        "steps_per_keyframe": 24,
-        "steps_when_busy": 8,
-    }
+    live_only = {"keyframe_translation_m": 0.3, "keyframe_rotation_deg": 7.0, "steps_per_keyframe": 24, "steps_when_busy": 8}
     assert {name: parameters.pop(name) for name in live_only} == live_only
     assert parameters == {name: float(value) for name, value in (pair.split("=") for pair in COLOUR_ONLY)}
 

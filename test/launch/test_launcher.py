@@ -171,9 +171,7 @@ def test_arguments_set_parameters_that_the_nodes_have(use):
             spec = parameters_of(node)[parameter]
             if argument.default in ("", TOPIC):
                 continue  # not given; no such node is started
-            assert argument.value(argument.default) == default_of(spec), (
-                f"{argument.name}: default differs from that of {node}"
-            )
+            assert argument.value(argument.default) == default_of(spec), f"{argument.name}: default differs from that of {node}"
             if argument.choices and argument.kind is str:
                 assert set(argument.choices) == set(spec.metadata["choices"]), argument.name
 

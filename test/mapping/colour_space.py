@@ -7,13 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-WORDS = {
-    "tomato": (190, 57, 47),
-    "grass": (57, 150, 66),
-    "sky": (66, 75, 178),
-    "lemon": (220, 220, 40),
-    "plaster": (160, 150, 130),
-}
+WORDS = {"tomato": (190, 57, 47), "grass": (57, 150, 66), "sky": (66, 75, 178), "lemon": (220, 220, 40), "plaster": (160, 150, 130)}
 WIDTH = 25.0  # colours are alike within about this
 ANYTHING = np.ones(len(WORDS))  # what words that it does not know mean
 

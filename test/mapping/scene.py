@@ -36,10 +36,7 @@ def camera(step: float = 0.0, width: int = 160, height: int = 120) -> Camera:
 def frame(view: Camera, stamp_ns: int = 0) -> Frame:
     """What the camera sees."""
     v, u = np.mgrid[0 : view.height, 0 : view.width]
-    rays = (
-        np.stack([(u - view.cx) / view.fx, (v - view.cy) / view.fy, np.ones(u.shape)], -1)
-        @ view.T_world_camera[:3, :3].T
-    )
+    rays = np.stack([(u - view.cx) / view.fx, (v - view.cy) / view.fy, np.ones(u.shape)], -1) @ view.T_world_camera[:3, :3].T
     origin = view.T_world_camera[:3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         near, far = _slabs(origin, rays, *ROOM)

@@ -120,9 +120,7 @@ def test_ignored_pixels_are_not_learnt() -> None:
     covered = [replace(shot, rgb=_with_bar(shot.rgb), ignored=bar) if i % 2 else shot for i, shot in enumerate(clean)]
     seen = [replace(shot, ignored=None) for shot in covered]
     settings = FitSettings(steps=240, max_gaussians=2000, exposure=False)
-    without, with_it = (
-        score(PhotographFitter(shots, settings).run(map_from_points(points()))) for shots in (covered, seen)
-    )
+    without, with_it = (score(PhotographFitter(shots, settings).run(map_from_points(points()))) for shots in (covered, seen))
     assert without > 22 and without > with_it + 1
 
 

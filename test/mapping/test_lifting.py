@@ -12,11 +12,7 @@ def votes(rows: int) -> GaussianMap:
     register_votes(gaussians)
     zero = torch.zeros
     gaussians.add(
-        means=zero(rows, 3),
-        quats=zero(rows, 4),
-        log_scales=zero(rows, 3),
-        opacity_logits=zero(rows),
-        sh=zero(rows, 1, 3),
+        means=zero(rows, 3), quats=zero(rows, 4), log_scales=zero(rows, 3), opacity_logits=zero(rows), sh=zero(rows, 1, 3)
     )
     return gaussians
 

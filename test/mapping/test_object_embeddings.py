@@ -23,9 +23,7 @@ COLOUR_OF_BOX = {2: "tomato", 3: "grass", 4: "sky"}
 
 def seen(instance: list[list[int]], confidence: list[list[int]]) -> LabelImages:
     image = np.array(instance, np.int32)
-    return LabelImages(
-        0, camera(), image, image.astype(np.uint16), np.array(confidence, np.uint8), np.ones(image.shape)
-    )
+    return LabelImages(0, camera(), image, image.astype(np.uint16), np.array(confidence, np.uint8), np.ones(image.shape))
 
 
 def test_sums_are_weighted_by_what_shows_at_each_pixel() -> None:
@@ -89,9 +87,7 @@ def test_what_is_not_there_is_not_found(mapper: Mapper) -> None:
     for word in ("lemon", "unheard of"):
         assert (match_embeddings(word, table, ColourSpace()) < THRESHOLD).all()
     assert match_embeddings("tomato", table, ColourSpace()).max() > 0.8
-    assert (
-        match_embeddings("tomato", table, ColourSpace(), ["sky", "tomato"]).max() == 0
-    )  # a negative that fits as well
+    assert match_embeddings("tomato", table, ColourSpace(), ["sky", "tomato"]).max() == 0  # a negative that fits as well
     with pytest.raises(InvalidRequestError, match="text is empty"):
         match_embeddings("  ", table, ColourSpace())
 

@@ -85,10 +85,7 @@ def test_the_pose_graph_averages_given_poses_along_exact_edges():
     before = np.mean([error(t, g) for t, g in zip(truth, graph.given.values(), strict=True)], axis=0)
     after = np.mean([error(t, g) for t, g in zip(truth, graph.poses.values(), strict=True)], axis=0)
     assert (after < 0.4 * before).all(), (before, after)
-    steps = [
-        error(np.linalg.inv(graph.poses[k - 1]) @ graph.poses[k], np.linalg.inv(truth[k - 1]) @ truth[k])[0]
-        for k in range(1, 40)
-    ]
+    steps = [error(np.linalg.inv(graph.poses[k - 1]) @ graph.poses[k], np.linalg.inv(truth[k - 1]) @ truth[k])[0] for k in range(1, 40)]
     assert max(steps) < 1e-4, "what the edges say exactly holds exactly"
 
 

@@ -61,8 +61,7 @@ def walks(recording: tuple) -> tuple:
 
 def object_at(mapper: Mapper, shape) -> MapObject:
     return min(
-        (obj for obj in mapper.objects if obj.box is not None),
-        key=lambda obj: np.linalg.norm(obj.box.centre - shape.centre),
+        (obj for obj in mapper.objects if obj.box is not None), key=lambda obj: np.linalg.norm(obj.box.centre - shape.centre)
     )
 
 
@@ -96,9 +95,7 @@ def test_relocation_finds_turn_and_shift_of_a_part() -> None:
     box = rng.uniform(-1, 1, (3000, 3))
     axis = rng.integers(0, 3, 3000)
     box[np.arange(3000), axis] = np.sign(box[np.arange(3000), axis])
-    colours = np.where(
-        axis[:, None] == 2, [0.9, 0.1, 0.1], np.where((box[:, :1] > 0), [0.1, 0.8, 0.2], [0.2, 0.2, 0.9])
-    )
+    colours = np.where(axis[:, None] == 2, [0.9, 0.1, 0.1], np.where((box[:, :1] > 0), [0.1, 0.8, 0.2], [0.2, 0.2, 0.9]))
     box = box * [0.15, 0.1, 0.2] + [3, 1, 0.2]
     angle = 0.7
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])

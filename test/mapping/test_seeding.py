@@ -82,9 +82,7 @@ def test_seeds_fit_a_map():
     source = frame(camera())
     seeds = make_seeds(source.rgb, source.depth, source.depth > 0, source.camera, CONFIG, source.instances)
     gaussians.add(**seeds.rows)
-    assert len(gaussians) == len(seeds) and all(
-        torch.isfinite(gaussians[n]).all() for n in ("means", "quats", "log_scales")
-    )
+    assert len(gaussians) == len(seeds) and all(torch.isfinite(gaussians[n]).all() for n in ("means", "quats", "log_scales"))
 
 
 def test_blocks_at_the_border_of_an_odd_image_inherit_votes():

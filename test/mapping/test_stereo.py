@@ -154,13 +154,8 @@ def test_sweep_refuses_settings_it_cannot_hold(wrong: dict) -> None:
     image = photograph(0).rgb[..., 0]
     descriptors = census(image, 1, 1)
     settings = {
-        "sources": [(descriptors, np.eye(3, 4))],
-        "planes": 32,
-        "inverse_far": 0.1,
-        "inverse_step": 0.05,
-        "small_step": 8,
-        "large_step": 80,
-        "edge": 8,
+        "sources": [(descriptors, np.eye(3, 4))], "planes": 32, "inverse_far": 0.1, "inverse_step": 0.05,
+        "small_step": 8, "large_step": 80, "edge": 8,
     }
     sweep = PlaneSweep()
     with pytest.raises(InvalidRequestError, match="gs_sweep_run"):

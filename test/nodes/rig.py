@@ -36,9 +36,7 @@ BOX_PIXEL, LAMP_PIXEL, WALL_PIXEL = (40, 60), (120, 60), (80, 15)  # (u, v)
 NAMESPACE = "rig"
 PERIOD_NS = 100_000_000
 START_NS = 1_000_000_000_000
-UPRIGHT = np.array(
-    [[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1], [0, 0, 0, 1]]
-)  # a metre above the floor, looks along x
+UPRIGHT = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1], [0, 0, 0, 1]])  # a metre above the floor, looks along x
 PATIENCE_S = 120.0  # only a test that fails waits so long
 
 
@@ -66,9 +64,7 @@ def matched(publisher: Publisher[Any], node: Node) -> bool:
     ends = [subscription for subscription in node.subscriptions if subscription.topic_name == publisher.topic_name]
     if not hasattr(Subscription, "get_publisher_count"):  # Humble: the other end cannot be asked
         return publisher.get_subscription_count() > 0
-    return publisher.get_subscription_count() > 0 and any(
-        subscription.get_publisher_count() > 0 for subscription in ends
-    )
+    return publisher.get_subscription_count() > 0 and any(subscription.get_publisher_count() > 0 for subscription in ends)
 
 
 class StopEvent:

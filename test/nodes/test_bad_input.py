@@ -267,7 +267,9 @@ def test_services_while_paused(rig: Rig, planner: SemanticMap, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("size", "message"), [((0, 1, 1), "three positive lengths"), ((1, float("nan"), 1), "three positive lengths")]
 )
-def test_region_without_extent(rig: Rig, planner: SemanticMap, size: tuple[float, float, float], message: str) -> None:
+def test_region_without_extent(
+    rig: Rig, planner: SemanticMap, size: tuple[float, float, float], message: str
+) -> None:
     rig.map_scene()
     with pytest.raises(InvalidRequestError, match=message):
         planner.query_box((0, 0, 0), size)

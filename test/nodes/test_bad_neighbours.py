@@ -23,7 +23,9 @@ def test_a_subscriber_of_the_wrong_type(rig: Rig) -> None:
     rclpy.init(context=context)
     stranger = rclpy.create_node("viewer", context=context, namespace="elsewhere")
     stranger.create_subscription(PointCloud2, "/rig/mapper/instance/image", lambda msg: None, qos.IMAGE_OUTPUT)
-    rig.told("/rig/mapper/instance/image", "/elsewhere/viewer", "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image")
+    rig.told(
+        "/rig/mapper/instance/image", "/elsewhere/viewer", "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image"
+    )
     stranger.destroy_node()
     rclpy.try_shutdown(context=context)
     rig.listen("instance/image", Image, qos.IMAGE_OUTPUT)
@@ -77,9 +79,7 @@ def test_masks_of_two_segmenters(rig: Rig) -> None:
     second = rig.node.create_publisher(Image, "instance/image", qos.SENSOR_OUTPUT)
     rig.told("/rig/instance/image", "published by 2 nodes")
     second.publish(
-        conversions.write_image(
-            np.full((120, 160), 99, np.uint8), "mono8", conversions.make_header(stamp - 1, "camera")
-        )
+        conversions.write_image(np.full((120, 160), 99, np.uint8), "mono8", conversions.make_header(stamp - 1, "camera"))
     )
     rig.node.destroy_publisher(second)
     rig.still_works()

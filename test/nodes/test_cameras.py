@@ -290,13 +290,9 @@ def test_two_cameras_feed_one_map(make_rig: Callable[..., Rig]) -> None:
                 msg.header.frame_id = camera
             if camera == "rear":  # sees the same scene in mirrored colours and only the box
                 del messages["rear/instance/info"]
-                messages["rear/instance/info"] = conversions.write_masks(
-                    {11: MASKS[11]}, messages["rear/color/image"].header
-                )
+                messages["rear/instance/info"] = conversions.write_masks({11: MASKS[11]}, messages["rear/color/image"].header)
                 ids = np.where(scene()[2] == 11, 11, 0).astype(np.uint8)
-                messages["rear/instance/image"] = conversions.write_image(
-                    ids, "mono8", messages["rear/color/image"].header
-                )
+                messages["rear/instance/image"] = conversions.write_image(ids, "mono8", messages["rear/color/image"].header)
             rig.publish({"/tf": transform, **messages})
         front, rear = (rig.answer(stamp, f"{camera}/semantic/image") for camera in poses)
         rig.settled()

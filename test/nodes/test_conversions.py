@@ -46,9 +46,7 @@ def test_grey_is_a_colour() -> None:
 
 
 @pytest.mark.parametrize("bigendian", [False, True])
-@pytest.mark.parametrize(
-    ("encoding", "kind", "unit"), [("16UC1", "u2", 0.001), ("mono16", "u2", 0.001), ("32FC1", "f4", 1.0)]
-)
+@pytest.mark.parametrize(("encoding", "kind", "unit"), [("16UC1", "u2", 0.001), ("mono16", "u2", 0.001), ("32FC1", "f4", 1.0)])
 def test_depth_in_metres(encoding: str, kind: str, unit: float, bigendian: bool) -> None:
     stored = np.array([[0, 1, 1500], [65535, 40000, 256]]).astype(kind)
     msg = c.write_image(stored, encoding, HEADER)
@@ -61,13 +59,7 @@ def test_depth_in_metres(encoding: str, kind: str, unit: float, bigendian: bool)
 
 @pytest.mark.parametrize(
     ("encoding", "kind", "largest"),
-    [
-        ("mono8", "u1", 255),
-        ("8UC1", "u1", 255),
-        ("16UC1", "u2", 65535),
-        ("mono16", "u2", 65535),
-        ("32SC1", "i4", 2**31 - 1),
-    ],
+    [("mono8", "u1", 255), ("8UC1", "u1", 255), ("16UC1", "u2", 65535), ("mono16", "u2", 65535), ("32SC1", "i4", 2**31 - 1)],
 )
 def test_instances(encoding: str, kind: str, largest: int) -> None:
     ids = np.array([[0, 1], [largest, 2]]).astype(kind)
@@ -142,19 +134,10 @@ def test_stamps_round_trip(stamp_ns: int) -> None:
 def test_camera_round_trip() -> None:
     camera = Camera(640, 480, 500.0, 501.0, 320.5, 240.25)
     found = c.read_camera(c.write_camera(camera, HEADER), "t")
-    assert (found.width, found.height, found.fx, found.fy, found.cx, found.cy) == (
-        640,
-        480,
-        500.0,
-        501.0,
-        320.5,
-        240.25,
-    )
+    assert (found.width, found.height, found.fx, found.fy, found.cx, found.cy) == (640, 480, 500.0, 501.0, 320.5, 240.25)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"), [({"k": np.zeros(9)}, "fx=0.0"), ({"width": 0}, "width x height is 0x480")]
-)
+@pytest.mark.parametrize(("change", "words"), [({"k": np.zeros(9)}, "fx=0.0"), ({"width": 0}, "width x height is 0x480")])
 def test_camera_that_is_not_calibrated(change: dict, words: str) -> None:
     msg: CameraInfo = c.write_camera(Camera(640, 480, 500.0, 500.0, 320.0, 240.0), HEADER)
     for name, value in change.items():
@@ -248,12 +231,7 @@ def test_labels_that_do_not_fit() -> None:
 
 def test_cloud_fields_lie_where_they_are_announced() -> None:
     points = np.zeros(2, c.POINT)
-    points["x"], points["label"], points["instance"], points["confidence"] = (
-        [1, 2],
-        [7, 65535],
-        [9, 2**32 - 1],
-        [0.5, 1],
-    )
+    points["x"], points["label"], points["instance"], points["confidence"] = [1, 2], [7, 65535], [9, 2**32 - 1], [0.5, 1]
     points["rgb"] = c.packed_rgb(np.array([[255, 1, 2], [0, 0, 3]], np.uint8))
     msg = c.write_cloud(points, HEADER)
     kinds = {7: "<f4", 4: "<u2", 6: "<u4"}

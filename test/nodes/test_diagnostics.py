@@ -157,9 +157,7 @@ def test_a_part_is_summed_up_as_diagnostic_updater_would(rig: Rig) -> None:
     theirs = pytest.importorskip("diagnostic_updater", reason="diagnostic_updater is not installed")
     ill = [Finding("one", Severity.WARNING, "s", "first"), Finding("two", Severity.ERROR, "s", "second", "Mend it.")]
     for findings in ([], ill[:1], ill, ill[::-1]):
-        ours = diagnostics.Diagnostics._status(
-            rig.mapper.diagnostics, "part", "all is well", findings, tell=False, rate=3
-        )
+        ours = diagnostics.Diagnostics._status(rig.mapper.diagnostics, "part", "all is well", findings, tell=False, rate=3)
         expected = theirs.DiagnosticStatusWrapper(name="rig/mapper: part", hardware_id="gs_semantic")
         expected.summary(OK, "all is well")
         for finding in findings:

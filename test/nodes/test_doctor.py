@@ -51,7 +51,9 @@ def setting(**parameters: Any) -> Setting:
 
 def publisher(kind: type[Any], name: str = "camera", profile: QoSProfile = qos.SENSOR_OUTPUT) -> SimpleNamespace:
     """Stands for a TopicEndpointInfo."""
-    return SimpleNamespace(node_name=name, node_namespace="/robot", topic_type=type_name(kind), qos_profile=profile)
+    return SimpleNamespace(
+        node_name=name, node_namespace="/robot", topic_type=type_name(kind), qos_profile=profile
+    )
 
 
 class Bench:

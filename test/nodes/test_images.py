@@ -24,9 +24,7 @@ RNG = np.random.default_rng(3)
 COLOUR = RNG.integers(0, 256, (8, 12, 3), np.uint8)
 
 
-def raw(
-    samples: np.ndarray, encoding: str, width: int, height: int, padding: int = 0, bigendian: bool = False
-) -> Image:
+def raw(samples: np.ndarray, encoding: str, width: int, height: int, padding: int = 0, bigendian: bool = False) -> Image:
     """A message of rows of samples (rows, samples per row)."""
     rows = samples.reshape(samples.shape[0], -1)
     data = rows.astype(rows.dtype.newbyteorder(">" if bigendian else "<"))
@@ -63,10 +61,7 @@ def smooth() -> np.ndarray:
 
 @pytest.mark.parametrize("bigendian", [False, True])
 @pytest.mark.parametrize("padding", [0, 10])
-@pytest.mark.parametrize(
-    ("encoding", "order"),
-    [("rgb16", [0, 1, 2]), ("bgr16", [2, 1, 0]), ("rgba16", [0, 1, 2, 1]), ("bgra16", [2, 1, 0, 1])],
-)
+@pytest.mark.parametrize(("encoding", "order"), [("rgb16", [0, 1, 2]), ("bgr16", [2, 1, 0]), ("rgba16", [0, 1, 2, 1]), ("bgra16", [2, 1, 0, 1])])
 def test_sixteen_bit_colours(encoding: str, order: list[int], padding: int, bigendian: bool) -> None:
     samples = COLOUR[..., order].astype(np.uint16) * 257
     found = c.read_colour(raw(samples, encoding, 12, 8, padding, bigendian), "t")
@@ -241,13 +236,7 @@ def encode_rvl(depth: np.ndarray) -> bytes:
 
 
 @settings(max_examples=60)
-@given(
-    arrays(
-        np.uint16,
-        st.tuples(st.integers(1, 9), st.integers(1, 9)),
-        elements=st.sampled_from([0, 0, 1, 7, 8, 900, 65535]),
-    )
-)
+@given(arrays(np.uint16, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 0, 1, 7, 8, 900, 65535])))
 def test_run_lengths(depth: np.ndarray) -> None:
     np.testing.assert_array_equal(images.decode_rvl(memoryview(encode_rvl(depth))), depth)
 
@@ -291,12 +280,7 @@ def test_compressed_floating_point_depth(coding: str) -> None:
 
 @pytest.mark.parametrize(
     ("data", "format"),
-    [
-        (JPEG, "jpeg"),
-        (png(COLOUR), "png"),
-        (bytes(12) + png(COLOUR), "16UC1; compressedDepth png"),
-        (b"abc", "16UC1; compressedDepth"),
-    ],
+    [(JPEG, "jpeg"), (png(COLOUR), "png"), (bytes(12) + png(COLOUR), "16UC1; compressedDepth png"), (b"abc", "16UC1; compressedDepth")],
 )
 def test_depth_that_is_none(data: bytes, format: str) -> None:
     with pytest.raises(InvalidInputError, match=rf"/depth: data with format '{format}'.*\[compressed\]"):
@@ -336,12 +320,7 @@ def test_compressed_topics(topic: str, depth: bool, expected: str) -> None:
     assert images.compressed_topic(topic, depth) == expected
 
 
-BRIDGED = [f"bayer_{pattern}8" for pattern in ("rggb", "bggr", "gbrg", "grbg")] + [
-    "yuv422",
-    "yuv422_yuy2",
-    "bgr8",
-    "mono8",
-]
+BRIDGED = [f"bayer_{pattern}8" for pattern in ("rggb", "bggr", "gbrg", "grbg")] + ["yuv422", "yuv422_yuy2", "bgr8", "mono8"]
 
 
 @pytest.mark.parametrize("encoding", BRIDGED)

@@ -45,7 +45,9 @@ def test_poses_of_the_camera(make_rig: Callable[..., Rig]) -> None:
     send_moved(
         rig,
         "pose",
-        lambda stamp: PoseStamped(header=conversions.make_header(stamp, "world"), pose=conversions.write_pose(MOVED)),
+        lambda stamp: PoseStamped(
+            header=conversions.make_header(stamp, "world"), pose=conversions.write_pose(MOVED)
+        ),
     )
     np.testing.assert_allclose(box_centre(rig), expected(MOVED), atol=0.05)
     assert rig.status_after().header.frame_id == "world"  # the map is where the poses are

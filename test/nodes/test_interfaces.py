@@ -43,9 +43,7 @@ def published_by_the_mapper() -> dict[str, tuple[str, str]]:
 
 
 def heard_by_the_mapper() -> dict[str, tuple[str, str]]:
-    more = (
-        documented("Only where the package vision_msgs is installed, in addition:") if find_spec("vision_msgs") else {}
-    )
+    more = documented("Only where the package vision_msgs is installed, in addition:") if find_spec("vision_msgs") else {}
     return documented("## mapper: topics it listens to") | more
 
 

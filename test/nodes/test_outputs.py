@@ -175,12 +175,7 @@ def test_status_counts(make_rig: Callable[..., Rig]) -> None:
     rig.map_scene()
     rig.settled()
     status = rig.status_when(lambda status: min(status.frames_mapped, status.frames_answered) >= 4, "four frames")
-    assert (status.state_text, status.frames_received, status.frames_mapped, status.frames_answered) == (
-        "mapping",
-        4,
-        4,
-        4,
-    )
+    assert (status.state_text, status.frames_received, status.frames_mapped, status.frames_answered) == ("mapping", 4, 4, 4)
     assert (status.objects, status.frames_dropped, status.invalid_inputs) == (2, 0, 0)
     assert status.gaussians == len(rig.mapper.mapper.gaussians) > 1000
     assert status.keyframes_integrated >= 3
@@ -190,7 +185,6 @@ def test_status_counts(make_rig: Callable[..., Rig]) -> None:
 
 def test_status_says_what_is_missing_before_the_first_frame(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
-    assert rig.status_after().warnings == [
-        "/rig/color/image: no message has come",
-        "/rig/depth/image: no message has come",
-    ]
+    assert rig.status_after().warnings == ["/rig/color/image: no message has come", "/rig/depth/image: no message has come"]
+
+

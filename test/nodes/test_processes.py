@@ -138,7 +138,9 @@ def test_replay_ends_by_itself(
     )
     stand_in_for_a_mapper(listener)
     log = tmp_path / "published.csv"
-    replay = start("replay", sequence=HOUSE, rate_hz=20.0, start_frame=2, stop_frame=12, skip_every=5, publish_log=log)
+    replay = start(
+        "replay", sequence=HOUSE, rate_hz=20.0, start_frame=2, stop_frame=12, skip_every=5, publish_log=log
+    )
     listener.until(lambda: replay.poll() is not None, "end of the replay")
     assert replay.returncode == 0
     listener.until(lambda: len(stamps) >= 8, "what was sent last")
@@ -266,7 +268,9 @@ def test_interrupt_with_bad_input_and_a_disk_that_refuses(
     assert "Traceback" not in said(tmp_path, "mapper")
 
 
-def test_terminate_is_a_normal_end_too(start: Callable[..., subprocess.Popen[bytes]], listener: Listener) -> None:
+def test_terminate_is_a_normal_end_too(
+    start: Callable[..., subprocess.Popen[bytes]], listener: Listener
+) -> None:
     kept = status_of(listener)
     mapper = start("mapper")
     listener.until(lambda: kept, "the mapper")

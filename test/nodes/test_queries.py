@@ -146,9 +146,7 @@ def test_events_tell_what_was_created(planner: SemanticMap, rig: Rig) -> None:
 def test_a_clicked_point_selects(planner: SemanticMap, rig: Rig) -> None:
     clicks = rig.node.create_publisher(PointStamped, "/clicked_point", qos.CLICKS)
     rig.until(lambda: clicks.get_subscription_count() > 0, "the mapper's subscription")
-    message = PointStamped(
-        header=conversions.make_header(0, "map"), point=to_vector(PointStamped().point.__class__, centre(LAMP_PIXEL))
-    )
+    message = PointStamped(header=conversions.make_header(0, "map"), point=to_vector(PointStamped().point.__class__, centre(LAMP_PIXEL)))
     clicks.publish(message)
     rig.until(lambda: rig.received["selected_object"], "selection")
     [selected] = unpack_objects(rig.received["selected_object"][-1].data)
@@ -198,13 +196,7 @@ def test_degenerate_regions_are_refused_by_the_mapper(planner: SemanticMap) -> N
     from gs_semantic.msg import Region as RegionMsg
     from gs_semantic.srv import QueryRegion
 
-    for shape, words in (
-        (0, "three positive"),
-        (1, "positive"),
-        (2, "0 corners"),
-        (3, "horizontal_fov"),
-        (7, "shape is 7"),
-    ):
+    for shape, words in ((0, "three positive"), (1, "positive"), (2, "0 corners"), (3, "horizontal_fov"), (7, "shape is 7")):
         with pytest.raises(InvalidRequestError, match=words):
             planner._call("query_region", QueryRegion, QueryRegion.Request(region=RegionMsg(shape=shape)))
     with pytest.raises(InvalidRequestError, match="direction"):
@@ -307,9 +299,7 @@ def test_grids(planner: SemanticMap, rig: Rig) -> None:
 def test_a_failure_in_the_background_is_told(planner: SemanticMap, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for what is brought up to date in the background: its errors go to who asks, and to /diagnostics."""
     heard: list[DiagnosticStatus] = []
-    rig.node.create_subscription(
-        DiagnosticArray, "/diagnostics", lambda message: heard.extend(message.status), qos.DIAGNOSTICS
-    )
+    rig.node.create_subscription(DiagnosticArray, "/diagnostics", lambda message: heard.extend(message.status), qos.DIAGNOSTICS)
 
     def broken(*_: object, **__: object) -> bool:
         raise RuntimeError("no more memory")

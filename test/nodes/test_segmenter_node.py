@@ -303,9 +303,7 @@ def test_unknown_encoding(rig):
 def test_depth_of_another_size(rig):
     images = rig.images()
     wrong = conversions.write_image(np.ones((60, 80), np.float32), "32FC1", images["depth/image"].header)
-    rig.refuses(
-        images | {"depth/image": wrong}, "/rig/depth/image", "80x60", "160x120", "not registered", "aligned depth"
-    )
+    rig.refuses(images | {"depth/image": wrong}, "/rig/depth/image", "80x60", "160x120", "not registered", "aligned depth")
 
 
 def test_depth_in_another_frame(rig):

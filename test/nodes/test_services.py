@@ -126,9 +126,7 @@ def test_query_pixel_without_anybody_listening(make_rig: Callable[..., Rig]) -> 
 def test_query_region(planner: SemanticMap) -> None:
     answer = planner.query_box(centre(BOX_PIXEL), (0.2, 0.2, 0.2), gaussians=True)
     assert [obj.label for obj in answer.objects] == ["box"]
-    assert (
-        answer.gaussians_inside[0] == (np.abs(answer.gaussians["position"] - centre(BOX_PIXEL)) <= 0.1).all(1).sum() > 0
-    )
+    assert answer.gaussians_inside[0] == (np.abs(answer.gaussians["position"] - centre(BOX_PIXEL)) <= 0.1).all(1).sum() > 0
     both = planner.query_sphere((0, 0, 2), 3.0)
     assert {obj.label for obj in both.objects} == {"box", "lamp"}
     assert [obj.label for obj in planner.query_sphere((0, 0, 2), 3.0, classes=["lamp"]).objects] == ["lamp"]
@@ -273,9 +271,7 @@ def test_a_map_whose_anchor_does_not_fit_is_refused_by_name(
     assert len(planner.list_objects()) == 2, "the present map stays"
 
 
-def test_a_map_without_an_anchor_is_refused_where_one_is_asked_for(
-    planner: SemanticMap, rig: Rig, tmp_path: Path
-) -> None:
+def test_a_map_without_an_anchor_is_refused_where_one_is_asked_for(planner: SemanticMap, rig: Rig, tmp_path: Path) -> None:
     folder = planner.save(tmp_path / "map")
     rig.mapper.parameters.localization_map = "floor 2"
     with pytest.raises(MapFrameMismatchError, match="has no anchor"):

@@ -198,6 +198,4 @@ def test_a_sequence_in_the_parameters_is_trained_at_once_and_ends_the_node(room,
     made.close()
     told = capfd.readouterr().err  # the first line comes before the work, which may take hours
     assert f"trains plain on {room} into {tmp_path / 'out'}" in told
-    assert (
-        "of 10: loss" in told and "has ended at iteration 10: psnr_db " in told and f"map in {tmp_path / 'out'}" in told
-    )
+    assert "of 10: loss" in told and "has ended at iteration 10: psnr_db " in told and f"map in {tmp_path / 'out'}" in told

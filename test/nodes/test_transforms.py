@@ -121,11 +121,7 @@ def test_loop_of_frames() -> None:
 
 @pytest.mark.parametrize(
     ("translation", "quaternion", "words"),
-    [
-        ((0, 0, 0), (0, 0, 0, 2), "length 2"),
-        ((0, 0, 0), (0, 0, 0, 0), "length 0"),
-        ((np.nan, 0, 0), (0, 0, 0, 1), "NaN"),
-    ],
+    [((0, 0, 0), (0, 0, 0, 2), "length 2"), ((0, 0, 0), (0, 0, 0, 0), "length 0"), ((np.nan, 0, 0), (0, 0, 0, 1), "NaN")],
 )
 def test_numbers_that_are_no_pose(translation: tuple, quaternion: tuple, words: str) -> None:
     with pytest.raises(InvalidInputError, match=f"/pose: field.*{words}"):

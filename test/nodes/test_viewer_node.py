@@ -34,10 +34,7 @@ def test_the_live_map_and_its_objects(make_rig: Callable[..., Rig]) -> None:
         rig.until(lambda: source.newest().objects[lamp.id].label == "reading lamp", "the new name")
         told: list[int] = []
         listen = rig.node.create_subscription(
-            ObjectList,
-            "mapper/selected_object",
-            lambda msg: told.extend(obj.id for obj in unpack_objects(msg.data)),
-            qos.LATCHED,
+            ObjectList, "mapper/selected_object", lambda msg: told.extend(obj.id for obj in unpack_objects(msg.data)), qos.LATCHED
         )
         source.select(lamp.id)
         rig.until(lambda: told == [lamp.id], "the selection")
@@ -46,9 +43,7 @@ def test_the_live_map_and_its_objects(make_rig: Callable[..., Rig]) -> None:
         source.close()
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("viser") is None, reason="the extra 'viewer' is not installed (pip install viser)"
-)
+@pytest.mark.skipif(importlib.util.find_spec("viser") is None, reason="the extra 'viewer' is not installed (pip install viser)")
 def test_the_node_serves_the_map_of_its_namespace(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(splats_hz=50.0)
     rig.map_scene()

@@ -6,7 +6,6 @@ from gs_semantic.nodes.worker import Worker
 
 PATIENCE_S = 60.0
 
-
 class Gate:
     """Lets a test hold a worker inside an input, and see the order of what it did."""
 

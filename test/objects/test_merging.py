@@ -167,12 +167,7 @@ def test_an_object_without_gaussians_brings_nothing(first) -> None:
     ghost = other[1].open()
     ghost.state, ghost.class_scores = ObjectState.CONFIRMED, {2: 1.0}
     report = merge_maps(first, other)
-    assert [found.what for found in report.objects] == [
-        "added",
-        "same",
-        "same",
-        "empty",
-    ] and ghost.id not in report.ids()
+    assert [found.what for found in report.objects] == ["added", "same", "same", "empty"] and ghost.id not in report.ids()
     assert len(first[1].present()) == 4
 
 
@@ -188,9 +183,7 @@ def test_on_the_command_line(first, tmp_path) -> None:
     paths = [str(tmp_path / name) for name in ("a", "b", "both")]
     assert main(["edit", "merge-maps", *paths, "--json", str(tmp_path / "ids.json")]) == 0
     results = json.loads((tmp_path / "ids.json").read_text())["results"]
-    assert (
-        results["objects_same"] == 2 and results["objects_added"] == 1 and results["id_1"].startswith("added as 4: box")
-    )
+    assert results["objects_same"] == 2 and results["objects_added"] == 1 and results["id_1"].startswith("added as 4: box")
     gaussians, objects = load_map(tmp_path / "both")
     assert len(gaussians) == results["gaussians"] and len(objects.present()) == 4
     assert main(["edit", "merge-maps", paths[0], str(tmp_path / "none"), paths[2]]) == EXIT_ERROR

@@ -20,12 +20,7 @@ YAW = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
 def registry() -> ObjectRegistry:
     objects = ObjectRegistry(LabelSet({0: "void", 3: "chair", 9: "Türe"}))
     chair = objects.open(stamp_ns=5)
-    chair.class_scores, chair.state, chair.num_gaussians, chair.revision = (
-        {3: 3.0, 9: 1.0},
-        ObjectState.CONFIRMED,
-        12,
-        77,
-    )
+    chair.class_scores, chair.state, chair.num_gaussians, chair.revision = {3: 3.0, 9: 1.0}, ObjectState.CONFIRMED, 12, 77
     chair.centroid, chair.covariance = np.array([1.0, 2, 3]), np.array([[1.0, 2, 3], [2, 4, 5], [3, 5, 6]])
     chair.box = Box(np.array([1.0, 0, 0]), np.array([0.5, 1, 2]), YAW)
     door = objects.open(stamp_ns=6, object_id=2**63 + 1, slot=70_000)

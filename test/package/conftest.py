@@ -36,7 +36,9 @@ def bare_environment() -> Iterator[Path]:
         pytest.skip("the tests do not run in a virtual environment")
     target = ROOT / "build" / "test-environment"  # beside the environment: hard links do not cross file systems
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(sys.prefix, target, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns(*INSTALLED))
+    shutil.copytree(
+        sys.prefix, target, symlinks=True, copy_function=_link, ignore=shutil.ignore_patterns(*INSTALLED)
+    )
     yield target
     shutil.rmtree(target)
 

@@ -102,9 +102,7 @@ def test_requirements_are_installed_once(develop, pip_commands: list[tuple[str, 
     assert len(pip_commands) == 2
 
 
-@pytest.mark.parametrize(
-    ("version", "suitable"), [("2.13.0+cpu", True), ("2.4.0", True), ("2.3.1", False), ("1.13", False)]
-)
+@pytest.mark.parametrize(("version", "suitable"), [("2.13.0+cpu", True), ("2.4.0", True), ("2.3.1", False), ("1.13", False)])
 def test_a_torch_that_is_there_is_used_when_new_enough(
     develop, monkeypatch: pytest.MonkeyPatch, version: str, suitable: bool
 ) -> None:

@@ -37,9 +37,7 @@ def test_every_type_and_field_is_there() -> None:
 
 def test_comments_become_meanings(tmp_path: Path) -> None:
     path = tmp_path / "Thing.srv"
-    path.write_text(
-        "# What it is.\n# More.\n\nuint8 A=1   # one | other\nfloat32[<=3] size # m\nint8 level 4\n---\nbool done\n"
-    )
+    path.write_text("# What it is.\n# More.\n\nuint8 A=1   # one | other\nfloat32[<=3] size # m\nint8 level 4\n---\nbool done\n")
     assert update_interfaces.section(path) == (
         "### gs_semantic/srv/Thing\n\nWhat it is. More.\n\nRequest:\n\n| field | type | meaning |\n|---|---|---|\n"
         "| `A` = 1 | uint8 | one \\| other |\n| `size` | float32[<=3] | m |\n| `level` (default 4) | int8 |  |\n\n"

@@ -80,5 +80,7 @@ for name in sys.argv[1:]:
         failed.append(f"{name}: {error}")
 sys.exit("\\n".join(failed) or 0)
 """
-    result = subprocess.run([sys.executable, "-c", program, *modules], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", program, *modules], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr

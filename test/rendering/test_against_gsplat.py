@@ -32,9 +32,7 @@ def project(gaussians: GaussianMap, camera: Camera) -> list[torch.Tensor]:
     # gsplat's first pixel has its centre at (0.5, 0.5)
     intrinsics = [[camera.fx, 0, camera.cx + 0.5], [0, camera.fy, camera.cy + 0.5], [0, 0, 1]]
     view = torch.as_tensor(camera.T_camera_world).double()[None], torch.tensor(intrinsics, dtype=torch.float64)[None]
-    projected = gsplat._fully_fused_projection(
-        gaussians.means.double(), covariances, *view, camera.width, camera.height
-    )
+    projected = gsplat._fully_fused_projection(gaussians.means.double(), covariances, *view, camera.width, camera.height)
     return [values[0] for values in projected[:4]]
 
 

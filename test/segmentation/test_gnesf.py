@@ -14,8 +14,7 @@ from gs_semantic.cli import EXIT_ERROR, main
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
-from gs_semantic.gaussians import Camera, Frame, GaussianMap
-from gs_semantic.gaussians.gaussian_map import rgb_to_sh
+from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.labels import LabelSet
 from gs_semantic.rendering import create_rasterizer
@@ -23,7 +22,6 @@ from gs_semantic.segmentation.config import make_config
 from gs_semantic.segmentation.generalization.apply import ApplyJob, apply
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, save_learner
 from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
-from gs_semantic.segmentation.generalization.gnesf.context import ContextNetwork, SceneVotes, Surroundings
 from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
@@ -229,54 +227,6 @@ def test_learned_votes_trust_views_that_are_right(scenes, tmp_path):
     assert again.evaluate(scenes[1:]) == learned
 
 
-def test_neighbours_that_look_alike_outvote_a_wrong_region_up_to_its_border():
-    side, random = 24, np.random.default_rng(0)
-    u, v = np.meshgrid(*[np.arange(side) * 0.04] * 2)
-    plane = GaussianMap()
-    plane.add(
-        means=torch.from_numpy(np.stack([u.ravel(), v.ravel(), np.ones(side**2)], 1)).float(),
-        quats=torch.tensor([1.0, 0, 0, 0]).expand(side**2, 4),
-        log_scales=torch.tensor([-4.0, -4.0, -7.0]).expand(side**2, 3),
-        opacity_logits=torch.zeros(side**2),
-        sh=rgb_to_sh(torch.from_numpy(np.where(u.ravel() < 0.47, 0.2, 0.9)).float()[:, None, None].expand(-1, 1, 3)),
-    )
-    true = torch.from_numpy(np.where(u.ravel() < 0.47, 0, 1))
-    wrong = torch.from_numpy(random.random(side**2) < 0.25)
-    logs = torch.nn.functional.one_hot(torch.where(wrong, 2, true), 3).float() * 2
-    views = torch.full((side**2,), 3.0)
-    views[50:60], logs[50:60] = 0, 0
-    network = ContextNetwork(3, correct=False)
-    answers = network.answers(SceneVotes(logs.half(), views, Surroundings.of(plane)))
-    assert (answers.argmax(1) == true).float().mean() > 0.99 and (answers.sum(1) - 1).abs().max() < 1e-5
-    unseen = torch.zeros_like(views)
-    assert not network.answers(SceneVotes(logs.half(), unseen, Surroundings.of(plane))).any()
-
-
-def test_what_neighbours_say_is_learned_in_a_stage_of_its_own(scenes, tmp_path):
-    """Which needs neither the images nor the votes again; a checkpoint of votes alone begins it, and can be had back."""
-    save_learner(tmp_path / "votes.pt", learner())
-    with pytest.raises(InvalidRequestError, match="needs context=learned"):
-        load_learner(tmp_path / "votes.pt").begin("context")
-    method = load_learner(tmp_path / "votes.pt", {"context": "learned", "points": 400, "lr": 0.01, "loss": "ce"})
-    method.use_classifier(Oracle(scenes))
-    method.begin("context")
-    before = method.evaluate(scenes[:1])["miou"]
-    optimizer = torch.optim.Adam(method.parameter_groups()[0]["params"], lr=0.01)
-    random = np.random.default_rng(0)
-    for _ in range(40):
-        optimizer.zero_grad()
-        method(method.sample(scenes[:1], random))["semantic"].backward()
-        optimizer.step()
-    after = method.evaluate(scenes[:1])
-    assert after["miou"] > before + 0.05
-    save_learner(tmp_path / "context.pt", method)
-    again = load_learner(tmp_path / "context.pt")
-    again.use_classifier(Oracle(scenes))
-    again.begin("train")
-    assert again.evaluate(scenes[:1]) == pytest.approx(after, abs=0.01)  # from the views, not from what was kept
-    assert load_learner(tmp_path / "context.pt", {"context": "none"}).context is None
-
-
 def test_views_that_do_not_fit_are_refused(scenes):
     method, rasterizer, scene = learner(), create_rasterizer("auto"), scenes[0]
     with pytest.raises(InvalidInputError, match="no source view"):
@@ -398,8 +348,6 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
         "gnesf_volume",
         "uniform",
         "uniform_log",
-        "uniform_smooth",
-        "votes_alone",
         "segmenter2d",
         "segmenter2d_rendered",
         "no_visibility",

@@ -77,9 +77,7 @@ def test_rows_born_meanwhile_stay_and_rows_removed_meanwhile_stay_away():
     mapped(3, mapper, first=4)
     born = mapper.gaussians["uid"].numpy() >= snapshot.gaussians.next_uid
     assert born.any()
-    newest = {
-        int(key): mapper.gaussians.means[row].clone() for row, key in enumerate(mapper.gaussians["uid"]) if born[row]
-    }
+    newest = {int(key): mapper.gaussians.means[row].clone() for row, key in enumerate(mapper.gaussians["uid"]) if born[row]}
     lost = mapper.gaussians["uid"][~torch.from_numpy(born)][:50].clone()
     rows = torch.nonzero(torch.isin(mapper.gaussians["uid"], lost))[:, 0]
     mapper.gaussians.remove(rows)

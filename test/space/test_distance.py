@@ -24,9 +24,7 @@ def seen_points(count: int = 4000) -> np.ndarray:
     rng, view = np.random.default_rng(0), frame(camera(2 * STEP))
     v, u = rng.integers(10, 110, count), rng.integers(10, 150, count)
     depth = np.maximum(view.depth[v, u] - rng.uniform(0.02, 1.0, count), 0.3)
-    local = np.column_stack(
-        [(u - view.camera.cx) / view.camera.fx, (v - view.camera.cy) / view.camera.fy, np.ones(count)]
-    )
+    local = np.column_stack([(u - view.camera.cx) / view.camera.fx, (v - view.camera.cy) / view.camera.fy, np.ones(count)])
     return local * depth[:, None] @ view.camera.T_world_camera[:3, :3].T + view.camera.T_world_camera[:3, 3]
 
 

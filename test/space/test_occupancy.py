@@ -81,13 +81,7 @@ def test_costs_fall_with_distance_and_differ_by_class(mapped) -> None:
     single[10, 10] = OCCUPIED
     one = type(grid)(single, np.zeros((21, 21), np.int32), np.zeros(2), 0.05)
     cells = inflate(one, Inflation(0.1, 0.3, 5.0)).cells[10, 10:]
-    expected = [
-        OCCUPIED,
-        INSCRIBED,
-        INSCRIBED,
-        *(98 * np.exp(-5 * (np.array([0.15, 0.2, 0.25, 0.3]) - 0.1))).round(),
-        0,
-    ]
+    expected = [OCCUPIED, INSCRIBED, INSCRIBED, *(98 * np.exp(-5 * (np.array([0.15, 0.2, 0.25, 0.3]) - 0.1))).round(), 0]
     assert cells[:8].tolist() == [int(value) for value in expected]
 
 

@@ -59,3 +59,4 @@ def test_masks_of_the_geometric_segmenter_become_objects(ros_domain_id, tmp_path
         node.destroy_node()
         rclpy.try_shutdown(context=context)
     assert code == 0, (tmp_path / "log").read_text()
+

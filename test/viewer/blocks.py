@@ -38,11 +38,7 @@ def _surface(centre: np.ndarray) -> np.ndarray:
     """Points (N, 3) on the six sides of a cube."""
     line = (np.arange(round(SIDE_M / STEP_M)) + 0.5) * STEP_M - SIDE_M / 2
     a, b = (axis.ravel() for axis in np.meshgrid(line, line))
-    sides = [
-        np.roll(np.stack([np.full(a.size, at), a, b], 1), axis, 1)
-        for axis in range(3)
-        for at in (-SIDE_M / 2, SIDE_M / 2)
-    ]
+    sides = [np.roll(np.stack([np.full(a.size, at), a, b], 1), axis, 1) for axis in range(3) for at in (-SIDE_M / 2, SIDE_M / 2)]
     return np.concatenate(sides) + centre
 
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 if missing():
     pytest.skip(missing(), allow_module_level=True)
 
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chrome]:
     with headless_chromium() as driver:
@@ -85,10 +84,7 @@ def test_the_time_line_shows_earlier_revisions(browser: Chrome, tmp_path: Path) 
         knob = until(lambda: browser.find_elements("css selector", "[role='slider']"), "the time line")[0]
         knob.send_keys(Keys.ARROW_LEFT)
         until(lambda: page.session.shown < newest, "the earlier revision")
-        until(
-            lambda: "monday revision" in page.text and "all 1,900 Gaussians; 3 objects" in page.text,
-            "what is told of it",
-        )
+        until(lambda: "monday revision" in page.text and "all 1,900 Gaussians; 3 objects" in page.text, "what is told of it")
         knob.send_keys(Keys.ARROW_RIGHT)
         until(lambda: page.session.shown == newest, "the newest again")
 
@@ -161,9 +157,7 @@ def test_a_large_map_is_seen(browser: Chrome, tmp_path: Path, monkeypatch: pytes
         seen, shown = page.still(), page.session.shown
         assert first / 4 < shown <= count
         assert shown == count or f"{shown:,} for {count:,} Gaussians" in page.text
-    whole = create_rasterizer("auto", RasterSettings(eps2d=0.3)).render(
-        map_of_splats(source.newest().splats)[0], camera
-    )
+    whole = create_rasterizer("auto", RasterSettings(eps2d=0.3)).render(map_of_splats(source.newest().splats)[0], camera)
     middle = (slice(30, -30), slice(30, -30))  # signs of the page lie in the corners
     expected = np.round(whole.rgb.clamp(0, 1).numpy() * 255).astype(np.uint8)[middle]
     assert psnr(seen[middle].astype(np.float32) / 255, expected) > 18

@@ -77,10 +77,7 @@ def test_colours_of_every_mode(source: FolderSource) -> None:
         assert (shown["instance"][own] == palette(8)[obj.slot]).all()
         assert len(np.unique(shown["confidence"][own], axis=0)) == 1
     sure, doubtful = (
-        colours(splats, {1: replace(snapshot.objects[1], confidence=value)}, "confidence")[ids == 1][0]
-        .astype(int)
-        .sum()
-        for value in (1.0, 0.1)
+        colours(splats, {1: replace(snapshot.objects[1], confidence=value)}, "confidence")[ids == 1][0].astype(int).sum() for value in (1.0, 0.1)
     )
     assert sure > doubtful + 100
     lit = colours(splats, snapshot.objects, "colour", selected=2)
@@ -96,13 +93,7 @@ def test_colours_of_every_mode(source: FolderSource) -> None:
 def test_the_card_tells_what_is_known(source: FolderSource) -> None:
     obj = source.newest().objects[2]
     text = card(obj, {2: "green block", 3: "blue block"})
-    for part in (
-        "**green block** (object 2)",
-        "(100%)",
-        "2023-11-14 22:13:20 UTC",
-        "2023-11-14 22:13:21 UTC",
-        "confirmed",
-    ):
+    for part in ("**green block** (object 2)", "(100%)", "2023-11-14 22:13:20 UTC", "2023-11-14 22:13:21 UTC", "confirmed"):
         assert part in text
     assert np.allclose(obj.box.size, SIDE_M, atol=0.06)
     doubtful = replace(obj, alternatives=((2, 0.6), (3, 0.4), (9, 0.1)), confidence=0.6, box=None, centroid=None)
@@ -111,12 +102,7 @@ def test_the_card_tells_what_is_known(source: FolderSource) -> None:
 
 
 def test_names_cannot_become_markup() -> None:
-    for text in (
-        "<script>alert(1)</script>",
-        "[x](javascript:alert(1))",
-        "**b** | `c` &amp;\n# head",
-        "![i](http://e/x)",
-    ):
+    for text in ("<script>alert(1)</script>", "[x](javascript:alert(1))", "**b** | `c` &amp;\n# head", "![i](http://e/x)"):
         shown = plain(text)
         assert "<" not in shown and "\n" not in shown
         for sign in "[]()*|`!#":
@@ -168,9 +154,7 @@ def test_a_name_does_not_undo_what_was_saved_meanwhile(tmp_path: Path) -> None:
     save_map(folder, gaussians, objects)
     source.rename(1, "mine")  # the newer map is read, and both names are in it
     saved = load_map(folder)
-    assert (saved[1].by_id(1).name, saved[1].by_id(2).name) == ("mine", "theirs") and saved[
-        0
-    ].revision >= gaussians.revision
+    assert (saved[1].by_id(1).name, saved[1].by_id(2).name) == ("mine", "theirs") and saved[0].revision >= gaussians.revision
     assert {obj.name for obj in source.newest().objects.values()} == {"mine", "theirs", ""}
     # an object that is gone in the newer map is named
     objects = load_map(folder)[1]
@@ -230,14 +214,7 @@ def get(port: int, path: str, cookie: str = "") -> tuple[int, str, dict[str, str
 def test_only_who_has_the_token_gets_in(inner: int) -> None:
     gate = Gate("127.0.0.1", 0, inner, "right key")
     try:
-        for path, cookie in (
-            ("/", ""),
-            ("/?token=wrong", ""),
-            ("/", f"{COOKIE}_{gate.port}=wrong"),
-            ("/", f"{COOKIE}=right%20key"),
-            ("/?token=", ""),
-            ("/", "\x7f=;;"),
-        ):
+        for path, cookie in ("/", ""), ("/?token=wrong", ""), ("/", f"{COOKIE}_{gate.port}=wrong"), ("/", f"{COOKIE}=right%20key"), ("/?token=", ""), ("/", "\x7f=;;"):
             status, text, _ = get(gate.port, path, cookie)
             assert status == 401 and "token" in text and "inside" not in text
         for path in "/x", "//elsewhere/x", "/\\/x", "///x":
@@ -271,8 +248,7 @@ def test_two_viewers_on_one_host_keep_their_cookies_apart(inner: int) -> None:
     gates = [Gate("127.0.0.1", 0, inner, key) for key in ("first", "second")]
     try:
         jar = "; ".join(
-            get(gate.port, f"/?token={key}")[2]["Set-Cookie"].split(";")[0]
-            for gate, key in zip(gates, ("first", "second"), strict=True)
+            get(gate.port, f"/?token={key}")[2]["Set-Cookie"].split(";")[0] for gate, key in zip(gates, ("first", "second"), strict=True)
         )
         assert [get(gate.port, "/", jar)[0] for gate in gates] == [200, 200]
     finally:
@@ -285,9 +261,6 @@ def test_an_address_in_use_is_named(inner: int) -> None:
         Gate("127.0.0.1", inner, inner, "key")
 
 
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("robot", False), ("", False)],
-)
+@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("robot", False), ("", False)])
 def test_what_is_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
