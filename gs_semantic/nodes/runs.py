@@ -180,6 +180,7 @@ class RunServer:
         except Exception as error:  # noqa: BLE001 - one run must not end the node
             code = error.code if isinstance(error, GsSemanticError) else ErrorCode.UNKNOWN
             failed, result = True, self._kind.Result(error_code=int(code), error_msg=_told(error))
+            self.node.get_logger().error(_told(error))
 
         def finish(handle: Any) -> Any:
             if not failed and handle.is_cancel_requested:

@@ -133,6 +133,8 @@ def test_a_live_map_is_labelled_and_its_objects_stay(make_rig, client, rooms):
     rig.settled()
     before = {obj.id: (mapper.gaussians["object"] == obj.slot).sum() for obj in mapper.objects}
     assert before and (mapper.gaussians["object"] == 0).any()
+    run = rig.mapper.generalizing.prepare(Generalize.Goal(checkpoint=str(rooms / "gnesf.pt")))
+    assert run.work(lambda feedback: None, lambda: True).result.cancelled and mapper.semantics is None
     status, result = client.result(client.send(checkpoint=str(rooms / "gnesf.pt")))
     assert (status, result.error_msg, result.cancelled) == (SUCCEEDED, "", False)
     assert result.labelled_share > 0.5 and client.feedback[-1].iteration == client.feedback[-1].iterations > 0
