@@ -40,9 +40,10 @@ class LiveGeneralizer(RunServer):
     def _prepare(self, goal: Generalize.Goal) -> Run:
         from gs_semantic.segmentation.generalization.checkpoints import shipped  # torch networks: only when used
 
-        if goal.task not in ("", "apply") or any(getattr(goal, name) for name in UNUSED):
+        unused = [name for name in UNUSED if getattr(goal, name)] + ["task"] * (goal.task not in ("", "apply"))
+        if unused:
             raise InvalidRequestError(
-                f"task train, {', '.join(UNUSED)}: this node labels the map that it holds; send the rest to the generalizer"
+                f"{', '.join(unused)}: this node labels the map that it holds; send recordings and rooms to the generalizer"
             )
         if not (goal.checkpoint or goal.method):
             raise InvalidRequestError("checkpoint: is empty; name one, or a method that comes with one (gnesf, rt_gs2)")
