@@ -15,7 +15,7 @@ from rclpy.action import ActionClient
 
 from gs_semantic.action import Generalize
 from gs_semantic.errors import ErrorCode, GsSemanticError, InvalidRequestError
-from gs_semantic.nodes.live_generalizing import labelled
+from gs_semantic.nodes.live_generalizing import apply_options, labelled
 from gs_semantic.nodes.parameters import parameter
 from gs_semantic.nodes.runs import POLL_S, Asked, Outcome, Run, RunNode, Tell, absolute, in_words, known
 from gs_semantic.segmentation.config import PRESETS, parse_overrides
@@ -26,7 +26,6 @@ from gs_semantic.segmentation.progress import Progress
 
 TASKS = ("apply", "train")
 SERVER_S = 10.0  # a mapper may take so long to start
-APPLY_OPTIONS = ("views", "width")
 
 
 @dataclass
@@ -87,7 +86,8 @@ class GeneralizerNode(RunNode):
                     f"mapper: nobody serves {mapper}/generalize; start segment.launch.py, or name the mapper's node"
                 )
             sent = client.send_goal_async(
-                Generalize.Goal(checkpoint=str(checkpoint)), lambda message: tell(message.feedback)
+                Generalize.Goal(checkpoint=str(checkpoint), options=goal.options),
+                lambda message: tell(message.feedback),
             )
             asked, reply = False, None
             while reply is None or not reply.done():
@@ -116,7 +116,8 @@ def prepare(goal: Generalize.Goal) -> Run:
         raise InvalidRequestError(f"task: '{task}' is not one of {', '.join(TASKS)}")
     for name in ("sequence", "output") if task == "apply" else ("method", "rooms", "output"):
         if not getattr(goal, name):
-            raise InvalidRequestError(f"{name}: is empty; task '{task}' needs it")
+            live = " (a live map: parameter mapper)" if name == "sequence" else ""
+            raise InvalidRequestError(f"{name}: is empty; task '{task}' needs it{live}")
     return _apply_run(goal) if task == "apply" else _train_run(goal)
 
 
@@ -130,17 +131,13 @@ def _apply_run(goal: Generalize.Goal) -> Run:
         raise InvalidRequestError(
             "checkpoint: is empty; task 'apply' needs one, or a method whose checkpoint is shipped (gnesf, rt_gs2)"
         )
-    values = parse_overrides(goal.options)
-    for name, value in values.items():
-        if name not in APPLY_OPTIONS or not isinstance(value, int):
-            raise InvalidRequestError(f"option '{name}={value}': expected whole numbers of {', '.join(APPLY_OPTIONS)}")
     output = absolute(goal.output)
     job = ApplyJob(
         _checkpoint(goal.checkpoint or goal.method),
         absolute(goal.sequence),
         output,
         absolute(goal.map) if goal.map else None,
-        **values,
+        **apply_options(goal.options),  # type: ignore[arg-type]  # views and width
     )
 
     def work(tell: Tell, cancelled: Asked) -> Outcome:
@@ -198,7 +195,8 @@ def _train_run(goal: Generalize.Goal) -> Run:
             ", ".join([f"iteration {found.iteration}", *in_words(found.metrics), where]),
         )
 
-    return Run(f"learns {job.method} from {', '.join(map(str, job.rooms))}", str(job.output), work)
+    more = f" and {len(job.rooms) - 1} more" if len(job.rooms) > 1 else ""
+    return Run(f"learns {job.method} from {job.rooms[0]}{more}", str(job.output), work)
 
 
 def _feedback(progress: Progress) -> Generalize.Feedback:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from gs_semantic.action import Generalize
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.nodes.runs import Asked, Outcome, Run, RunServer, Tell
 from gs_semantic.rendering.cpu import CpuRasterizer
+from gs_semantic.segmentation.config import parse_overrides
 
 if TYPE_CHECKING:
     from gs_semantic.nodes.mapper_node import MapperNode
 
+APPLY_OPTIONS = ("views", "width")
 THREADS = 1  # of the rasteriser: the other cores answer and map
-UNUSED = ("sequence", "map", "output", "rooms", "validation", "stage", "preset", "options", "resume")
+UNUSED = ("sequence", "map", "output", "rooms", "validation", "stage", "preset", "resume")
 
 
 class LiveGeneralizer(RunServer):
@@ -37,20 +40,23 @@ class LiveGeneralizer(RunServer):
     def _prepare(self, goal: Generalize.Goal) -> Run:
         from gs_semantic.segmentation.generalization.checkpoints import shipped  # torch networks: only when used
 
-        if goal.task not in ("", "apply") or any(getattr(goal, name) for name in UNUSED):
+        unused = [name for name in UNUSED if getattr(goal, name)] + ["task"] * (goal.task not in ("", "apply"))
+        if unused:
             raise InvalidRequestError(
-                f"task train, {', '.join(UNUSED)}: this node labels the map that it holds; send the rest to the generalizer"
+                f"{', '.join(unused)}: this node labels the map that it holds; send recordings and rooms to the generalizer"
             )
         if not (goal.checkpoint or goal.method):
             raise InvalidRequestError("checkpoint: is empty; name one, or a method that comes with one (gnesf, rt_gs2)")
         checkpoint = shipped(Path(goal.checkpoint or goal.method).expanduser()).absolute()
 
+        options = apply_options(goal.options)
+
         def work(tell: Tell, cancelled: Asked) -> Outcome:
-            return self._label(checkpoint, tell, cancelled)
+            return self._label(checkpoint, options, tell, cancelled)
 
         return Run(f"labels the live map by {checkpoint}", "", work)
 
-    def _label(self, checkpoint: Path, tell: Tell, cancelled: Asked) -> Outcome:
+    def _label(self, checkpoint: Path, options: dict[str, int], tell: Tell, cancelled: Asked) -> Outcome:
         from gs_semantic.mapping.semantics import InLabels
         from gs_semantic.segmentation.generalization.apply import live_source
         from gs_semantic.segmentation.generalization.live import LEAST_KEYFRAMES, classes_of, merge_classes
@@ -64,7 +70,7 @@ class LiveGeneralizer(RunServer):
         def advance(done: int, total: int) -> None:
             tell(Generalize.Feedback(iteration=done, iterations=total, miou=math.nan))
 
-        found = classes_of(snapshot, source, advance, cancelled)
+        found = classes_of(snapshot, source, progress=advance, cancelled=cancelled, **options)
         if found is None:
             result = Generalize.Result(cancelled=True)
             return Outcome(result, labelled(result))
@@ -76,12 +82,21 @@ class LiveGeneralizer(RunServer):
 
         count, total = node.while_mapping_waits(merge), len(snapshot.gaussians)
         result = Generalize.Result(
-            iterations=len(snapshot.keyframes),
+            iterations=self.feedback.iteration,
             gaussians=total,
             labelled_share=count / total,
             minutes=(time.monotonic() - started) / 60,
         )
         return Outcome(result, labelled(result))
+
+
+def apply_options(pairs: Sequence[str]) -> dict[str, int]:
+    """Options of an application by name; InvalidRequestError for others."""
+    values = parse_overrides(pairs)
+    for name, value in values.items():
+        if name not in APPLY_OPTIONS or not isinstance(value, int) or value < 0:
+            raise InvalidRequestError(f"option '{name}={value}': expected whole numbers of {', '.join(APPLY_OPTIONS)}")
+    return values
 
 
 def labelled(result: Generalize.Result) -> str:

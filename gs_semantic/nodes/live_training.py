@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from gs_semantic.nodes.runs import Asked, Run, RunServer, absolute
 from gs_semantic.nodes.training import training_run
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.segmentation.config import make_config, parse_overrides
-from gs_semantic.segmentation.live import LiveTraining, live_config, merge, take_snapshot
+from gs_semantic.segmentation.live import LiveTraining, live_config, merge, own_miou, take_snapshot
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.trainer import TrainingResult
@@ -68,7 +69,14 @@ class LiveTrainer(RunServer):
         training = LiveTraining(snapshot, method, config, output, CpuRasterizer(threads=THREADS))
         result, trained = training.run(listeners, cancelled)
         if not result.cancelled:
-            merged = node.while_mapping_waits(lambda: merge(node.mapper, snapshot, trained))
+            before, after = own_miou(snapshot, trained), result.metrics.get("miou", math.nan)
+            better = not after < before  # no numbers without ids, or without masks in held-out keyframes
+            merged = node.while_mapping_waits(lambda: merge(node.mapper, snapshot, trained, better))
+            if not better:
+                node.get_logger().info(
+                    f"objects stay as they were: they fit the masks of held-out keyframes better (mIoU {before:.3f}) than "
+                    f"those that were trained ({after:.3f}); train longer"
+                )
             node.get_logger().info(
                 f"merged into the live map: {merged.updated} Gaussians trained, {merged.added} new, {merged.removed} "
                 f"removed, {merged.dropped} dropped as the mapper had removed them, {merged.relabelled} with another object"

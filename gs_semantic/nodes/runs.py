@@ -71,7 +71,7 @@ class RunServer:
         niceness: int = 0,
     ) -> None:
         self.node, self.doing, self.prepare, self.settings = node, doing, prepare, settings
-        self._kind, self._niceness = action, niceness
+        self.kind, self._niceness = action, niceness
         self.feedback: Any = None  # of the run under way, or the last one
         self.state = "waits for a goal"
         self.error = ""
@@ -179,7 +179,8 @@ class RunServer:
             result = self.run(self.prepare(handle.request), cancel, handle.publish_feedback)
         except Exception as error:  # noqa: BLE001 - one run must not end the node
             code = error.code if isinstance(error, GsSemanticError) else ErrorCode.UNKNOWN
-            failed, result = True, self._kind.Result(error_code=int(code), error_msg=_told(error))
+            failed, result = True, self.kind.Result(error_code=int(code), error_msg=_told(error))
+            self.node.get_logger().error(_told(error))
 
         def finish(handle: Any) -> Any:
             if not failed and handle.is_cancel_requested:
@@ -253,7 +254,7 @@ class RunNode(Node):
                     self.runs.run(self.prepare(self.goal_of_parameters()), Cancel(lambda: bool(stop)))
                     if not self.parameters.stay:
                         return
-                verb, doing = self.runs._kind.__name__.lower(), self.runs.doing
+                verb, doing = self.runs.kind.__name__.lower(), self.runs.doing
                 self.get_logger().info(f"waits for goals of ~/{verb}, or for ~/start_{doing}")
                 while not stop:
                     stop.event.wait(POLL_S)

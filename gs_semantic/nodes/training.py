@@ -17,7 +17,9 @@ def training_run(
 
     def work(tell: Tell, cancelled: Asked) -> Outcome:
         result = train([lambda progress: tell(feedback(progress))], cancelled)
-        where = "no map, for nothing was evaluated yet" if result.map is None else f"map in {result.map}"
+        where = [] if result.map is None else [f"map in {result.map}"]
+        if not result.metrics:
+            where = ["no map, for nothing was evaluated yet"]
         return Outcome(
             Train.Result(
                 cancelled=result.cancelled,
@@ -28,7 +30,7 @@ def training_run(
                 metric_names=list(result.metrics),
                 metric_values=list(result.metrics.values()),
             ),
-            ", ".join([f"iteration {result.iteration}", *in_words(result.metrics), where]),
+            ", ".join([f"iteration {result.iteration}", *in_words(result.metrics), *where]),
             result.warnings,
         )
 

@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from gs_semantic.data.images import resized_nearest
 from gs_semantic.errors import EmptyMapError, TrainingError
+from gs_semantic.evaluation.boundary import ObjectMaskScore
 from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.files import make_folder
 from gs_semantic.gaussians import GaussianMap, MaskInfo
@@ -153,8 +154,19 @@ class LiveTraining:
         return Trainer(method, self.output, listeners, cancelled).run(), method
 
 
-def merge(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod) -> Merged:
-    """Bring what was trained into the live map; TrainingError when that is another map by now."""
+def own_miou(snapshot: LiveSnapshot, method: LiftingMethod) -> float:
+    """How well the copy's own objects fit the masks of the held-out keyframes: what a training's ``miou`` is to beat."""
+    masks = ObjectMaskScore()
+    for view in method.scene.held_out:
+        if view.ids is not None:
+            shown = method.rasterizer.render_ids(snapshot.gaussians, view.camera, snapshot.gaussians["object"])
+            masks.update(shown.ids.numpy(), view.ids)
+    return masks.result().miou
+
+
+def merge(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod, relabel: bool = True) -> Merged:
+    """Bring what was trained into the live map, without ``relabel`` but for its objects; TrainingError when that is
+    another map by now."""
     live, trained = mapper.gaussians, method.gaussians
     if live.map_id != snapshot.gaussians.map_id:
         raise TrainingError("the map was replaced while it was trained: nothing was merged")
@@ -177,6 +189,8 @@ def merge(mapper: Mapper, snapshot: LiveSnapshot, method: LiftingMethod) -> Merg
     for name, key in live.state_keys:
         live.state(name, key)[chosen] = 0  # of other values than they are now
     live.touch(chosen)
+    if not relabel:
+        objects[:] = 0
     relabelled = _relabel(mapper, snapshot, place[survivors], objects[survivors], nothing_taught)
 
     room = max(0, mapper.config.max_gaussians - (len(live) - len(doomed)))

@@ -9,7 +9,7 @@ from runs_client import ABORTED, CANCELED, SUCCEEDED, RunsClient
 
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import CLASSES, room_labels
-from gs_semantic.errors import ErrorCode
+from gs_semantic.errors import ErrorCode, InvalidRequestError
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.nodes.generalizer_node import GeneralizerNode, prepare
 from gs_semantic.segmentation.generalization.checkpoints import load_learner, save_learner
@@ -140,6 +140,10 @@ def test_a_live_map_is_labelled_and_its_objects_stay(make_rig, client, rooms):
     rig.settled()
     before = {obj.id: (mapper.gaussians["object"] == obj.slot).sum() for obj in mapper.objects}
     assert before and (mapper.gaussians["object"] == 0).any()
+    with pytest.raises(InvalidRequestError, match="^sequence, output: this node labels the map that it holds"):
+        rig.mapper.generalizing.prepare(Generalize.Goal(method="gnesf", sequence="house", output="out"))
+    run = rig.mapper.generalizing.prepare(Generalize.Goal(checkpoint=str(rooms / "gnesf.pt")))
+    assert run.work(lambda feedback: None, lambda: True).result.cancelled and mapper.semantics is None
     status, result = client.result(client.send(checkpoint=str(rooms / "gnesf.pt")))
     assert (status, result.error_msg, result.cancelled) == (SUCCEEDED, "", False)
     assert result.labelled_share > 0.5 and client.feedback[-1].iteration == client.feedback[-1].iterations > 0

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import torch
 
+from gs_semantic.data.images import resized_nearest
 from gs_semantic.errors import TrainingError
 from gs_semantic.gaussians import Frame
 from gs_semantic.mapping.keyframes import Keyframe
@@ -19,34 +21,45 @@ from gs_semantic.mapping.semantics import ClassUpdate, SemanticSource, name_obje
 from gs_semantic.segmentation.live import LiveSnapshot, places
 
 LEAST_KEYFRAMES = 1
+VIEWS, WIDTH = 40, 320  # as a rule: a map that is being used should be labelled soon
 APART_NS = 1_000_000_000  # between keyframes as a source hears of them: far enough that each counts on its own
 
 
 def classes_of(
     snapshot: LiveSnapshot,
     source: SemanticSource,
+    views: int = VIEWS,
+    width: int = WIDTH,
     progress: Callable[[int, int], object] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> ClassUpdate | None:
-    """Show a source all keyframes; what it says of the rows of ``snapshot.gaussians`` then. None: it was cancelled."""
-    gaussians, total = snapshot.gaussians, len(snapshot.keyframes)
+    """Show a source keyframes, at most ``views`` spread evenly (0: all), scaled down to ``width`` px (0: no); what it says
+    of the rows of ``snapshot.gaussians`` then. None: it was cancelled."""
+    gaussians, keyframes = snapshot.gaussians, snapshot.keyframes
+    if 0 < views < len(keyframes):
+        keyframes = [keyframes[i] for i in np.linspace(0, len(keyframes) - 1, views).round().astype(int)]
     for name in source.attributes:  # of another source, or from an earlier run
         gaussians.unregister(name)
     classes = torch.zeros(len(gaussians), dtype=torch.int32)
     probability = torch.zeros(len(gaussians))
-    for number, keyframe in enumerate(snapshot.keyframes, start=1):
+    for number, keyframe in enumerate(keyframes, start=1):
         if cancelled():
             return None
-        update = source.update(gaussians, _frame(keyframe, number * APART_NS))
+        update = source.update(gaussians, _frame(keyframe, number * APART_NS, width))
         classes[update.rows], probability[update.rows] = update.classes, update.probability
-        progress(number, total)
+        progress(number, len(keyframes))
     rows = torch.nonzero(classes)[:, 0]
     return ClassUpdate(rows, classes[rows], probability[rows])
 
 
-def _frame(keyframe: Keyframe, stamp_ns: int) -> Frame:
+def _frame(keyframe: Keyframe, stamp_ns: int, width: int) -> Frame:
+    camera, rgb = keyframe.camera, keyframe.rgb
     depth = None if keyframe.depth_mm is None else keyframe.depth_mm * np.float32(1e-3)
-    return Frame(stamp_ns, keyframe.camera, keyframe.rgb, depth, ignored=keyframe.ignored)
+    if 0 < width < camera.width:
+        size = (width, max(1, round(camera.height * width / camera.width)))
+        camera, rgb = camera.resized(*size), cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        depth = None if depth is None else resized_nearest(depth, size)
+    return Frame(stamp_ns, camera, rgb, depth)
 
 
 def merge_classes(mapper: Mapper, snapshot: LiveSnapshot, source: SemanticSource, known: ClassUpdate) -> int:
