@@ -46,6 +46,7 @@ COMPLETE = "complete.json"  # in the folder of a map that was built to its end
 SHARED_OPTIONS = {spec.name for spec in fields(TrainingConfig)}
 CLUSTER_SIZES = (10, 20, 50, 100, 200)  # smallest clusters that are tried
 ANSWER_TEMPERATURES = (0.1, 0.03, 0.015)
+ONE_OBJECT = 0.35  # the share that is tried
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ SUITES: Mapping[str, Comparison] = {
             "all_pixels": _unified(association_pixels=0),
             "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
             "steady_balance": _unified(contrast_balance_end=-1.0),
-            "even_draws": _unified(draw_balance=0.0),
+            "balanced_draws": _unified(draw_balance=0.5),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -155,7 +156,7 @@ SUITES: Mapping[str, Comparison] = {
 }
 ABLATIONS = (
     "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
-    "steady_balance", "even_draws",
+    "steady_balance", "balanced_draws",
 )  # fmt: skip
 
 
@@ -464,12 +465,12 @@ def _but_back_end(made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_rule(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
     """What the rule of answers alone changes: at_<temperature>_pq_scene for every ``answer_temperature`` that is tried,
-    all_codes_pq_scene with every code an object of its own."""
+    one_object_pq_scene with codes that answer together joined (``one_object``)."""
     config, results = method.config, {}
     tried = {
         f"at_{temperature}": replace(config, answer_temperature=temperature) for temperature in ANSWER_TEMPERATURES
     }
-    for name, rule in (tried | {"all_codes": replace(config, one_object=1.0)}).items():
+    for name, rule in (tried | {"one_object": replace(config, one_object=ONE_OBJECT)}).items():
         method.config = rule
         results[f"{name}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
     method.config = config
