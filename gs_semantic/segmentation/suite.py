@@ -47,6 +47,7 @@ SHARED_OPTIONS = {spec.name for spec in fields(TrainingConfig)}
 CLUSTER_SIZES = (10, 20, 50, 100, 200)  # smallest clusters that are tried
 ANSWER_TEMPERATURES = (0.1, 0.03, 0.015)
 ONE_OBJECT = 0.35  # the share that is tried
+MANY_OBJECTS = {"draw_balance": 0.5, "open_below": 0.9, "one_object": 0.2}  # codes by need, and joined by need
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ SUITES: Mapping[str, Comparison] = {
             "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
             "steady_balance": _unified(contrast_balance_end=-1.0),
             "balanced_draws": _unified(draw_balance=0.5),
+            "many_objects": _unified(**MANY_OBJECTS),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -156,7 +158,7 @@ SUITES: Mapping[str, Comparison] = {
 }
 ABLATIONS = (
     "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
-    "steady_balance", "balanced_draws",
+    "steady_balance", "balanced_draws", "many_objects",
 )  # fmt: skip
 
 
