@@ -380,7 +380,7 @@ class Suite:
             prefix += f"objects{objects}_" if objects else ""
             if len(whole) < len(found):
                 results[f"{prefix}{variant}_seeds{suffix}"] = len(whole)
-            for name in whole[0]:
+            for name in [name for name in whole[0] if all(name in record for record in whole)]:
                 values = [record[name] for record in whole]
                 short = "mbiou" if name == "mboundary_iou" else name
                 results[f"{prefix}{variant}_{short}{suffix}"] = statistics.fmean(values)
