@@ -46,6 +46,8 @@ COMPLETE = "complete.json"  # in the folder of a map that was built to its end
 SHARED_OPTIONS = {spec.name for spec in fields(TrainingConfig)}
 CLUSTER_SIZES = (10, 20, 50, 100, 200)  # smallest clusters that are tried
 ANSWER_TEMPERATURES = (0.1, 0.03, 0.015)
+ONE_OBJECT = 0.35  # the share that is tried
+MANY_OBJECTS = {"draw_balance": 0.5, "open_below": 0.9, "one_object": 0.2}  # codes by need, and joined by need
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ SUITES: Mapping[str, Comparison] = {
             "all_pixels": _unified(association_pixels=0),
             "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
             "steady_balance": _unified(contrast_balance_end=-1.0),
-            "even_draws": _unified(draw_balance=0.0),
+            "balanced_draws": _unified(draw_balance=0.5),
+            "many_objects": _unified(**MANY_OBJECTS),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
@@ -167,7 +170,7 @@ SUITES: Mapping[str, Comparison] = {
 }
 ABLATIONS = (
     "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
-    "steady_balance", "even_draws",
+    "steady_balance", "balanced_draws", "many_objects",
 )  # fmt: skip
 
 
@@ -389,7 +392,7 @@ class Suite:
             prefix += f"objects{objects}_" if objects else ""
             if len(whole) < len(found):
                 results[f"{prefix}{variant}_seeds{suffix}"] = len(whole)
-            for name in whole[0]:
+            for name in [name for name in whole[0] if all(name in record for record in whole)]:
                 values = [record[name] for record in whole]
                 short = "mbiou" if name == "mboundary_iou" else name
                 results[f"{prefix}{variant}_{short}{suffix}"] = statistics.fmean(values)
@@ -476,12 +479,12 @@ def _but_back_end(made_of: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_rule(method: UnifiedLift, views: Sequence[View]) -> dict[str, float]:
     """What the rule of answers alone changes: at_<temperature>_pq_scene for every ``answer_temperature`` that is tried,
-    all_codes_pq_scene with every code an object of its own."""
+    one_object_pq_scene with codes that answer together joined (``one_object``)."""
     config, results = method.config, {}
     tried = {
         f"at_{temperature}": replace(config, answer_temperature=temperature) for temperature in ANSWER_TEMPERATURES
     }
-    for name, rule in (tried | {"all_codes": replace(config, one_object=1.0)}).items():
+    for name, rule in (tried | {"one_object": replace(config, one_object=ONE_OBJECT)}).items():
         method.config = rule
         results[f"{name}_pq_scene"] = score_views(method, views, background=True)["pq_scene"]
     method.config = config

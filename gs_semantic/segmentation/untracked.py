@@ -118,10 +118,8 @@ def contrastive_loss(
     per_pixel: bool = False,
     balance: float = 0.0,
     weights: torch.Tensor | None = None,
-    temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread,
-    times ``temperature``.
+    """Eq. 1: every pixel to the mean of its own mask, away from those of others; temperatures follow the spread.
 
     Of pixels of masks that are large enough (``Draw.large_masks``). Summed over pixels and divided by the masks, as the
     code does, or ``per_pixel``: the mean over pixels. ``balance``: a mask of n pixels weighs
@@ -129,14 +127,14 @@ def contrastive_loss(
     """
     rows = unit(features)
     known = Prototypes.of(rows, segments, count)
-    by_mask = temperature * (10 * known.spread).clamp(0.5, 1)
-    similarity = rows @ (known.centres / by_mask[:, None]).T
+    temperature = (10 * known.spread).clamp(0.5, 1)
+    similarity = rows @ (known.centres / temperature[:, None]).T
     own = similarity.gather(1, segments[:, None])[:, 0]
     terms = (similarity.exp().sum(dim=1) + EPSILON).log() - own
     if balance:
         areas = known.counts if weights is None else pixels_of(segments, count, weights)
-        each = areas**-balance
-        shares = (each * (areas.sum() / (each * areas).sum())).index_select(0, segments)
+        by_mask = areas**-balance
+        shares = (by_mask * (areas.sum() / (by_mask * areas).sum())).index_select(0, segments)
         terms = terms * (shares if weights is None else shares * weights)
     elif weights is not None:
         terms = terms * weights

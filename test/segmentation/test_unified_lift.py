@@ -143,7 +143,7 @@ def test_the_sampled_losses_are_those_of_all_pixels_on_average(draw_balance):
 
 def test_codes_that_answer_to_the_same_masks_are_one_object():
     """Every sixth view shows a mask in two; its other half opens a code, which answers to the whole one, too."""
-    method = small_method("unified_lift", in_use=1.0)
+    method = small_method("unified_lift", in_use=1.0, one_object=0.35)
     whole, halves = (Draw(np.arange(n), np.arange(n), np.arange(1, 1 + n)) for n in (2, 3))
     scores = torch.zeros(3, len(method.codebook) - 1)
     scores[:, :3] = torch.tensor([[10.0, 1.0, 8.0], [1.0, 10.0, 0.0], [1.0, 0.0, 9.0]])

@@ -44,13 +44,7 @@ WEIGHTINGS = {
 }
 
 # of the presets with images of 320 px: objects first, their outlines last
-SMALL_IMAGES = {
-    "contrast_pixels": 8192,
-    "contrast_least": 5,
-    "contrast_balance": 0.5,
-    "contrast_balance_end": 0.0,
-    "draw_balance": 0.5,
-}
+SMALL_IMAGES = {"contrast_pixels": 8192, "contrast_least": 5, "contrast_balance": 0.5, "contrast_balance_end": 0.0}
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,6 @@ class ContrastiveConfig(TrainingConfig):
         0.0, "random pixels: a mask of n pixels gets as n^(1 - this) of them, each of which stands for more or fewer; "
         "0: all pixels alike", low=0, high=1,
     )  # fmt: skip
-    contrast_temperature: float = option(1.0, "times the published temperatures of the contrast, 0.5 to 1", low=1e-2)
     contrast_least: int = option(20, "masks with no more of these pixels take no part in it", low=0)
     unlabelled: str = option(
         "ignore", "pixels with id 0: left out; a mask like others, as in the code; or the background in all views",
@@ -154,9 +147,7 @@ class ContrastiveLifting(LiftingMethod):
         if masks:
             places, balance = self.on_device(positions), self.balance(iteration)
             rows, counted = rows.index_select(0, places), None if counted is None else counted.index_select(0, places)
-            contrast = contrastive_loss(
-                rows, self.on_device(segments), masks, weights.per_pixel, balance, counted, config.contrast_temperature
-            )
+            contrast = contrastive_loss(rows, self.on_device(segments), masks, weights.per_pixel, balance, counted)
             terms["contrast"] = weights.contrast * contrast
         return terms
 

@@ -45,7 +45,7 @@ class UnifiedLiftConfig(ContrastiveConfig):
         low=0,
     )  # fmt: skip
     one_object: float = option(
-        0.35, "codes that answer together to this share of their masks are one object, as after masks that cut it in two; "
+        1.0, "codes that answer together to this share of their masks are one object, as after masks that cut it in two; "
         "1: none are", low=0, high=1,
     )  # fmt: skip
     open_below: float = option(
