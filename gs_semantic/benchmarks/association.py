@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.benchmarks.scoring import Evaluation
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.evaluation.instances import InstanceResult, InstanceScore
+from gs_semantic.mapping.offline import MapOffline
 
 WAYS = ("overlap", "codebook")
 QUARTERS = 4

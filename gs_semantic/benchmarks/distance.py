@@ -14,12 +14,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from gs_semantic.benchmarks.mapping import grow
-from gs_semantic.benchmarks.offline import MapOffline, map_sequence
 from gs_semantic.data.formats import open_sequence
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.mapping.mapper import Mapper
+from gs_semantic.mapping.offline import MapOffline, map_sequence
 from gs_semantic.space.distance import DistanceField
 from gs_semantic.space.seen import SeenSpace
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.data.procedural import SPACING_M, ChangingSequence, ObjectScene
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.evaluation.identity import IdentityScore, ghosts
+from gs_semantic.mapping.offline import MapOffline
 
 SHARE = 0.15  # of the objects each that are moved, taken away, and brought
 SIZE = (320, 240)

@@ -18,13 +18,13 @@ import torch
 
 from gs_semantic.benchmarks import process
 from gs_semantic.benchmarks.live import LiveSystem, Recording
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.benchmarks.scoring import WITHHOLD_EVERY, Evaluation, score_views, withheld
 from gs_semantic.data.formats import open_sequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.gaussians.map_folder import load_map, save_map
+from gs_semantic.mapping.offline import MapOffline
 from gs_semantic.nodes.arguments import MAPPER
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.benchmarks.scoring import Evaluation, View
 from gs_semantic.data.grouping import PROMPTS, GroupingSequence, read_mask
 from gs_semantic.data.images import read_colour, read_depth, read_ids
@@ -16,6 +15,7 @@ from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.protocols import PROTOCOLS, Protocol, ProtocolOptions, ViewImages
 from gs_semantic.gaussians.map_folder import INDEX
+from gs_semantic.mapping.offline import MapOffline
 
 MILLIMETRE = 0.001
 FOLDERS = {

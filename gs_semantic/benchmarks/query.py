@@ -14,12 +14,12 @@ from typing import Any
 from gs_semantic.benchmarks import process
 from gs_semantic.benchmarks.live import LiveSystem
 from gs_semantic.benchmarks.mapping import OBJECT_GAUSSIANS, crowd
-from gs_semantic.benchmarks.offline import MapOffline, map_sequence
 from gs_semantic.data.formats import open_sequence
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.gaussians.map_folder import save_map
 from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.offline import MapOffline, map_sequence
 from gs_semantic.nodes.arguments import MAPPER
 
 MANY = 1000  # objects of the long list

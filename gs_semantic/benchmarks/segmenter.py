@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from gs_semantic.benchmarks.live import LiveSystem
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.benchmarks.scoring import WITHHOLD_EVERY, Evaluation, score_views, withheld
 from gs_semantic.benchmarks.timing import rate
 from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.evaluation.damage import Damage
 from gs_semantic.evaluation.masks import MaskScore
+from gs_semantic.mapping.offline import MapOffline
 from gs_semantic.nodes.arguments import MAPPER, SEGMENTER
 from gs_semantic.segmenters.base import Segmenter
 

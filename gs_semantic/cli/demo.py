@@ -16,7 +16,7 @@ from gs_semantic.cli import options
 if TYPE_CHECKING:
     import numpy as np
 
-    from gs_semantic.benchmarks.offline import MapOffline
+    from gs_semantic.mapping.offline import MapOffline
 
 EXAMPLES = """examples:
   gs-semantic demo

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 from gs_semantic.cli import options, suite
 
 if TYPE_CHECKING:
-    from gs_semantic.benchmarks.offline import MapOffline
     from gs_semantic.benchmarks.predictions import Predictions
     from gs_semantic.benchmarks.scoring import Evaluation
+    from gs_semantic.mapping.offline import MapOffline
 
 PROTOCOLS = ("segmentation", "boundary", "panoptic", "replica", "lerf", "image", "depth")
 EXAMPLES = """examples:

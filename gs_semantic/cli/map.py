@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gs_semantic.cli import options
 
 if TYPE_CHECKING:
-    from gs_semantic.benchmarks.offline import MapOffline
+    from gs_semantic.mapping.offline import MapOffline
 
 EXAMPLES = """examples:
   gs-semantic map sample/house house_map
@@ -67,10 +67,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from gs_semantic.benchmarks.offline import COLOUR_ONLY, LABELS_ONLY, MapOffline, map_sequence
     from gs_semantic.benchmarks.scoring import mapped
     from gs_semantic.data.formats import open_sequence
     from gs_semantic.mapping.fitting import FitSettings, map_from_points
+    from gs_semantic.mapping.offline import COLOUR_ONLY, LABELS_ONLY, MapOffline, map_sequence
 
     sequence = open_sequence(arguments.sequence, noise=options.noise_of(arguments), max_width=arguments.max_width)
     use_depth = sequence.has_depth and not arguments.no_depth

@@ -88,7 +88,7 @@ def noise_of(arguments: argparse.Namespace) -> SensorNoise | None:
 
 def live_params(arguments: argparse.Namespace) -> dict[str, Any]:
     """The --param pairs as parameters of the mapper node, checked."""
-    from gs_semantic.benchmarks.offline import mapper_config
+    from gs_semantic.mapping.offline import mapper_config
 
     config = mapper_config(arguments.param)
     return {name: getattr(config, name) for name in (pair.partition("=")[0] for pair in arguments.param)}

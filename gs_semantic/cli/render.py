@@ -36,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from gs_semantic.benchmarks.offline import MapOffline
     from gs_semantic.cli import pictures
+    from gs_semantic.mapping.offline import MapOffline
 
     cameras = list(_cameras(arguments))
     shown = MapOffline.open(arguments.map)

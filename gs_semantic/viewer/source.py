@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.errors import ConflictError, InvalidRequestError
 from gs_semantic.gaussians.map_folder import load_map, save_map, stamp_of
 from gs_semantic.mapping.edits import Editor
+from gs_semantic.mapping.offline import MapOffline
 from gs_semantic.mapping.view import MapView, pack_registry
 from gs_semantic.objects.packing import ObjectView, unpack_objects
 from gs_semantic.objects.registry import ObjectState

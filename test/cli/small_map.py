@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.data.folder_writer import write_folder
 from gs_semantic.data.opaque_room import OBJECTS, opaque_room, room_camera
 from gs_semantic.data.sequence import FrameSequence, InstanceRecord
@@ -14,6 +13,7 @@ from gs_semantic.gaussians import Camera, Frame, MaskInfo
 from gs_semantic.gaussians.map_folder import save_map
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.lifting import register_votes
+from gs_semantic.mapping.offline import MapOffline
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, ObjectState
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gs_semantic.benchmarks.offline import COLOUR_ONLY
 from gs_semantic.cli import build_parser
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
+from gs_semantic.mapping.offline import COLOUR_ONLY
 from gs_semantic.nodes import arguments
 from gs_semantic.nodes.arguments import (
     MODES,

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scene import camera, frame
 
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.data.sequence import SparsePoints
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.image_quality import psnr
@@ -23,6 +22,7 @@ from gs_semantic.mapping.fitting import (
     with_sh_degree,
 )
 from gs_semantic.mapping.mapper import Mapper
+from gs_semantic.mapping.offline import MapOffline
 from gs_semantic.rendering.cpu import CpuRasterizer
 
 SIZE = (96, 72)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import re
 import subprocess
@@ -15,6 +16,17 @@ import gs_semantic
 # Bridges to ROS; everything else works where there is none.
 WITH_ROS = ("nodes", "client", "benchmarks", "msg", "srv", "action")
 WITHOUT_ROS = ("nodes.arguments", "benchmarks.render")
+# Who may know whom: a folder imports from its own row and those above it, also inside functions.
+LAYERS = (
+    ("errors", "labels", "files", "share", "report"),
+    ("gaussians", "rendering", "data", "space", "mapping", "objects", "segmenters", "evaluation"),
+    ("segmentation",),
+    ("nodes", "client", "viewer", "msg", "srv", "action"),
+    ("benchmarks",),
+    ("cli",),
+)
+# Recorded messages are read by the functions that read live ones; these modules know no ROS.
+SHARED_READERS = ("nodes.images", "nodes.calibration", "nodes.transforms")
 PLACES = ("work", "home", "root", "tmp")
 FORBIDDEN = re.compile(rf"(?<![\w.$}}])/(?:{'|'.join(PLACES)})/[\w.]|file:/{{3}}|pypi\.org|BEGIN \w+ PRIVATE KEY")
 
@@ -84,3 +96,32 @@ sys.exit("\\n".join(failed) or 0)
         [sys.executable, "-c", program, *modules], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def _imports(path: Path) -> list[str]:
+    """What a file imports of gs_semantic, without that prefix: "nodes.images" for ``from gs_semantic.nodes import images``."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return [name.removeprefix("gs_semantic.") for name in names if name.startswith("gs_semantic.")]
+
+
+def test_no_folder_imports_from_one_above_it(root: Path) -> None:
+    layer_of = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+    wrong, seen = [], set()
+    for path in sorted((root / "gs_semantic").rglob("*.py")):
+        parts = path.relative_to(root / "gs_semantic").with_suffix("").parts
+        if parts[0].startswith("__"):
+            continue
+        for name in _imports(path):
+            part = name.partition(".")[0]
+            seen.add((parts[0], part))
+            shared = parts[0] == "data" and name.startswith(SHARED_READERS)
+            if layer_of.get(part, 0) > layer_of[parts[0]] and not shared:
+                wrong.append(f"{path.relative_to(root)} imports gs_semantic.{name}")
+    assert {folder for folder, _ in seen} <= set(layer_of)
+    assert {("benchmarks", "mapping"), ("cli", "benchmarks"), ("data", "nodes")} <= seen  # the search finds imports
+    assert not wrong, "\n".join(wrong)

@@ -9,7 +9,6 @@ import pytest
 import torch
 import transformers
 
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.cli import EXIT_ERROR, main
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import room_labels
@@ -17,6 +16,7 @@ from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.gaussians import Camera, Frame
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.offline import MapOffline
 from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.config import make_config
 from gs_semantic.segmentation.generalization.apply import ApplyJob, apply

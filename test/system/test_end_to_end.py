@@ -9,12 +9,12 @@ import pytest
 
 from gs_semantic.benchmarks.live import LiveSystem
 from gs_semantic.benchmarks.mapping import RESULT_KEYS, MapBench
-from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.benchmarks.scoring import Evaluation, score_views
 from gs_semantic.cli import main
 from gs_semantic.data.sequence import RgbdSequence
 from gs_semantic.errors import GsSemanticError
 from gs_semantic.evaluation.damage import Damage
+from gs_semantic.mapping.offline import MapOffline
 from gs_semantic.share import share_path
 
 FRAMES = 12

@@ -19,6 +19,9 @@ from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera, Frame, GaussianMap
 from gs_semantic.gaussians.map_folder import load_map, save_map
 from gs_semantic.labels import LabelSet
+from gs_semantic.mapping.mapper import Mapper
+from gs_semantic.mapping.offline import MapOffline, map_sequence, mapper_config
+from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.segmentation.generalization.classes import ClassMap
 
 MAP = "map"
@@ -142,10 +145,6 @@ def make_map(
     progress: Callable[[int], object] = lambda index: None,
 ) -> GaussianMap:
     """The mapper's map of some frames, without masks; kept in ``folder``, if there is one. threads: None: all."""
-    from gs_semantic.benchmarks.offline import MapOffline, map_sequence, mapper_config
-    from gs_semantic.mapping.mapper import Mapper
-    from gs_semantic.rendering.cpu import CpuRasterizer
-
     config = mapper_config(MAP_PARAMS)
     shown = MapOffline(Mapper(config, CpuRasterizer(config.raster_settings, threads), labels=sequence.labels))
     map_sequence(shown, sequence, indices, None, progress)
