@@ -142,11 +142,6 @@ class Page:
         actions.w3c_actions.pointer_action.click()
         actions.perform()
 
-    def press(self, text: str) -> None:
-        """Push the button with this text."""
-        xpath = f"//button[not(@data-disabled)][contains(., '{text}')]"
-        until(lambda: self.browser.find_elements("xpath", xpath), f"the button '{text}'")[0].click()
-
     @property
     def text(self) -> str:
         return str(self.browser.execute_script("return document.body.innerText"))

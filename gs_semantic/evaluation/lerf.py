@@ -38,12 +38,6 @@ class IdView:
         certain = 1.0 if confidence is None else confidence
         return cls(ids, lambda key: np.where(ids == key, certain, 0.0))
 
-    @classmethod
-    def soft(cls, probabilities: np.ndarray, keys: Sequence[int]) -> IdView:
-        """From probabilities (H, W, K) of the ids ``keys`` (K,)."""
-        channel = {key: i for i, key in enumerate(keys)}
-        return cls(np.asarray(keys)[probabilities.argmax(axis=2)], lambda key: probabilities[..., channel[key]])
-
 
 def oracle(prompt: str, truth: Masks) -> tuple[int, np.ndarray]:
     """Grounding by the true mask of the first view that shows the prompt."""

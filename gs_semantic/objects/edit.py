@@ -57,9 +57,6 @@ class Selection:
         return own
 
 
-GROUPING_RULE = Selection(probability=0.3, hull=True)  # the removal rule of Gaussian Grouping
-
-
 def probability_of(gaussians: GaussianMap, slot: int) -> np.ndarray:
     """Probability of each Gaussian (N,) that it belongs to the object in ``slot``.
 

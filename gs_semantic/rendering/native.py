@@ -387,30 +387,6 @@ def adam_step(
             torch.autograd.graph.increment_version(changed)
 
 
-def sparse_adam(
-    param: torch.Tensor,
-    grad: torch.Tensor,
-    exp_avg: torch.Tensor,
-    exp_avg_sq: torch.Tensor,
-    steps: torch.Tensor,
-    rows: torch.Tensor,
-    lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-15,
-    *,
-    advance: bool = True,
-    threads: int | None = None,
-) -> None:
-    """One Adam step on some rows of ``param`` (N, ...), in place, with bias correction by each row's own step count.
-
-    grad (len(rows), ...); exp_avg and exp_avg_sq like param; steps float32 (N,); rows int64, each at most once.
-    ``advance`` first adds one to the steps of the rows: true for one of the attributes that share the counts.
-    """
-    tensor = AdamTensor(param, grad, exp_avg, exp_avg_sq, steps, lr, advance)
-    adam_step([tensor], rows, beta1, beta2, eps, threads=threads)
-
-
 def add_votes(
     objects: torch.Tensor,
     weights: torch.Tensor,

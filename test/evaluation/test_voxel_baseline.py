@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from voxel_baseline import VoxelBaseline
 
 from gs_semantic.data.sequence import RgbdSequence
 from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.evaluation.instances import InstanceScore
-from gs_semantic.evaluation.voxel_baseline import VoxelBaseline
 from gs_semantic.gaussians import Camera, Frame
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample"

@@ -13,7 +13,7 @@ from gs_semantic.gaussians.gaussian_map import rotation_matrices
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.lifting import add_votes, register_votes
 from gs_semantic.objects import edit
-from gs_semantic.objects.edit import GROUPING_RULE, Selection
+from gs_semantic.objects.edit import Selection
 from gs_semantic.objects.geometry import update_geometry
 from gs_semantic.objects.registry import ObjectRegistry, Provenance
 from gs_semantic.rendering.harmonics import rotate_harmonics, spherical_harmonics
@@ -88,11 +88,12 @@ def test_extract():
 
 
 def test_the_rule_of_gaussian_grouping_takes_what_lies_inside():
+    rule = Selection(probability=0.3, hull=True)
     gaussians, objects = make_map()
-    edit.remove(gaussians, objects, [objects.by_id(TABLE)], GROUPING_RULE)
+    edit.remove(gaussians, objects, [objects.by_id(TABLE)], rule)
     assert labels_of(gaussians) == {MUG: 8, ROOM: 1}  # the unlabelled one in the middle is gone, too
     gaussians, objects = make_map()
-    edit.extract(gaussians, objects, [objects.by_id(TABLE)], GROUPING_RULE)
+    edit.extract(gaussians, objects, [objects.by_id(TABLE)], rule)
     assert labels_of(gaussians) == {TABLE: 49}  # and belongs to the table when that is kept
 
 

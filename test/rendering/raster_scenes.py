@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from gs_semantic.gaussians import Camera, GaussianMap
+from gs_semantic.rendering import native
 
 NAMES = ("means", "quats", "log_scales", "opacity_logits", "sh")
 
@@ -69,3 +70,22 @@ def psnr(image: torch.Tensor, expected: torch.Tensor) -> float:
 
 def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
     return float((value.double() - expected.double()).norm() / expected.double().norm())
+
+
+def sparse_adam(
+    param: torch.Tensor,
+    grad: torch.Tensor,
+    exp_avg: torch.Tensor,
+    exp_avg_sq: torch.Tensor,
+    steps: torch.Tensor,
+    rows: torch.Tensor,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-15,
+    *,
+    advance: bool = True,
+) -> None:
+    """One step of ``native.adam_step`` on a single tensor."""
+    tensor = native.AdamTensor(param, grad, exp_avg, exp_avg_sq, steps, lr, advance)
+    native.adam_step([tensor], rows, beta1, beta2, eps)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from raster_scenes import NAMES, Parameters, make_map, random_values, relative_error, small_camera
+from raster_scenes import NAMES, Parameters, make_map, random_values, relative_error, small_camera, sparse_adam
 
 from gs_semantic.errors import InvalidRequestError
-from gs_semantic.rendering import native
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.rendering.reference import ReferenceRasterizer
 
@@ -151,7 +150,7 @@ def test_sparse_adam_follows_torch(rows, width):
     state = [torch.zeros(50, width), torch.zeros(50, width), torch.zeros(50)]
     for _ in range(12):
         expected.grad = torch.randn(50, width)
-        native.sparse_adam(param, expected.grad[rows], *state, rows, 0.05, 0.9, 0.99, 1e-8)
+        sparse_adam(param, expected.grad[rows], *state, rows, 0.05, 0.9, 0.99, 1e-8)
         optimizer.step()
     assert torch.allclose(param, expected, atol=1e-5)
     assert (state[2] == 12).all()
@@ -162,8 +161,8 @@ def test_sparse_adam_corrects_each_row_by_its_own_count():
     param, state = torch.zeros(40, 3), [torch.zeros(40, 3), torch.zeros(40, 3), torch.zeros(40)]
     early = torch.arange(0, 40, 3)
     for _ in range(5):
-        native.sparse_adam(param, torch.ones(len(early), 3), *state, early, 0.1)
-    native.sparse_adam(param, torch.ones(40, 3), *state, torch.arange(40), 0.1)
+        sparse_adam(param, torch.ones(len(early), 3), *state, early, 0.1)
+    sparse_adam(param, torch.ones(40, 3), *state, torch.arange(40), 0.1)
     expected = torch.full((40, 3), -0.1)
     expected[early] = -0.6
     assert torch.allclose(param, expected, atol=1e-4)
@@ -173,8 +172,8 @@ def test_sparse_adam_leaves_other_rows_alone_and_counts_steps_once():
     param, original = torch.ones(6), torch.ones(6)
     state = [torch.zeros(6), torch.zeros(6), torch.zeros(6)]
     rows = torch.tensor([4, 1])
-    native.sparse_adam(param, torch.tensor([1.0, -1.0]), *state, rows, 0.1)
-    native.sparse_adam(original, torch.tensor([1.0, -1.0]), *state, rows, 0.1, advance=False)
+    sparse_adam(param, torch.tensor([1.0, -1.0]), *state, rows, 0.1)
+    sparse_adam(original, torch.tensor([1.0, -1.0]), *state, rows, 0.1, advance=False)
     assert state[2].tolist() == [0, 1, 0, 0, 1, 0]
     assert param[[0, 2, 3, 5]].tolist() == [1, 1, 1, 1]
     assert param[4] == pytest.approx(0.9) and param[1] == pytest.approx(1.1)
@@ -183,11 +182,11 @@ def test_sparse_adam_leaves_other_rows_alone_and_counts_steps_once():
 def test_sparse_adam_refuses_bad_input():
     good = [torch.zeros(4, 2), torch.zeros(1, 2), torch.zeros(4, 2), torch.zeros(4, 2), torch.zeros(4)]
     with pytest.raises(InvalidRequestError, match="outside 0..3"):
-        native.sparse_adam(*good, torch.tensor([4]), 0.1)
+        sparse_adam(*good, torch.tensor([4]), 0.1)
     with pytest.raises(InvalidRequestError, match="grad: shape"):
-        native.sparse_adam(*good, torch.tensor([1, 2]), 0.1)
+        sparse_adam(*good, torch.tensor([1, 2]), 0.1)
     with pytest.raises(InvalidRequestError, match="contiguous"):
-        native.sparse_adam(torch.zeros(2, 4).T, *good[1:], torch.tensor([1]), 0.1)
+        sparse_adam(torch.zeros(2, 4).T, *good[1:], torch.tensor([1]), 0.1)
 
 
 def rigid_motion(twist: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from raster_scenes import Parameters, make_map, one_gaussian, random_values, relative_error, small_camera
+from raster_scenes import Parameters, make_map, one_gaussian, random_values, relative_error, small_camera, sparse_adam
 from test_robustness import BAD_ROWS
 
 from gs_semantic.errors import InvalidRequestError
-from gs_semantic.rendering import native
 from gs_semantic.rendering.cpu import CpuRasterizer
 from gs_semantic.rendering.losses import ssim_l1_gradient
 from gs_semantic.rendering.reference import ReferenceRasterizer
@@ -75,7 +74,7 @@ class Separate:
             if grad is None:
                 continue
             rate = getattr(RATES, name if name != "identity" else "features")
-            native.sparse_adam(
+            sparse_adam(
                 *(gaussians[name], grad[drawn], *self.state[name], self.steps[name], view.visible[drawn]),
                 *(rate, RATES.beta1, RATES.beta2, RATES.eps),
             )
@@ -249,7 +248,7 @@ def test_feature_step_equals_torch(channels):
         assert loss == pytest.approx(error.item(), rel=1e-4)
         drawn = rasterizer.accumulate(gaussians, cameras[k % 2], targets[0][..., :1].nan_to_num()).pixel_count > 0
         rows = torch.nonzero(drawn)[:, 0]
-        native.sparse_adam(expected, features.grad[rows], *state, rows, 0.02, eps=1e-6)
+        sparse_adam(expected, features.grad[rows], *state, rows, 0.02, eps=1e-6)
     assert relative_error(optimiser.features - start, expected - start) < 2e-3
     assert torch.equal(optimiser.steps, state[2])
 
@@ -319,7 +318,7 @@ def test_step_from_gradients_equals_torch(dense, channels):
             rows = torch.nonzero(rasterizer.accumulate(plain, camera, image).pixel_count > 0)[:, 0]
             for name in names:
                 grad = values[name].grad[rows]
-                native.sparse_adam(values[name].detach(), grad, *state[name], rows, rates[name], 0.9, 0.99, 1e-3)
+                sparse_adam(values[name].detach(), grad, *state[name], rows, rates[name], 0.9, 0.99, 1e-3)
     for name in names:
         moved = values[name].detach() - before[name]
         assert relative_error(joined[name] - before[name], moved) < 5e-3, name

@@ -97,6 +97,12 @@ def test_with_a_token_the_page_opens_through_the_gate(browser: Chrome, blocks: B
         assert "token" not in browser.current_url and "3 objects" in until(lambda: page.text, "a text")
 
 
+def press(page: Page, text: str) -> None:
+    """Push the button with this text."""
+    xpath = f"//button[not(@data-disabled)][contains(., '{text}')]"
+    until(lambda: page.browser.find_elements("xpath", xpath), f"the button '{text}'")[0].click()
+
+
 def test_an_object_is_named_and_hidden_from_the_page(
     browser: Chrome, blocks: Blocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,29 +120,29 @@ def test_an_object_is_named_and_hidden_from_the_page(
         until(lambda: page.session._name.value == "<b>my</b> *mug*", "the name on the server")
         waits, rename = threading.Event(), source.rename
         monkeypatch.setattr(source, "rename", lambda *given: (waits.wait(), rename(*given)))
-        page.press("Rename")
+        press(page, "Rename")
         shown = page.session.shown
-        page.press("Hide")  # a disk or a mapper that takes its time does not stop the view
+        press(page, "Hide")  # a disk or a mapper that takes its time does not stop the view
         until(lambda: page.session.shown < shown, "fewer splats")
         assert source.newest().objects[1].name == ""
-        page.press("Show")
+        press(page, "Show")
         until(lambda: page.session.shown == shown, "all splats")
         waits.set()
         until(lambda: source.newest().objects[1].name == "<b>my</b> *mug*", "the new name")
         until(lambda: "<b>my</b> *mug* (object 1)" in page.text, "the name as text, not as markup")
         assert load_map(blocks.folder)[1].by_id(1).name == "<b>my</b> *mug*"
-        page.press("Hide")
+        press(page, "Hide")
         until(lambda: page.session.shown < shown, "fewer splats")
         assert page.session.shown == shown - BLOCKS["red block"].gaussians
         page.click(u, v)
         until(lambda: page.session.selected != 1, "another selection")  # what is hidden cannot be clicked
-        page.press("Show hidden objects")
+        press(page, "Show hidden objects")
         until(lambda: page.session.shown == shown, "all splats")
         # what goes wrong is told on the page
         other = Blocks(tmp_path / "other", floor=10).folder
         save_map(blocks.folder, *load_map(other))
         page.session.select(1)
-        page.press("Rename")
+        press(page, "Rename")
         until(lambda: "another map" in page.text, "the error")
 
 

@@ -18,10 +18,17 @@ def one_hot_views(gaussians, classes, rasterizer, views):
         yield camera, rasterizer.render(gaussians, camera, one_hot).features.permute(2, 0, 1)
 
 
+def fused(rasterizer, gaussians, views):
+    fusion = ViewFusion(rasterizer, gaussians)
+    for camera, logits in views:
+        fusion.add(camera, logits)
+    return fusion
+
+
 def test_classes_drawn_into_views_come_back(rasterizer):
     gaussians, classes = room(4000)
     views = cameras(8)
-    fusion = ViewFusion(rasterizer, gaussians).add_all(one_hot_views(gaussians, classes, rasterizer, views))
+    fusion = fused(rasterizer, gaussians, one_hot_views(gaussians, classes, rasterizer, views))
     logits = fusion.logits
     assert logits.shape == (4000, 4)
     seen = fusion._weight > 0.5
@@ -36,7 +43,7 @@ def test_one_wrong_view_is_outvoted(rasterizer):
     right = list(one_hot_views(gaussians, classes, rasterizer, views))
     wrong = torch.zeros_like(right[0][1])
     wrong[3] = 1
-    fusion = ViewFusion(rasterizer, gaussians).add_all([*right[1:], (views[0], wrong)])
+    fusion = fused(rasterizer, gaussians, [*right[1:], (views[0], wrong)])
     drawn = fusion.render(views[0]).argmax(dim=0)
     ball = right[0][1].argmax(dim=0) == 2  # which the neighbouring views see, too
     assert ball.sum() > 100 and (drawn == 2)[ball].float().mean() > 0.8

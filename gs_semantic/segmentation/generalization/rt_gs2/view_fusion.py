@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
 from gs_semantic.errors import InvalidRequestError
@@ -34,11 +32,6 @@ class ViewFusion:
         found = self.rasterizer.accumulate(self.gaussians, camera, image)
         self._sum = found.weighted_sum if self._sum is None else self._sum + found.weighted_sum
         self._weight += found.weight_sum
-
-    def add_all(self, views: Iterable[tuple[Camera, torch.Tensor]]) -> ViewFusion:
-        for camera, logits in views:
-            self.add(camera, logits)
-        return self
 
     @property
     def seen(self) -> torch.Tensor:
