@@ -95,9 +95,11 @@ class OverlapAssociator:
         self._inside: defaultdict[tuple[int, int], int] = defaultdict(int)  # (part, whole): times told apart
         self._misses: defaultdict[int, int] = defaultdict(int)
         self._age: defaultdict[int, int] = defaultdict(int)
+        self._ids: dict[int, int] = {}  # slot -> id of the object that the counts are of
 
     def associate(self, evidence: Evidence, objects: ObjectRegistry) -> Assignment:
         config = self.config
+        self._drop_gone(objects)
         masks = len(evidence.areas)
         result = Assignment(np.zeros(masks, np.int32))
         membership = self.membership(evidence)
@@ -136,6 +138,7 @@ class OverlapAssociator:
             self._merge(objects, result)
             self._miss(objects, result, present, visible_area)
         self._forget(objects, result)
+        self._ids = {obj.slot: obj.id for obj in objects}
         return result
 
     def codes(self, slots: int) -> torch.Tensor | None:
@@ -230,7 +233,7 @@ class OverlapAssociator:
                     continue
                 key = (part, whole)
                 self._inside[key] += 1
-                held = self._covered[(min(key), max(key))]
+                held = self._covered.setdefault((min(key), max(key)), 0)  # from now on it counts when they are apart
                 a, b = objects.by_slot(part), objects.by_slot(whole)
                 if a.locked or b.locked or self._inside[key] < max(self.config.split_observations, 2 * held):
                     continue
@@ -242,11 +245,10 @@ class OverlapAssociator:
     def _merge(self, objects: ObjectRegistry, result: Assignment) -> None:
         config = self.config
         for key, covered in list(self._covered.items()):
-            if covered < config.merge_observations or covered < config.merge_ratio * self._apart[key]:
+            if covered < config.merge_observations or covered < config.merge_ratio * self._apart.get(key, 0):
                 continue
             if not (objects.has_slot(key[0]) and objects.has_slot(key[1])):
-                self._drop_pairs(*key)
-                continue
+                continue  # one was merged just now
             a, b = objects.by_slot(key[0]), objects.by_slot(key[1])
             if a.locked or b.locked or (a.class_id and b.class_id and a.class_id != b.class_id):
                 continue
@@ -255,7 +257,7 @@ class OverlapAssociator:
             result.merged[lose.slot] = keep.slot
             result.slots[result.slots == lose.slot] = keep.slot
             result.changed |= {keep.slot, lose.slot}
-            self._drop_pairs(lose.slot)
+            self._drop(lose.slot)
 
     def _miss(self, objects: ObjectRegistry, result: Assignment, present: np.ndarray, visible: np.ndarray) -> None:
         """Objects in plain view that no mask claims are counted down to stale."""
@@ -277,13 +279,22 @@ class OverlapAssociator:
             self._age[obj.slot] += 1
             if self._age[obj.slot] > self.config.forget_after:
                 objects.drop(obj.slot)
-                self._drop_pairs(obj.slot)
+                self._drop(obj.slot)
                 result.forgotten.add(obj.slot)
 
-    def _drop_pairs(self, *slots: int) -> None:
+    def _drop_gone(self, objects: ObjectRegistry) -> None:
+        """What an operator or a change of the scene took away: its counts are not those of whoever has its slot now."""
+        for slot, key in self._ids.items():
+            if not objects.has_slot(slot) or objects.by_slot(slot).id != key:
+                self._drop(slot)
+
+    def _drop(self, slot: int) -> None:
+        """Forget what was counted of the object in a slot."""
+        self._misses.pop(slot, None)
+        self._age.pop(slot, None)
         for table in (self._covered, self._apart, self._inside):
-            for key in [k for k in table if any(slot in k for slot in slots)]:
-                del table[key]
+            for pair in [pair for pair in table if slot in pair]:
+                del table[pair]
 
 
 def _overlaps(evidence: Evidence, membership: Membership, masks: int) -> tuple[np.ndarray, ...]:

@@ -152,6 +152,8 @@ class SceneChanges:
             del self._removed[slot]
             if objects.has_slot(slot) and objects.by_slot(slot).state is ObjectState.REMOVED:
                 objects.drop(slot)
+        known = {objects.by_slot(slot).id for slot in self._removed if objects.has_slot(slot)}
+        self._compared = {pair: size for pair, size in self._compared.items() if pair[0] in known}
 
     def moved(self, gaussians: GaussianMap, objects: ObjectRegistry) -> Iterator[tuple[MapObject, MapObject, Relocation]]:
         """Pairs of a removed object and the newer one that it is."""

@@ -77,6 +77,19 @@ def test_confirmed_after_the_configured_observations():
     assert states == [ObjectState.TENTATIVE, ObjectState.TENTATIVE, ObjectState.CONFIRMED]
 
 
+def test_an_object_does_not_inherit_the_counts_of_who_had_its_slot():
+    world = World(merge_observations=3)
+    for masks in (((0, 100), (100, 200)), ((0, 100), (100, 200)), ((0, 200),), ((0, 200),)):
+        world.see(*masks)
+    first, second = world.leader()[[50, 150]]
+    world.objects.drop(int(second))  # by hand; the mapper takes its votes away
+    world.votes[:, second] = 0
+    (_, again), _ = world.see((0, 100), (100, 200))
+    assert again == second and world.objects.by_slot(again).id > 2
+    _, result = world.see((0, 200))
+    assert not result.merged and world.objects.has_slot(int(first)) and world.objects.has_slot(again)
+
+
 def test_a_passing_split_changes_nothing():
     world = World()
     (slot,), _ = world.see((0, 200))
