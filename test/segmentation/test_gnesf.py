@@ -184,6 +184,21 @@ def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer, b
     assert ((found - expected).abs().amax(dim=1) < 2e-3).float().mean() > 0.99
 
 
+@pytest.mark.parametrize("visibility", ["depth", "none"])
+def test_one_view_sees_the_same_alone(scenes, visibility):
+    """What is looked up for the rows in the image alone is what is looked up for all."""
+    method, scene = learner().eval(), scenes[0]
+    method.use_classifier(Oracle(scenes))
+    view, means = method.prepared(scene).subset([4]), scene.gaussians["means"]
+    places, z, valid = view.seen(means, visibility)
+    among = torch.arange(len(means)) % 3 > 0
+    for chosen in (None, among):
+        rows, found, depth = view.rows_seen(means, visibility, chosen)
+        expected = valid[0] if chosen is None else valid[0] & among
+        assert 0 < len(rows) < len(means) and torch.equal(rows, torch.nonzero(expected)[:, 0])
+        assert torch.equal(found, places[:, rows]) and torch.equal(depth, z[:, rows])
+
+
 def test_a_later_view_changes_only_what_it_sees(scenes):
     method = learner().eval()
     method.use_classifier(Oracle(scenes))

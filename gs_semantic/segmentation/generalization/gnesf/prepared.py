@@ -73,6 +73,21 @@ class PreparedViews:
             inside = inside & visible_by_depth(z, rendered)
         return places, z, inside
 
+    def rows_seen(
+        self, points: torch.Tensor, visibility: str = "depth", among: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same of one view (V = 1), without what it does not see: int64 rows (R,) of the points, of those that bool
+        ``among`` (P,) names; their places (1,R,2) and depths z (1,R)."""
+        places, z = self.sources.project(points)
+        inside = self.sources.inside(places, z)[0]
+        rows = torch.nonzero(inside if among is None else inside & among)[:, 0]
+        places, z = places[:, rows], z[:, rows]
+        if visibility == "depth":  # looked up for few of the points
+            rendered = self.sources.read(self.depths.float(), places, "nearest")[..., 0]
+            shown = torch.nonzero(visible_by_depth(z, rendered)[0])[:, 0]
+            rows, places, z = rows[shown], places[:, shown], z[:, shown]
+        return rows, places, z
+
     def opinions(self, places: torch.Tensor) -> torch.Tensor:
         """Class probabilities (V,P,K) at pixel places."""
         return self.sources.read(self.scores.float(), places).softmax(dim=-1)
