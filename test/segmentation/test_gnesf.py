@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from gs_semantic.benchmarks.offline import MapOffline
 from gs_semantic.cli import EXIT_ERROR, main
+from gs_semantic.cli.suite import draw_classes
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
@@ -372,9 +374,17 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     )
     assert all(0 <= results[f"{row}_miou"] <= 1 for row in rows) and "gnesf_miou_std" in results
     assert results["test_rooms"] == 1 and results["gnesf_views4_miou"] >= 0
-    monkeypatch.setattr(GnesfSuite, "_score", lambda *_: pytest.fail("was scored already"))
+    draw_classes(suite)
+    room, scan = suite.pictures()  # of one test room, and of the recording, which is the same room
+    assert list(room)[:3] == ["photograph", "truth", "2D segmenter"] and len(room) == 8
+    assert np.array_equal(room["truth"], scan["truth"]) and set(np.unique(room["direct regression"])) <= set(range(20))
+    assert room["volume rendering"].shape == (18, 24)  # every other pixel
+    with Image.open(tmp_path / "kept" / "views.png") as sheet:
+        assert sheet.width > 8 * 240 and sheet.height > 2 * 180
+    monkeypatch.setattr(GnesfSuite, "_open", lambda *_: pytest.fail("was scored already"))
     again = GnesfSuite(tmp_path / "rooms", paths, tmp_path / "kept", suite.recordings)
     assert again.run() == results
+    assert np.array_equal(again.pictures()[0]["learned votes"], room["learned votes"])
     with pytest.raises(InvalidRequestError, match="none of the checkpoints is of learned votes"):
         GnesfSuite(tmp_path / "rooms", paths[2:4], tmp_path / "kept")
 
