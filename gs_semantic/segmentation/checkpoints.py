@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,11 @@ from typing import Any
 import torch
 
 from gs_semantic.errors import InvalidInputError
-from gs_semantic.files import atomic_write, reason
+from gs_semantic.files import atomic_write
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.rendering import Rasterizer
 from gs_semantic.segmentation.config import make_config
+from gs_semantic.segmentation.loop import load_content
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene
@@ -39,12 +38,7 @@ def save_checkpoint(path: Path, method: LiftingMethod, loop: dict[str, Any]) -> 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint; InvalidInputError names the file that is none."""
-    try:
-        content = torch.load(path, weights_only=True)
-    except FileNotFoundError:
-        raise InvalidInputError(f"{path}: no such checkpoint; start without resuming") from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise InvalidInputError(f"{path}: is not a readable checkpoint: {reason(error)}") from error
+    content = load_content(path, "start without resuming")
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise InvalidInputError(f"{path}: schema is {schema!r}, this version reads schema {SCHEMA}")
@@ -67,14 +61,6 @@ def restore_method(content: dict[str, Any], scene: Scene, rasterizer: Rasterizer
             target.copy_(record["rows"])
     method.load_state_dict(content["state"])
     return method
-
-
-def link_checkpoint(path: Path, other: Path) -> None:
-    """Give a checkpoint a second name that stays when the first one is replaced."""
-    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    os.link(path, temporary)
-    os.replace(temporary, other)
 
 
 def _on_cpu(content: Any) -> Any:

@@ -31,11 +31,12 @@ from gs_semantic.mapping.lifting import leaders
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.rendering import Rasterizer
 from gs_semantic.segmentation.config import TrainingConfig, make_config, write_options
+from gs_semantic.segmentation.loop import METRICS, OPTIONS
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, View
-from gs_semantic.segmentation.trainer import METRICS, OPTIONS, Trainer, TrainingResult
+from gs_semantic.segmentation.trainer import Trainer, TrainingResult
 
 ORIGIN = "origin"  # attribute int64: key of the Gaussian of the live map that a row is, or was split or cloned from
 LEAST_KEYFRAMES = 4

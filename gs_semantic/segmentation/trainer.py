@@ -15,8 +15,9 @@ from gs_semantic.data.sequence import FrameSequence
 from gs_semantic.errors import InvalidRequestError, TrainingError
 from gs_semantic.files import make_folder
 from gs_semantic.rendering import Rasterizer
-from gs_semantic.segmentation.checkpoints import link_checkpoint, read_checkpoint, restore_method, save_checkpoint
+from gs_semantic.segmentation.checkpoints import read_checkpoint, restore_method, save_checkpoint
 from gs_semantic.segmentation.config import TrainingConfig, make_config, write_options
+from gs_semantic.segmentation.loop import BEST, CHECKPOINT, METRICS, OPTIONS, LoopState, link_checkpoint, out_of_memory
 from gs_semantic.segmentation.method import LiftingMethod, TrainingCancelled
 from gs_semantic.segmentation.outputs import write_map
 from gs_semantic.segmentation.progress import Clock, Listener, LossLog, MetricsFile, Progress, memory_mb
@@ -24,7 +25,7 @@ from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, make_scene
 from gs_semantic.segmentation.scoring import score_views
 
-CHECKPOINT, BEST, MAP, OPTIONS, METRICS = "checkpoint.pt", "best.pt", "map", "config.yaml", "metrics.jsonl"
+MAP = "map"  # in the run's folder
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,8 @@ class TrainingResult:
 
 
 @dataclass
-class LoopState:
-    """Where the loop is; saved with every checkpoint."""
-
-    iteration: int = 0
+class SceneLoop(LoopState):
     order: list[int] = field(default_factory=list)  # views of this round that are still to come
-    best: float = -1.0
-    best_iteration: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 class Trainer:
@@ -67,12 +60,12 @@ class Trainer:
         output: Path | None = None,
         listeners: Sequence[Listener] = (),
         cancelled: Callable[[], bool] = lambda: False,
-        loop: LoopState | None = None,
+        loop: SceneLoop | None = None,
     ) -> None:
         self.method, self.config, self.output = method, method.config, output
         self.listeners, self.cancelled = list(listeners), cancelled
         method.cancelled = cancelled
-        self.loop = loop or LoopState()
+        self.loop = loop or SceneLoop()
         if output is not None:
             make_folder(output)
             self.listeners.append(MetricsFile(output / METRICS))
@@ -89,7 +82,7 @@ class Trainer:
         """Go on from the last checkpoint in ``output``."""
         content = read_checkpoint(output / CHECKPOINT)
         method = restore_method(content, scene, rasterizer)
-        return cls(method, output, listeners, cancelled, LoopState(**content["loop"]))
+        return cls(method, output, listeners, cancelled, SceneLoop(**content["loop"]))
 
     def run(self) -> TrainingResult:
         """Train. TrainingError says what stopped it, and which checkpoint is the last good one."""
@@ -98,13 +91,13 @@ class Trainer:
         try:
             return self._run()
         except TrainingError as error:
-            raise TrainingError(f"{error}; {self._kept()}") from error
+            raise TrainingError(f"{error}; {self.loop.kept(self.output)}") from error
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise TrainingError(
                 f"out of memory at iteration {self.loop.iteration + 1} with {len(self.method.gaussians):,} Gaussians: "
-                f"lower max_gaussians, width or identity_pixels; {self._kept()}"
+                f"lower max_gaussians, width or identity_pixels; {self.loop.kept(self.output)}"
             ) from error
         finally:
             torch.set_num_threads(threads)
@@ -192,7 +185,7 @@ class Trainer:
         first_with_ids = "miou" in metrics and "miou" not in loop.best_metrics  # a score of another kind
         better = score > loop.best or not loop.best_iteration or first_with_ids
         if better:
-            loop.best, loop.best_iteration, loop.best_metrics = score, loop.iteration, dict(metrics)
+            loop.take_best(score, metrics)
         if self.output is None:
             return True
         save_checkpoint(self.output / CHECKPOINT, self.method, vars(loop))
@@ -201,16 +194,6 @@ class Trainer:
         if better or last:
             write_map(self.output / MAP, self.method)
         return True
-
-    def _kept(self) -> str:
-        if self.output is None or not self.loop.best_iteration:
-            return "there is no checkpoint yet"
-        return f"the last good checkpoint is {self.output / CHECKPOINT}, the best one is of iteration {self.loop.best_iteration}"
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 @dataclass(frozen=True)

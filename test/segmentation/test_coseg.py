@@ -14,6 +14,7 @@ from gs_semantic.gaussians import Frame
 from gs_semantic.mapping.mapper import Mapper
 from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.graphs import ReplayedSteps
+from gs_semantic.segmentation.loop import CHECKPOINT
 from gs_semantic.segmentation.losses import jensen_shannon
 from gs_semantic.segmentation.methods.coseg.decoder import Decoder
 from gs_semantic.segmentation.methods.coseg.encoder import AttentivePooling, SpatialEncoder, sampled
@@ -22,7 +23,7 @@ from gs_semantic.segmentation.methods.coseg.field import SegmentationField
 from gs_semantic.segmentation.methods.coseg.method import splatting
 from gs_semantic.segmentation.methods.coseg.pyramid import Interpolation, Pyramid
 from gs_semantic.segmentation.methods.coseg.trained import TrainedField
-from gs_semantic.segmentation.trainer import CHECKPOINT, MAP, Trainer
+from gs_semantic.segmentation.trainer import MAP, Trainer
 
 RUN = {"iterations": 140, "segment_for": 100, "evaluate_every": 140, "report_every": 20}
 

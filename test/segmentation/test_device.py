@@ -7,8 +7,9 @@ import torch
 from pretend_device import DEVICE, Elsewhere, PretendedDevice, PretendRasterizer
 from training_room import RoomSequence, small_config, small_scene
 
+from gs_semantic.segmentation.loop import CHECKPOINT
 from gs_semantic.segmentation.registry import method_class
-from gs_semantic.segmentation.trainer import CHECKPOINT, Trainer
+from gs_semantic.segmentation.trainer import Trainer
 
 CHANGES = {
     "plain": {},

@@ -23,7 +23,8 @@ from gs_semantic.segmentation.generalization.method import SceneLearner
 from gs_semantic.segmentation.generalization.methods.segformer import cross_entropy
 from gs_semantic.segmentation.generalization.registry import learner_class, register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, open_scenes
-from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, METRICS, LearningJob, learn
+from gs_semantic.segmentation.generalization.trainer import LearningJob, learn
+from gs_semantic.segmentation.loop import BEST, CHECKPOINT, METRICS
 
 PATIENCE_S = 280
 

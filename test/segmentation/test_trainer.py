@@ -17,9 +17,10 @@ from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.objects.registry import ObjectState
 from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.checkpoints import read_checkpoint
+from gs_semantic.segmentation.loop import BEST, CHECKPOINT, METRICS
 from gs_semantic.segmentation.registry import all_methods
 from gs_semantic.segmentation.scoring import match_ids, score_views
-from gs_semantic.segmentation.trainer import BEST, CHECKPOINT, MAP, METRICS, Trainer, TrainingJob, train
+from gs_semantic.segmentation.trainer import MAP, Trainer, TrainingJob, train
 
 NEEDS = {"contrastive": "sklearn"}  # modules of an extra
 METHODS = [

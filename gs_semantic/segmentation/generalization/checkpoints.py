@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import Any
 import torch
 
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
-from gs_semantic.files import atomic_write, reason
+from gs_semantic.files import atomic_write
 from gs_semantic.labels import LabelSet
 from gs_semantic.segmentation.config import make_config
 from gs_semantic.segmentation.generalization.method import SceneLearner
 from gs_semantic.segmentation.generalization.registry import all_learners, learner_class
+from gs_semantic.segmentation.loop import load_content
 from gs_semantic.share import share_path
 
 SCHEMA = 1
@@ -75,12 +75,7 @@ def read_learner(path: str | Path) -> dict[str, Any]:
     """Content of a checkpoint, or of the one that is shipped for a method's name; InvalidInputError names the file that
     is none, or of another version. StorageError: none is shipped."""
     path = shipped(path)
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise InvalidInputError(f"{path}: no such checkpoint; train one: gs-semantic generalize train") from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise InvalidInputError(f"{path}: is not a readable checkpoint: {reason(error)}") from error
+    content = load_content(path, "train one: gs-semantic generalize train")
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise InvalidInputError(f"{path}: is not a checkpoint of a method that generalises")
     if content.get("schema") != SCHEMA:

@@ -6,7 +6,6 @@ and reports. A run that is resumed goes on with the same batches as if it had ne
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections import defaultdict
@@ -23,7 +22,6 @@ from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidInputError, InvalidRequestError, MissingExtraError, TrainingError
 from gs_semantic.files import make_folder
 from gs_semantic.labels import LabelSet
-from gs_semantic.segmentation.checkpoints import link_checkpoint
 from gs_semantic.segmentation.config import make_config, write_options
 from gs_semantic.segmentation.generalization.checkpoints import read_learner, restore_learner, save_learner
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
@@ -31,12 +29,11 @@ from gs_semantic.segmentation.generalization.method import SceneLearner
 from gs_semantic.segmentation.generalization.registry import learner_class
 from gs_semantic.segmentation.generalization.scenes import LearningScene, open_scenes
 from gs_semantic.segmentation.graphs import GraphedStep
+from gs_semantic.segmentation.loop import BEST, CHECKPOINT, METRICS, OPTIONS, LoopState, link_checkpoint, out_of_memory
 from gs_semantic.segmentation.progress import Clock, Listener, MetricsFile, Progress, memory_mb
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-CHECKPOINT, BEST, OPTIONS, METRICS = "checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -50,16 +47,6 @@ class LearningResult:
     metrics: dict[str, float]
     minutes: float
     checkpoint: Path | None
-
-
-@dataclass
-class LoopState:
-    iteration: int = 0
-    best: float = -math.inf  # a score may be a negative error
-    best_iteration: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 def make_fabric(config: GeneralizationConfig) -> Fabric:
@@ -165,11 +152,11 @@ class MultiSceneTrainer:
         try:
             return self._run()
         except (MemoryError, RuntimeError) as error:
-            text = str(error).lower()
-            if not isinstance(error, MemoryError) and "out of memory" not in text and "allocate memory" not in text:
+            if not out_of_memory(error):
                 raise
             raise TrainingError(
-                f"out of memory at iteration {self.loop.iteration + 1}: lower width or what a batch holds; {self._kept()}"
+                f"out of memory at iteration {self.loop.iteration + 1}: lower width or what a batch holds; "
+                f"{self.loop.kept(self.output)}"
             ) from error
 
     def _run(self) -> LearningResult:
@@ -247,7 +234,7 @@ class MultiSceneTrainer:
         if not torch.isfinite(total):
             raise TrainingError(
                 f"the loss is {total.item()} at iteration {self.loop.iteration}: lower lr, or use precision=32-true; "
-                f"{self._kept()}"
+                f"{self.loop.kept(self.output)}"
             )
 
     def _rate_share(self, iteration: int) -> float:
@@ -293,7 +280,7 @@ class MultiSceneTrainer:
             if finished:
                 loop.metrics = metrics
                 if metrics["score"] > loop.best:
-                    loop.best, loop.best_iteration, loop.best_metrics = metrics["score"], loop.iteration, dict(metrics)
+                    loop.take_best(metrics["score"], metrics)
         if self.fabric.world_size > 1:
             loop_state, finished = self.fabric.broadcast((asdict(loop), finished))
             self.loop = loop = LoopState(**loop_state)
@@ -339,11 +326,6 @@ class MultiSceneTrainer:
         own = state["random"][self.fabric.global_rank]
         self.random.bit_generator.state = own["numpy"]
         torch.set_rng_state(own["torch"])
-
-    def _kept(self) -> str:
-        if not self.loop.best_iteration:
-            return "there is no checkpoint yet"
-        return f"the last good checkpoint is {self.output / CHECKPOINT}, the best one is of iteration {self.loop.best_iteration}"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from gs_semantic.segmentation.generalization.methods.segformer import SegformerL
 from gs_semantic.segmentation.generalization.rt_gs2.rendering import draw_view, label_image, principal_colours
 from gs_semantic.segmentation.generalization.rt_gs2.view_fusion import ViewFusion
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
-from gs_semantic.segmentation.generalization.trainer import BEST, CHECKPOINT, METRICS, LearningJob, learn
+from gs_semantic.segmentation.generalization.trainer import LearningJob, learn
+from gs_semantic.segmentation.loop import BEST, CHECKPOINT, METRICS
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmenters.weights import choose_device
 from gs_semantic.share import share_path
