@@ -125,6 +125,25 @@ def contact_sheet(
     return np.asarray(picture)
 
 
+def with_legend(sheet: np.ndarray, named: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """An RGB image with names and their colours uint8 (3,) in lines below it."""
+    font = ImageFont.load_default(15)
+    places, x, line = [], GAP_PX, 0
+    for name, _ in named:
+        length = CAPTION_PX + round(font.getlength(name)) + 14
+        if x + length > sheet.shape[1] and x > GAP_PX:
+            x, line = GAP_PX, line + 1
+        places.append((x, sheet.shape[0] + line * CAPTION_PX))
+        x += length
+    below = np.full(((line + 1) * CAPTION_PX, sheet.shape[1], 3), BACKGROUND, np.uint8)
+    picture = Image.fromarray(np.concatenate([sheet, below]))
+    draw = ImageDraw.Draw(picture)
+    for (x, y), (name, colour) in zip(places, named, strict=True):
+        draw.rectangle((x, y + 4, x + 14, y + 18), fill=tuple(colour.tolist()))
+        draw.text((x + 19, y + 3), name, TEXT, font)
+    return np.asarray(picture)
+
+
 # --- from above -------------------------------------------------------------------------------------------------------
 
 

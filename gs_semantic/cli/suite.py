@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gs_semantic.segmentation.generalization.rt_gs2.suite import RtGs2Suite
+    from gs_semantic.segmentation.generalization.suite import GnesfSuite
     from gs_semantic.segmentation.suite import Suite
 
 WORD = "suite"  # in the place of a map
@@ -161,8 +162,23 @@ def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
     with options.progress_bar("scenes", len(suite.scenes)) as advance:
         suite.progress = advance
         results = suite.run(arguments.jobs)
+    draw_classes(suite)
     options.report(arguments, f"suite {name} on unseen rooms", results)
     return 0
+
+
+def draw_classes(suite: GnesfSuite) -> None:
+    """views.png, into the suite's folder: a novel view of each of a few scenes, the truth and what the variants say."""
+    from gs_semantic.cli import pictures
+    from gs_semantic.labels import palette
+
+    shown = suite.pictures()
+    labels = next(iter(suite.learners.values()))[0][1].labels
+    colours = palette(max(labels.names) + 1)
+    rows = [[one["photograph"], *(colours[image] for name, image in one.items() if name != "photograph")] for one in shown]
+    sheet = pictures.contact_sheet(rows, list(shown[0]), width=240)
+    named = [(labels.name(key), colours[key]) for key in sorted(labels.names)]
+    pictures.write_image(suite.folder / "views.png", pictures.with_legend(sheet, named))
 
 
 def run_cells(suite: Suite, limit: int, bar: Any) -> None:

@@ -219,6 +219,13 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_calibrate": (ctypes.c_double, [ctypes.c_double, _i32]),
     "gs_residual": (_i32, [ctypes.POINTER(ResidualStruct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_add_votes": (_i32, [_int_p, _int_p, _int_p, _int_p, _int_p, _int_p, _i64, _i32]),
+    "gs_seen_points": (
+        _i32,
+        [
+            *(ctypes.POINTER(CameraStruct), _float_p, _int_p, _i64, _float_p, _f32, _f32, _f32),
+            *(_int_p, _float_p, _float_p, _int_p, _i32),
+        ],
+    ),
     "gs_ssim_workspace": (_i64, [ctypes.POINTER(SsimL1Struct), _i32]),
     "gs_ssim_l1": (_i32, [ctypes.POINTER(SsimL1Struct), ctypes.POINTER(ctypes.c_double), _i32]),
     "gs_adam_step": (_i32, [ctypes.POINTER(AdamTensorStruct), _i32, _int_p, _i64, _f32, _f32, _f32, _i32]),
@@ -420,6 +427,41 @@ def add_votes(
         raise InvalidRequestError(f"rows: {low}..{high} is outside 0..{size - 1}")
     tables = (objects.data_ptr(), weights.data_ptr(), leaders.data_ptr())
     call("gs_add_votes", *tables, rows.data_ptr(), voted.data_ptr(), given.data_ptr(), len(rows), threads or 0)
+
+
+SEEN_CHUNK = 4096
+
+
+def seen_points(
+    camera: CameraStruct,
+    points: torch.Tensor,
+    depth: torch.Tensor | None,
+    tolerance: tuple[float, float],
+    near: float,
+    among: torch.Tensor | None = None,
+    *,
+    threads: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows int64 (R,) of points (N,3) that a camera sees, their pixel places (R,2) (centres at integers) and depths (R,) m.
+
+    depth (H,W) m, 0 where nothing is: seen is what differs from it by ``tolerance`` (m, share of the depth) at most; None:
+    whatever lies in the image. among: bool (N,), of these alone.
+    """
+    points = checked("points", points, (None, 3))
+    count = len(points)
+    if depth is not None:
+        depth = checked("depth", depth, (camera.height, camera.width))
+    if among is not None:
+        among = checked("among", among, (count,), torch.bool)
+    rows, places, z = torch.empty(count, dtype=torch.int64), torch.empty(count, 2), torch.empty(count)
+    found = torch.zeros(1 + -(-count // SEEN_CHUNK), dtype=torch.int64)
+    call(
+        "gs_seen_points",
+        *(ctypes.byref(camera), points.data_ptr(), pointer(among), count, pointer(depth), *tolerance, near),
+        *(rows.data_ptr(), places.data_ptr(), z.data_ptr(), found.data_ptr(), threads or 0),
+    )
+    number = int(found[0])
+    return rows[:number], places[:number], z[:number]
 
 
 MLP_WIDEST = 256

@@ -108,6 +108,17 @@ class LiftingMethod:
     # --- hooks ------------------------------------------------------------------------------------------------------
 
     @property
+    def warnings(self) -> list[str]:
+        """What the views lack, in words."""
+        found, views = list(self.scene.warnings), self.scene.train
+        without = [view.name for view in views if view.ids is None]
+        if self.needs_ids and without:
+            found.append(
+                f"{len(without)} of {len(views)} views have no masks and teach colour alone, first {without[0]}"
+            )
+        return found
+
+    @property
     def features_move_geometry(self) -> bool:
         """Does the loss on features also move positions, scales and opacities?"""
         return True

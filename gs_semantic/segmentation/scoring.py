@@ -16,7 +16,9 @@ from gs_semantic.evaluation.compactness import components_by_object
 from gs_semantic.evaluation.feature_field import FeatureFieldScore
 from gs_semantic.evaluation.image_quality import psnr
 from gs_semantic.evaluation.instances import InstanceScore
+from gs_semantic.evaluation.lerf import IdView, score_prompts
 from gs_semantic.evaluation.panoptic import BACKGROUND, FOREGROUND, PanopticScore, two_classes
+from gs_semantic.evaluation.replica import ReplicaScore
 from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.scene import View
@@ -84,6 +86,34 @@ def score_views(
         if background:
             results["pq_scene"] = panoptic.result().mean.pq
     return results
+
+
+def protocol_scores(method: LiftingMethod, views: Sequence[View]) -> dict[str, float]:
+    """replica_miou, replica_f_score, replica_precision, replica_recall; lerf_miou, lerf_mbiou (``evaluation.protocols``).
+
+    In the place of LERF-Mask's prompts stand the true objects of the views: a prompt is grounded by its mask in the first view
+    that shows it, whose ids are looked for in all.
+    """
+    replica, shown, truth = ReplicaScore(), dict[int, IdView](), dict[int, dict[int, np.ndarray]]()
+    for number, view in enumerate(views):
+        seen = method.predict(view.camera)
+        if seen.ids is None or view.ids is None:
+            continue
+        replica.update(seen.ids, view.ids)
+        shown[number] = IdView.hard(seen.ids, seen.confidence)
+        for key in set(np.unique(view.ids).tolist()) - {0, *method.scene.ignored_ids}:
+            truth.setdefault(key, {})[number] = view.ids == key
+    if not truth:
+        return {}
+    found, prompts = replica.result(), score_prompts(shown, {str(key): masks for key, masks in truth.items()})
+    return {
+        "replica_miou": found.miou,
+        "replica_f_score": found.f_score,
+        "replica_precision": found.precision,
+        "replica_recall": found.recall,
+        "lerf_miou": prompts.miou,
+        "lerf_mbiou": prompts.mean_boundary_iou,
+    }
 
 
 def semantic_extras(method: LiftingMethod, views: Sequence[View], reach_m: float = 0.1) -> dict[str, float]:

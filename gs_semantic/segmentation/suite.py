@@ -26,11 +26,11 @@ from gs_semantic.segmentation.config import TrainingConfig, make_config
 from gs_semantic.segmentation.method import LiftingMethod
 from gs_semantic.segmentation.methods.contrastive import ClusteredContrast
 from gs_semantic.segmentation.methods.coseg.method import CosegConfig
-from gs_semantic.segmentation.methods.unified_lift import UnifiedLift
+from gs_semantic.segmentation.methods.unified_lift import AS_PUBLISHED, BY_NEED, UnifiedLift
 from gs_semantic.segmentation.progress import Listener
 from gs_semantic.segmentation.registry import method_class
 from gs_semantic.segmentation.scene import Scene, View, make_scene
-from gs_semantic.segmentation.scoring import score_views, semantic_extras
+from gs_semantic.segmentation.scoring import protocol_scores, score_views, semantic_extras
 from gs_semantic.segmentation.trainer import MAP, Trainer, TrainingJob, train
 
 SHOWN_VIEWS = 3  # held-out views whose predictions are kept for pictures
@@ -47,7 +47,6 @@ SHARED_OPTIONS = {spec.name for spec in fields(TrainingConfig)}
 CLUSTER_SIZES = (10, 20, 50, 100, 200)  # smallest clusters that are tried
 ANSWER_TEMPERATURES = (0.1, 0.03, 0.015)
 ONE_OBJECT = 0.35  # the share that is tried
-MANY_OBJECTS = {"draw_balance": 0.5, "open_below": 0.9, "one_object": 0.2}  # codes by need, and joined by need
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ class Comparison:
     objects: sizes of the scenes made in code that it is about; without, it is run on a recording. overrides: options of
     all variants. segment_for: iterations after the building of maps, by preset
     (the option ``iterations`` sets both, ``segment_for`` this one alone). suffixes: of the names of results, by
-    kind of masks; without, all but the first have their kind as a prefix.
+    kind of masks; without, all but the first have their kind as a prefix. protocols: scores are those of the Replica and
+    the LERF-Mask protocol, too.
     """
 
     variants: Mapping[str, Variant]
@@ -81,10 +81,15 @@ class Comparison:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     segment_for: Mapping[str, int] = field(default_factory=dict)
     suffixes: Mapping[str, str] = field(default_factory=dict)
+    protocols: bool = False
 
 
 def _unified(**changes: Any) -> Variant:
     return Variant("unified_lift", {"unlabelled": "background", **changes})
+
+
+def _published(**changes: Any) -> Variant:
+    return _unified(**{**AS_PUBLISHED, **changes})
 
 
 def _coseg(**changes: Any) -> Variant:
@@ -92,6 +97,8 @@ def _coseg(**changes: Any) -> Variant:
 
 
 HDBSCAN = "hdbscan"
+HDBSCAN_BALANCED = "hdbscan_balanced"  # on the features of balanced draws, those that the codebook has
+PUBLISHED = "published_codebook"  # the control of the codebook's ablations, which leave out or change a part of it
 # as few as a reconstruction has, and growth in as many rounds
 SPARSE = {"initial_gaussians": 5000, "densify_every": 25}
 # a map of so few that many reach over borders, and IGD that may more than double them
@@ -136,20 +143,34 @@ SUITES: Mapping[str, Comparison] = {
             "grouping_tracked": Variant("grouping", {"ids": "tracked"}),
             "grouping_untracked": Variant("grouping"),
             HDBSCAN: Variant("contrastive", {"unlabelled": "background"}),
-            "no_area_aware": _unified(area_aware=False),
-            "no_filter": _unified(filter_below=1.0),
-            "filter_075": _unified(filter_below=0.75),
-            "filter_085": _unified(filter_below=0.85),
-            "no_blocking": _unified(block_gradients=False),
-            "paper_weights": _unified(weighting="paper"),
-            "all_pixels": _unified(association_pixels=0),
-            "unbalanced": _unified(contrast_balance=0.0, contrast_balance_end=-1.0),
-            "steady_balance": _unified(contrast_balance_end=-1.0),
-            "balanced_draws": _unified(draw_balance=0.5),
-            "many_objects": _unified(**MANY_OBJECTS),
+            HDBSCAN_BALANCED: Variant(
+                "contrastive", {"unlabelled": "background", "draw_balance": BY_NEED["draw_balance"]}
+            ),
+            PUBLISHED: _published(),
+            "no_area_aware": _published(area_aware=False),
+            "no_filter": _published(filter_below=1.0),
+            "filter_075": _published(filter_below=0.75),
+            "filter_085": _published(filter_below=0.85),
+            "no_blocking": _published(block_gradients=False),
+            "paper_weights": _published(weighting="paper"),
+            "all_pixels": _published(association_pixels=0),
+            "unbalanced": _published(contrast_balance=0.0, contrast_balance_end=-1.0),
+            "steady_balance": _published(contrast_balance_end=-1.0),
+            "balanced_draws": _published(draw_balance=BY_NEED["draw_balance"]),
         },
         masks=("untracked",),
         objects=(25, 50, 100, 500),
+    ),
+    "protocols": Comparison(
+        {
+            "unified_lift": Variant("unified_lift"),
+            PUBLISHED: Variant("unified_lift", AS_PUBLISHED),
+            "grouping_tracked": Variant("grouping", {"ids": "tracked", "unlabelled": "ignore"}),
+            "grouping_untracked": Variant("grouping", {"unlabelled": "ignore"}),
+            HDBSCAN: Variant("contrastive"),
+        },
+        masks=("untracked",),
+        protocols=True,
     ),
     "coseg": Comparison(
         {
@@ -170,7 +191,7 @@ SUITES: Mapping[str, Comparison] = {
 }
 ABLATIONS = (
     "no_area_aware", "no_filter", "filter_075", "filter_085", "no_blocking", "paper_weights", "all_pixels", "unbalanced",
-    "steady_balance", "balanced_draws", "many_objects",
+    "steady_balance", "balanced_draws", "unified_lift",
 )  # fmt: skip
 
 
@@ -324,6 +345,8 @@ class Suite:
             results |= _by_rule(method, scene.held_out)
         if scene.semantic:
             results |= semantic_extras(method, scene.held_out)
+        if SUITES[self.name].protocols:
+            results |= protocol_scores(method, scene.held_out)
         self._keep_pictures(cell, method, scene.held_out)
         with atomic_write(self.folder / f"{cell.name}.json") as file:
             record = {"made_of": self._made_of(cell, config), "results": results}
@@ -410,8 +433,9 @@ class Suite:
         """PQ of every variant as the mean over the scenes, where all were run, and what follows from it.
 
         HDBSCAN: with the smallest cluster that is best on the first scene, and with that which is best on each.
-        ablations: what leaving a part out changes, seed by seed, mean and standard deviation. minutes: of training, by
-        variant. Of all masks but the comparison's first, names have their kind as a prefix.
+        ablations: what a change of the published codebook is worth, seed by seed, mean and standard deviation; that of
+        ``unified_lift`` is all that the presets have beyond it. minutes: of training, by variant. Of all masks but the
+        comparison's first, names have their kind as a prefix.
         """
         prefix = "" if masks == SUITES[self.name].masks[0] else f"{masks}_"
 
@@ -420,15 +444,16 @@ class Suite:
             return [value for value in values if value is not None] if None not in values else []
 
         found: dict[str, Any] = {}
-        names = [name for name in self.variants if name != HDBSCAN]
+        names = [name for name in self.variants if name not in (HDBSCAN, HDBSCAN_BALANCED)]
         found |= {f"{name}_pq_scene": statistics.fmean(over(f"{name}_pq_scene")) for name in names
                   if over(f"{name}_pq_scene")}  # fmt: skip
-        by_size = {size: over(f"{HDBSCAN}_{size}_pq_scene") for size in CLUSTER_SIZES}
-        if all(by_size.values()):
-            chosen = max(by_size, key=lambda size: by_size[size][0])
-            found["hdbscan_min_cluster_size"] = chosen
-            found["hdbscan_pq_scene"] = statistics.fmean(by_size[chosen])
-            found["hdbscan_best_pq_scene"] = statistics.fmean(map(max, zip(*by_size.values(), strict=True)))
+        for name in (HDBSCAN, HDBSCAN_BALANCED):
+            by_size = {size: over(f"{name}_{size}_pq_scene") for size in CLUSTER_SIZES}
+            if all(by_size.values()):
+                chosen = max(by_size, key=lambda size: by_size[size][0])
+                found[f"{name}_min_cluster_size"] = chosen
+                found[f"{name}_pq_scene"] = statistics.fmean(by_size[chosen])
+                found[f"{name}_best_pq_scene"] = statistics.fmean(map(max, zip(*by_size.values(), strict=True)))
         changes = {name: self._changes(name, masks) for name in ABLATIONS}
         found["ablations"] = {name: statistics.fmean(values) for name, values in changes.items() if values}
         spread = {name: statistics.stdev(values) for name, values in changes.items() if len(values) > 1}
@@ -439,12 +464,14 @@ class Suite:
         return {f"{prefix}{name}": value for name, value in found.items()}
 
     def _changes(self, variant: str, masks: str) -> list[float]:
-        """PQ of a variant less that of the whole method, the mean over the scenes, for each seed that both were run with."""
-        first = next(iter(self.variants))
+        """PQ of a variant less that of the control, the mean over the scenes, for each seed that both were run with."""
+        if PUBLISHED not in self.variants:
+            return []
         changes = []
         for seed in self.seeds:
             both = [
-                [self.result(Cell(name, masks, seed, objects)) for name in (variant, first)] for objects in self.objects
+                [self.result(Cell(name, masks, seed, objects)) for name in (variant, PUBLISHED)]
+                for objects in self.objects
             ]
             if all(one is not None and other is not None for one, other in both):
                 changes.append(statistics.fmean(one["pq_scene"] - other["pq_scene"] for one, other in both))  # type: ignore[index]

@@ -143,7 +143,7 @@ class Trainer:
             len(self.method.gaussians),
             loop.seconds / 60,
             self.output / MAP if has_map and self.output is not None else None,
-            tuple(self.method.scene.warnings),
+            tuple(self.method.warnings),
         )
 
     def _next_view(self) -> int:

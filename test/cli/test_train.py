@@ -115,8 +115,9 @@ def test_a_suite_on_scenes_of_objects_scores_them_and_their_mean(tmp_path, monke
     report, folder = tmp_path / "suite.json", tmp_path / "cells"
     words = ["evaluate", "suite", "unified_lift", "--folder", str(folder), "--seeds", "0", "--objects", "4", "6"]
     words += ["--set", "iterations=30", "--set", "initial_gaussians=400", "--json", str(report)]
-    words += ["--only", "unified_lift", "grouping_tracked", "hdbscan", "no_filter"]
-    assert main([*words, "--cells", "4"]) == 0
+    variants = ["unified_lift", "grouping_tracked", "hdbscan", "hdbscan_balanced", "published_codebook", "no_filter"]
+    words += ["--only", *variants]
+    assert main([*words, "--cells", "6"]) == 0
     results = json.loads(report.read_text())["results"]
     assert 0 <= results["objects4_unified_lift_pq_scene"] <= 1 and "unified_lift_pq_scene" not in results
     assert results["cells_missing"].split(", ")[0] == "unified_lift-6_objects-untracked-0"
@@ -126,12 +127,24 @@ def test_a_suite_on_scenes_of_objects_scores_them_and_their_mean(tmp_path, monke
     mean = (results["objects4_unified_lift_pq_scene"] + results["objects6_unified_lift_pq_scene"]) / 2
     assert results["unified_lift_pq_scene"] == pytest.approx(mean)
     assert 0 <= results["objects4_unified_lift_at_0.1_pq_scene"] <= 1
-    change = results["no_filter_pq_scene"] - results["unified_lift_pq_scene"]
-    assert results["ablations"] == {"no_filter": pytest.approx(change)}
-    assert set(results["minutes"]) == {"unified_lift", "grouping_tracked", "hdbscan", "no_filter"}
-    assert results["hdbscan_best_pq_scene"] >= results["hdbscan_pq_scene"]
+    changes = {
+        n: results[f"{n}_pq_scene"] - results["published_codebook_pq_scene"] for n in ("unified_lift", "no_filter")
+    }
+    assert results["ablations"] == pytest.approx(changes)
+    assert set(results["minutes"]) == set(variants)
+    assert all(results[f"{n}_best_pq_scene"] >= results[f"{n}_pq_scene"] for n in ("hdbscan", "hdbscan_balanced"))
     assert results["hdbscan_min_cluster_size"] in (5, 20) and results["objects4_hdbscan_5_seconds"] > 0
     assert (folder / "untracked_views.png").stat().st_size > 1000
+
+
+def test_the_protocols_suite_scores_a_recording_by_both(room, tmp_path):
+    folder, report = tmp_path / "cells", tmp_path / "suite.json"
+    words = ["evaluate", "suite", "protocols", "--train-on", str(room), "--eval", str(room), "--folder", str(folder)]
+    words += ["--seeds", "0", "--only", "unified_lift", "--set", "iterations=20", "--set", "initial_gaussians=400"]
+    assert main([*words, "--json", str(report)]) == 0
+    results = json.loads(report.read_text())["results"]
+    names = ("replica_miou", "replica_f_score", "lerf_miou", "lerf_mbiou")
+    assert all(0 <= results[f"unified_lift_{name}"] <= 1 for name in names) and results["unified_lift_replica_miou"] > 0
 
 
 def test_the_coseg_suite_has_its_results_by_noise_and_its_map_built_once(room, tmp_path, capsys):

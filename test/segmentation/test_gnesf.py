@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from gs_semantic.cli import EXIT_ERROR, main
+from gs_semantic.cli.suite import draw_classes
 from gs_semantic.data.room_writer import RoomFormat, list_rooms, write_rooms
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidInputError, InvalidRequestError
@@ -182,6 +184,24 @@ def test_sums_view_by_view_equal_the_vote_of_all_views_at_once(scenes, answer, b
     assert valid.any(0).float().mean() > 0.5 and valid.sum(0).max() > 3
     # places half-way between two pixels may be rounded either way, so that some views differ
     assert ((found - expected).abs().amax(dim=1) < 2e-3).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("visibility", ["depth", "none"])
+def test_one_view_sees_in_one_pass_what_it_sees(scenes, visibility):
+    method, scene = learner().eval(), scenes[0]
+    method.use_classifier(Oracle(scenes))
+    view, means = method.prepared(scene).subset([4]), scene.gaussians["means"]
+    places, z, valid = view.seen(means, visibility)
+    among = torch.arange(len(means)) % 3 > 0
+    for chosen in (None, among):
+        rows, found, depth = view.rows_seen(means, visibility, chosen)
+        expected = valid[0] if chosen is None else valid[0] & among
+        seen = torch.zeros(len(means), dtype=torch.bool)
+        seen[rows] = True
+        assert 0 < len(rows) < len(means) and (rows.diff() > 0).all()
+        assert (seen != expected).float().mean() < 1e-3  # half-way between two pixels is rounded either way
+        torch.testing.assert_close(found, places[:, rows], atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(depth, z[:, rows])
 
 
 def test_a_later_view_changes_only_what_it_sees(scenes):
@@ -357,9 +377,17 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     )
     assert all(0 <= results[f"{row}_miou"] <= 1 for row in rows) and "gnesf_miou_std" in results
     assert results["test_rooms"] == 1 and results["gnesf_views4_miou"] >= 0
-    monkeypatch.setattr(GnesfSuite, "_score", lambda *_: pytest.fail("was scored already"))
+    draw_classes(suite)
+    room, scan = suite.pictures()  # of one test room, and of the recording, which is the same room
+    assert list(room)[:3] == ["photograph", "truth", "2D segmenter"] and len(room) == 8
+    assert np.array_equal(room["truth"], scan["truth"]) and set(np.unique(room["direct regression"])) <= set(range(20))
+    assert room["volume rendering"].shape == (18, 24)  # every other pixel
+    with Image.open(tmp_path / "kept" / "views.png") as sheet:
+        assert sheet.width > 8 * 240 and sheet.height > 2 * 180
+    monkeypatch.setattr(GnesfSuite, "_open", lambda *_: pytest.fail("was scored already"))
     again = GnesfSuite(tmp_path / "rooms", paths, tmp_path / "kept", suite.recordings)
     assert again.run() == results
+    assert np.array_equal(again.pictures()[0]["learned votes"], room["learned votes"])
     with pytest.raises(InvalidRequestError, match="none of the checkpoints is of learned votes"):
         GnesfSuite(tmp_path / "rooms", paths[2:4], tmp_path / "kept")
 

@@ -90,7 +90,7 @@ def test_gradients_of_ids_never_reach_geometry_and_codes_never_reach_features():
 
 
 def test_features_are_those_of_contrast_alone():
-    options = {"masks": "shuffled", "iterations": 12, "densify_until": 6, "densify_every": 3}
+    options = {"masks": "shuffled", "iterations": 12, "densify_until": 6, "densify_every": 3, "draw_balance": 0.5}
     alone, both = (small_method(name, **options) for name in ("contrastive", "unified_lift"))
     for method in (alone, both):
         Trainer(method).run()
@@ -124,11 +124,16 @@ def test_both_weightings_train(weighting, ratio):
 
 @pytest.mark.parametrize("draw_balance", [0.0, 0.5])
 def test_the_sampled_losses_are_those_of_all_pixels_on_average(draw_balance):
-    whole = small_method("unified_lift", contrast_pixels=0, contrast_least=0, association_pixels=0, filter_below=1.0)
+    same = {"contrast_least": 0, "filter_below": 1.0, "open_below": 0.0}
+    whole = small_method("unified_lift", contrast_pixels=0, association_pixels=0, **same)
     part = small_method(
-        "unified_lift", contrast_pixels=512, contrast_least=0, association_pixels=512, filter_below=1.0,
-        weighting="paper", draw_balance=draw_balance,
-    )  # fmt: skip
+        "unified_lift",
+        contrast_pixels=512,
+        association_pixels=512,
+        weighting="paper",
+        draw_balance=draw_balance,
+        **same,
+    )
     whole.weights = part.weights
     torch.manual_seed(0)
     centres = torch.eye(5, 16)[whole.scene.classes(0).reshape(48, 64)]
@@ -221,6 +226,9 @@ def test_views_without_masks_train_colour_only():
     method = small_method("unified_lift", with_ids(lambda ids, index: ids * (index % 2)))
     labelled = [view.ids is not None for view in method.scene.train]
     assert any(labelled) and not all(labelled)
+    first = method.scene.train[labelled.index(False)].name
+    without = f"{labelled.count(False)} of {len(labelled)} views have no masks and teach colour alone, first {first}"
+    assert without in method.warnings
     assert set(method.step(1, labelled.index(False))) == {"colour"}
     assert {"contrast", "concentration"} <= set(method.step(2, labelled.index(True)))
 

@@ -18,7 +18,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from gs_semantic.data.room_writer import list_rooms, room_width
-from gs_semantic.errors import InvalidRequestError
+from gs_semantic.errors import InvalidInputError, InvalidRequestError
 from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.evaluation.segmentation import SegmentationScores
 from gs_semantic.files import atomic_write, make_folder
@@ -34,7 +34,13 @@ from gs_semantic.segmenters.weights import choose_device
 
 SUITES = ("gnesf",)
 UNIFORM = {"uniform": "mean", "uniform_log": "log"}  # what is averaged, by the name of its row
+NAMES = {
+    "gnesf": "learned votes", "no_visibility": "without visibility", "direct": "direct regression",
+    "gnesf_volume": "volume rendering",
+}  # fmt: skip
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
+PICTURED_STEP = 2  # every so many pixels each way are rendered in pictures of volume rendering
+PICTURED = 3  # test rooms that are shown, besides the first recording
 POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
 
 
@@ -111,6 +117,41 @@ class GnesfSuite:
                     results[f"{prefix}_{score}_std"] = statistics.stdev(values)
         return results
 
+    def pictures(self) -> list[dict[str, np.ndarray]]:
+        """One novel view of each of a few scenes: "photograph" uint8 (H,W,3), and class ids int16 (H,W) of "truth" and of
+        the rows of the comparison, each by its first checkpoint. Kept as the scores are."""
+        rooms = [scene for scene in self.scenes if scene[0] == "rooms"][:PICTURED]
+        return [self._picture(*scene) for scene in [*rooms, *list(self.recordings.items())[:1]]]
+
+    def _picture(self, group: str, folder: Path) -> dict[str, np.ndarray]:
+        chosen = {variant: learners[0] for variant, learners in self.learners.items()}
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path, _ in chosen.values())).hexdigest()[:12]
+        path = self.folder / f"{group}_{folder.name}_{digest}_picture.npz"
+        if not path.is_file():
+            opened, voting = self._open(group, folder), chosen["gnesf"][1]
+            gaussians = opened.scene.gaussians
+            view = opened.scene.novel[len(opened.scene.novel) // 2]
+            if view.classes is None:
+                raise InvalidInputError(f"{folder}: {view.name} has no classes to be shown beside those found")
+            shown = {"photograph": view.rgb, "truth": view.classes}
+            shown["2D segmenter"] = _image_classes(voting, view.rgb, view.classes.shape)
+            others = {"uniform vote": _changed(voting, answer="uniform", blend="mean")}
+            others |= {NAMES[variant]: learner for variant, (_, learner) in chosen.items()}
+            for name, learner in others.items():
+                prepared = opened.views_of(learner, self.rasterizer)
+                if isinstance(learner, GnesfVolume):
+                    field = SceneGrid.of(prepared.views, prepared, learner.config.voxels)
+                    shown[name] = learner.render(prepared, field, view.camera, PICTURED_STEP)[0]
+                else:
+                    known = learner.classes_of(gaussians, prepared)
+                    shown[name] = splat(gaussians, known, view.camera, self.rasterizer).classes
+            make_folder(self.folder)
+            with atomic_write(path) as file:
+                small = {name: image if image.ndim == 3 else image.astype(np.int16) for name, image in shown.items()}
+                np.savez_compressed(file, allow_pickle=False, **small)
+        with np.load(path) as kept:
+            return dict(kept)
+
     def _tables(self, group: str, folder: Path) -> dict[tuple[str, int], Contingency]:
         """Of a scene, by row and seed. What each checkpoint has to say of it is kept in a file of its own."""
         opened: list[OpenScene] = []
@@ -134,8 +175,8 @@ class GnesfSuite:
     def _open(self, group: str, folder: Path) -> OpenScene:
         labels = self.learners["gnesf"][0][1].labels
         width = 0 if group == "rooms" else room_width(self.rooms)
-        beside: Path | None | str = "beside" if group == "rooms" else None
-        return OpenScene(LearningScene(folder, labels, max_width=width, map_folder=beside))
+        maps: Path | str = "beside" if group == "rooms" else self.folder / f"map_{group}"
+        return OpenScene(LearningScene(folder, labels, max_width=width, map_folder=maps))
 
     def _score(self, scene: OpenScene, variant: str, learner: Gnesf, first: bool) -> dict[str, Contingency]:
         tables: dict[str, Contingency] = {}
@@ -182,11 +223,7 @@ class GnesfSuite:
         """The 2D segmenter alone: on the photograph, which a novel view does not have, and on the rendered image."""
         assert view.classes is not None
         for name, rgb in (("segmenter2d", view.rgb), ("segmenter2d_rendered", self._rendered(gaussians, view.camera))):
-            scores = learner.opinions.scores([rgb])
-            full = torch.nn.functional.interpolate(
-                scores, size=view.classes.shape, mode="bilinear", align_corners=False
-            )
-            count(name, full[0].argmax(dim=0).numpy() + 1, view.classes)
+            count(name, _image_classes(learner, rgb, view.classes.shape), view.classes)
 
     @torch.no_grad()
     def _rendered(self, gaussians: GaussianMap, camera: Camera) -> np.ndarray:
@@ -234,6 +271,13 @@ def nearest_classes(gaussians: GaussianMap, known: GaussianClasses, view: SceneV
     finite = np.isfinite(points).all(axis=1)
     nearest = cKDTree(gaussians["means"].numpy()[rows]).query(points[finite])[1]
     return classes[rows][nearest], truth[finite]
+
+
+def _image_classes(learner: Gnesf, rgb: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What the 2D segmenter alone says of an image: class ids (H,W)."""
+    scores = learner.opinions.scores([rgb])
+    found = torch.nn.functional.interpolate(scores, size=shape, mode="bilinear", align_corners=False)
+    return found[0].argmax(dim=0).numpy() + 1
 
 
 def _digest(module: torch.nn.Module) -> str:

@@ -31,11 +31,15 @@ from gs_semantic.segmentation.untracked import (
 MORE = 1.5  # a codebook that is too full gets as many times its codes
 FREE = 0.5  # a code that was matched less often than this in a round is given to the next new object
 ANSWERS = 0.5  # a second code answers to a mask, too, when it has this share of the score of the first
+# beyond the publication: small masks are drawn more often, codes are opened where objects need them and joined where two
+# are one; for many objects, and for masks as segmenters give them
+BY_NEED = {"draw_balance": 0.5, "open_below": 0.9, "one_object": 0.2}
+AS_PUBLISHED = {"draw_balance": 0.0, "open_below": 0.0, "one_object": 1.0}
 
 
 @dataclass(frozen=True)
 class UnifiedLiftConfig(ContrastiveConfig):
-    """Options of Unified-Lift; the defaults are those of its public code."""
+    """Options of Unified-Lift; the defaults are those of its public code, and what ``quick`` and ``standard`` change is not."""
 
     codes: int = option(256, "objects that the codebook has room for at first; it grows", low=1)
     grow_every: int = option(1000, "iterations between two looks at how full it is; 0: never", low=0, schedule=True)
@@ -62,8 +66,8 @@ class UnifiedLiftConfig(ContrastiveConfig):
     lr_codes: float = option(5e-4, "learning rate of codes", low=0)
 
     presets: ClassVar = {
-        "quick": {"association_pixels": 4096, "lr_codes": 5e-3},
-        "standard": {"association_pixels": 4096},
+        "quick": {**BY_NEED, "association_pixels": 4096, "lr_codes": 5e-3},
+        "standard": {**BY_NEED, "association_pixels": 4096},
         "paper": {},
     }
 

@@ -43,7 +43,7 @@ class LiveVotes:
     def vote(self, gaussians: GaussianMap, view: PreparedViews, stamp_ns: int) -> torch.Tensor:
         """The same with a view whose opinions and depth are known already."""
         self._follow(gaussians)
-        due = torch.nonzero((self._voted_ns == 0) | ((stamp_ns - self._voted_ns).abs() >= AGAIN_NS))[:, 0]
+        due = (self._voted_ns == 0) | ((stamp_ns - self._voted_ns).abs() >= AGAIN_NS)
         seen = self.method.look(gaussians["means"], view, due)
         self.sums.add_features(seen.rows, seen.described, seen.weight, seen.opinions)
         self.method.vote(self.sums, seen)

@@ -10,10 +10,10 @@ import torch
 
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import GaussianMap
-from gs_semantic.rendering import Rasterizer
+from gs_semantic.rendering import Rasterizer, native
 from gs_semantic.segmentation.generalization.classifier import ImageClassifier
-from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
-from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth
+from gs_semantic.segmentation.generalization.gnesf.sources import NEAR_M, SourceViews
+from gs_semantic.segmentation.generalization.gnesf.visibility import TOLERANCE_M, TOLERANCE_SHARE, visible_by_depth
 from gs_semantic.segmentation.generalization.scenes import SceneView
 
 
@@ -72,6 +72,21 @@ class PreparedViews:
             rendered = self.sources.read(self.depths.float(), places, "nearest")[..., 0]
             inside = inside & visible_by_depth(z, rendered)
         return places, z, inside
+
+    def rows_seen(
+        self, points: torch.Tensor, visibility: str = "depth", among: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same of one view (V = 1), without what it does not see: int64 rows (R,) of the points, of those that bool
+        ``among`` (P,) names; their places (1,R,2) and depths z (1,R). On a CPU in one pass."""
+        by_depth = visibility == "depth"
+        if not points.is_cuda and native.available():
+            camera = self.sources.camera_struct(0)
+            depth = self.depths[0, 0].float() if by_depth else None
+            rows, places, z = native.seen_points(camera, points, depth, (TOLERANCE_M, TOLERANCE_SHARE), NEAR_M, among)
+            return rows, places[None], z[None]
+        places, z, seen = self.seen(points, visibility)
+        rows = torch.nonzero(seen[0] if among is None else seen[0] & among)[:, 0]
+        return rows, places[:, rows], z[:, rows]
 
     def opinions(self, places: torch.Tensor) -> torch.Tensor:
         """Class probabilities (V,P,K) at pixel places."""

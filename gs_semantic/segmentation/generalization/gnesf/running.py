@@ -50,28 +50,34 @@ class RunningVotes:
         """What a view says of the Gaussians ``rows`` (R,) that it sees, each once: features (R,F), their weight (R,),
         opinions (R,K)."""
         weighted = weight[:, None] * described
-        self.weight[rows] += weight  # faster than index_add_ where a row has one number
-        self.first.index_add_(0, rows, weighted)
-        self.second.index_add_(0, rows, weighted * described)
-        self.opinion.index_add_(0, rows, opinions)
+        _add(self.weight, rows, weight)
+        _add(self.first, rows, weighted)
+        _add(self.second, rows, weighted.mul_(described))
+        _add(self.opinion, rows, opinions)
         self.views[rows] += 1
 
     def pooled(self, rows: torch.Tensor) -> Pooled:
         """Weighted mean and variance of features (R,F) over the views so far."""
         total = self.weight[rows, None] + 1e-8
-        mean = self.first[rows] / total
-        return Pooled(mean, (self.second[rows] / total - mean**2).clamp_min(0))
+        mean = self.first.index_select(0, rows) / total
+        variance = self.second.index_select(0, rows).div_(total).addcmul_(mean, mean, value=-1).clamp_min_(0)
+        return Pooled(mean, variance)
 
     def mean_opinion(self, rows: torch.Tensor) -> torch.Tensor:
         """(R,K): the uniform vote."""
-        return self.opinion[rows] / self.views[rows, None].clamp_min(1)
+        return self.opinion.index_select(0, rows).div_(self.views[rows, None].clamp_min(1))
 
     def add_votes(self, rows: torch.Tensor, logits: torch.Tensor, opinions: torch.Tensor) -> None:
         weight = torch.exp(logits)
-        self.numerator.index_add_(0, rows, weight[:, None] * opinions)
-        self.denominator[rows] += weight
+        _add(self.numerator, rows, weight[:, None] * opinions)
+        _add(self.denominator, rows, weight)
 
     def result(self, rows: torch.Tensor | None = None) -> torch.Tensor:
         """(N,K) averages, of all or of ``rows``; rows of Gaussians that no view has seen are 0."""
         chosen = slice(None) if rows is None else rows
         return self.numerator[chosen] / self.denominator[chosen, None].clamp_min(1e-12)
+
+
+def _add(sums: torch.Tensor, rows: torch.Tensor, values: torch.Tensor) -> None:
+    """sums[rows] += values, where no row comes twice: twice as fast as index_add_ on a CPU."""
+    sums.index_copy_(0, rows, sums.index_select(0, rows).add_(values))

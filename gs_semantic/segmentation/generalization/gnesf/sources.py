@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 
 from gs_semantic.errors import InvalidInputError
 from gs_semantic.gaussians import Camera
+from gs_semantic.rendering import native
+
+NEAR_M = 1e-3  # what is nearer is not before the camera
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,25 @@ class SourceViews:
         parts = (self.focal, self.principal, self.rotation, self.translation, self.centres)
         return SourceViews(self.size, *(part.to(device) for part in parts))
 
+    def camera_struct(self, index: int) -> native.CameraStruct:
+        """One of the cameras for the native kernels, which count pixels from the image's corner."""
+        numbers = [getattr(self, name)[index].flatten().tolist() for name in ("rotation", "translation")]
+        rotation, translation = (ctypes.c_float * 9)(*numbers[0]), (ctypes.c_float * 3)(*numbers[1])
+        centre = [place + 0.5 for place in self.principal[index].tolist()]
+        return native.CameraStruct(rotation, translation, *self.focal[index].tolist(), *centre, *self.size)
+
     def project(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixel places (V,P,2) and depths z (V,P) m of world points (P,3)."""
         local = torch.einsum("vij,pj->vpi", self.rotation, points) + self.translation[:, None]
         z = local[..., 2]
-        safe = torch.where(z > 1e-3, z, torch.ones_like(z))
+        safe = torch.where(z > NEAR_M, z, torch.ones_like(z))
         return self.focal[:, None] * local[..., :2] / safe[..., None] + self.principal[:, None], z
 
     def inside(self, places: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """bool (V,P): in front of the camera and within the image."""
         u, v = places[..., 0], places[..., 1]
         width, height = self.size
-        return (z > 1e-3) & (u > -0.5) & (v > -0.5) & (u < width - 0.5) & (v < height - 0.5)
+        return (z > NEAR_M) & (u > -0.5) & (v > -0.5) & (u < width - 0.5) & (v < height - 0.5)
 
     def read(self, maps: torch.Tensor, places: torch.Tensor, mode: str = "bilinear") -> torch.Tensor:
         """Values (V,P,C) of maps (V,C,h,w), which cover the whole image at any resolution, at pixel places (V,P,2)."""

@@ -129,8 +129,8 @@ class VotingNetwork(nn.Module):
         difference (V,P,D), valid bool (V,P), volume (P,M), cues (V,P,C)."""
         views = len(described)
         shared = [known.mean, known.variance] if volume is None else [volume, known.mean, known.variance]
-        together = torch.cat(shared, dim=-1)[None].expand(views, -1, -1)
-        x = self.base(torch.cat([together, described], dim=-1))
+        together = [part[None].expand(views, -1, -1) for part in shared]
+        x = self.base(torch.cat([*together, described], dim=-1))
         more = self.residual(x if self.form == "gaussian" else x * weights[..., None])
         seen = torch.sigmoid(more[..., 32:]) * valid[..., None]
         x = x + more[..., :32]

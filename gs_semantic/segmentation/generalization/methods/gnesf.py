@@ -369,12 +369,9 @@ class Gnesf(GeneralizableSegmenter):
     def empty_sums(self, count: int) -> RunningVotes:
         return RunningVotes.empty(count, self.width, self.class_count, self.device)
 
-    def look(self, means: torch.Tensor, view: PreparedViews, rows: torch.Tensor | None = None) -> Seen:
-        """What one view says of the Gaussians that it sees, of all or of ``rows`` int64."""
-        places, z, valid = view.seen(means if rows is None else means[rows], self.config.visibility)
-        local = torch.nonzero(valid[0])[:, 0]
-        places, z = places[:, local], z[:, local]
-        rows = local if rows is None else rows[local]
+    def look(self, means: torch.Tensor, view: PreparedViews, among: torch.Tensor | None = None) -> Seen:
+        """What one view says of the Gaussians that it sees, of all or of those that bool ``among`` (N,) names."""
+        rows, places, z = view.rows_seen(means, self.config.visibility, among)
         images = view.images()
         own = torch.cat([view.sources.read(images, places), view.sources.read(self.features(images), places)], dim=-1)
         difference = self._difference(means[rows], view.sources.centres, view.sources.rotation, z)
