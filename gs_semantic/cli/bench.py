@@ -1,7 +1,4 @@
-"""Measure: `map` (quality and rate of the live system), `render`, `train` and `unproject` (the rasteriser), `lifting` (training of a lifting method), `soak` (memory
-over time), `budget`, `query` (times of planners' questions), `distance` (to the map), `text`, `save`, `identity` (ids while things move), `faults` (are faults of a
-running graph named), `segmenter` (rate and quality of 2D masks), `rt_gs2` (frames per second of a method that labels unseen
-maps), `gnesf` (times of votes on a growing map), `association` (ids over time), `viewer` (choice of what a browser gets)."""
+"""Measure what the list below says: the live system, the rasteriser, training, planners' questions, memory, faults."""
 
 from __future__ import annotations
 

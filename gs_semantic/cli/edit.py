@@ -1,9 +1,10 @@
 """Edit a map object by object and write the result: as a map folder, or as a PLY file when OUT ends in .ply.
 
 remove takes objects out, extract keeps nothing else, move turns and shifts them, swap lets two change places, mesh makes
-triangles of them (.ply or .glb); merge-maps adds a second map of the same place and says which id each of its objects has then;
-identify labels Gaussians by a field that `train coseg` left. Objects are named by their ids or names (`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the
-same folder; either way the old content stays whole until the new one is complete.
+triangles of them (.ply or .glb); merge-maps adds a second map of the same place and says which id each of its objects
+has then; identify labels Gaussians by a field that `train coseg` left. Objects are named by their ids or names
+(`gs-semantic edit list MAP` shows both). The map itself stays as it is unless OUT is the same folder; either way the old
+content stays whole until the new one is complete.
 """
 
 from __future__ import annotations

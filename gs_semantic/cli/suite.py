@@ -21,7 +21,8 @@ TRAINING_ON_ROOMS = "rt_gs2"  # the suite that trains on rooms
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("suites", "`evaluate suite NAME` trains and compares methods (docs/training.md)")
+    about = "`evaluate suite NAME` trains and compares methods (docs/training.md); a NAME that is unknown lists all"
+    group = parser.add_argument_group("suites", about)
     group.add_argument("--train-on", type=Path, metavar="SEQUENCE", help="recording to train on [sample/house]")
     group.add_argument(
         "--eval", type=Path, metavar="SEQUENCE", help="labelled recording to score at [sample/house_eval]"
@@ -52,10 +53,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from gs_semantic.errors import InvalidRequestError
     from gs_semantic.segmentation.config import parse_overrides
     from gs_semantic.segmentation.generalization.suite import SUITES as GENERALIZING
     from gs_semantic.segmentation.progress import ProgressBar
-    from gs_semantic.segmentation.suite import Suite
+    from gs_semantic.segmentation.suite import SUITES, Suite
     from gs_semantic.share import share_path
 
     name = str(arguments.sequence)
@@ -63,6 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         return run_rt_gs2(arguments)
     if name in GENERALIZING:
         return run_generalizing(arguments, name)
+    if name not in SUITES:
+        known = ", ".join([*SUITES, *GENERALIZING, TRAINING_ON_ROOMS])
+        raise InvalidRequestError(f"suite '{name}': expected one of {known}")
     suite = Suite(
         name,
         arguments.train_on or share_path("sample", "house"),

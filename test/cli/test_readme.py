@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -46,6 +48,18 @@ def test_verbs_exist():
     assert named == set(verbs)
 
 
+def test_the_table_of_commands_has_all_that_a_verb_can_do():
+    for verb, parser in _choices(build_parser()).items():
+        rows = re.findall(rf"`(?:gs-semantic )?{verb} ([\w|-]+)", README.replace("\\|", "|"))
+        uses = set(_choices(parser))
+        assert uses <= {word for row in rows for word in row.split("|")}, verb
+
+
+def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The verbs of a parser, or what a verb can do."""
+    return next((action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)), {})
+
+
 def test_topics_and_services_are_those_of_the_interface_page():
     page = (ROOT / "docs" / "interfaces.md").read_text()
     for name in set(re.findall(r"`(~/[\w/]+)`", README)):
@@ -57,8 +71,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "samp
 
 def _commands(page: Path, program: str) -> Iterator[list[str]]:
     """Words after the program's name, of the page's blocks; not those with a <placeholder>."""
+    fenced = False
     for line in re.sub(r"\\\n\s*", " ", page.read_text()).splitlines():
-        for command in re.sub(r"\s#.*", "", line).split("&&") if line.startswith("    ") else ():
+        fenced ^= line.startswith("```")
+        for command in re.sub(r"\s#.*", "", line).split("&&") if fenced or line.startswith("    ") else ():
             if re.match(rf"\s*(\w+=\S+ )*{program} ", command) and "<" not in command:
                 yield shlex.split(command.partition(f"{program} ")[2])
 
@@ -77,6 +93,19 @@ def test_commands_of_all_pages_are_understood(capsys):
         for words in _commands(page, "ros2 launch gs_semantic"):
             _known_arguments(page, words[0].removesuffix(".launch.py"), words[1:])
     assert count > 100
+
+
+def test_commands_of_reports_are_understood(capsys):
+    parser, count = build_parser(), 0
+    for report in sorted((ROOT / "docs" / "results").glob("*.json")):
+        command = json.loads(report.read_text())["command"]
+        if command.startswith("gs-semantic "):  # others say in words what was measured
+            count += 1
+            try:
+                parser.parse_args(shlex.split(command)[1:])
+            except SystemExit:
+                pytest.fail(f"{report.name}: {capsys.readouterr().err}")
+    assert count > 50
 
 
 def _known_arguments(page: Path, use: str, words: list[str]) -> None:
