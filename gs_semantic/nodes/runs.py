@@ -96,12 +96,13 @@ class RunServer:
     @property
     def values(self) -> dict[str, Any]:
         """How far the run is, by name."""
-        if self.feedback is None:
+        feedback = self.feedback  # read once: a run that begins takes it away
+        if feedback is None:
             return {}
-        losses = dict(zip(self.feedback.loss_names, self.feedback.loss_values, strict=True))
-        names = [name for name in self.feedback.get_fields_and_field_types() if not name.startswith("loss_")]
+        losses = dict(zip(feedback.loss_names, feedback.loss_values, strict=True))
+        names = [name for name in feedback.get_fields_and_field_types() if not name.startswith("loss_")]
         return {f"loss_{name}": value for name, value in losses.items()} | {
-            name: getattr(self.feedback, name) for name in names
+            name: getattr(feedback, name) for name in names
         }
 
     # --- runs -------------------------------------------------------------------------------------------------------

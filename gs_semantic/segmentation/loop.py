@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,5 +60,8 @@ def link_checkpoint(path: Path, other: Path) -> None:
     """Give a checkpoint a second name that stays when the first one is replaced."""
     temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    os.link(path, temporary)
+    try:
+        os.link(path, temporary)
+    except OSError:  # not every file system has second names
+        shutil.copyfile(path, temporary)
     os.replace(temporary, other)

@@ -13,6 +13,7 @@ from runs_client import ABORTED, CANCELED, PATIENCE_S, SUCCEEDED, RunsClient
 from gs_semantic.data.folder_writer import write_folder
 from gs_semantic.errors import ErrorCode
 from gs_semantic.gaussians.map_folder import load_map
+from gs_semantic.nodes.runs import RunServer
 from gs_semantic.nodes.trainer_node import TrainerNode
 
 sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("segmentation", "mapping")]
@@ -105,6 +106,23 @@ def test_a_new_goal_takes_the_place_of_the_running_one(client, room, tmp_path):
 def test_mistakes_are_told_with_code_and_text(client, room, tmp_path, fields, code, text):
     status, result = client.result(client.send(room, tmp_path / "out", **fields))
     assert status == ABORTED and result.error_code == code and text in result.error_msg
+
+
+def test_a_run_that_begins_while_the_last_one_is_told_ends_no_node():
+    class Beginning:
+        """A run server whose feedback is gone at the second look."""
+
+        def __init__(self):
+            self.told = [Train.Feedback(iteration=7, loss_names=["colour"], loss_values=[0.5])]
+
+        @property
+        def feedback(self):
+            return self.told.pop() if self.told else None
+
+    server = Beginning()
+    values = RunServer.values.fget(server)
+    assert values["iteration"] == 7 and values["loss_colour"] == 0.5
+    assert RunServer.values.fget(server) == {}
 
 
 def test_cancelled_before_the_first_evaluation_says_that_there_is_no_map(client, room, tmp_path, capfd):

@@ -13,11 +13,12 @@ from training_room import RoomSequence, small_config, small_method, small_scene
 
 from gs_semantic.data.folder_writer import write_folder
 from gs_semantic.errors import InvalidInputError, TrainingError
+from gs_semantic.files import atomic_write
 from gs_semantic.gaussians.map_folder import load_map
 from gs_semantic.objects.registry import ObjectState
 from gs_semantic.rendering import create_rasterizer
 from gs_semantic.segmentation.checkpoints import read_checkpoint
-from gs_semantic.segmentation.loop import BEST, CHECKPOINT, METRICS
+from gs_semantic.segmentation.loop import BEST, CHECKPOINT, METRICS, link_checkpoint
 from gs_semantic.segmentation.registry import all_methods
 from gs_semantic.segmentation.scoring import match_ids, score_views
 from gs_semantic.segmentation.trainer import MAP, Trainer, TrainingJob, train
@@ -198,6 +199,22 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"half a file")
     with pytest.raises(InvalidInputError, match="is not a readable checkpoint"):
         Trainer.resume(tmp_path, scene)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_checkpoint_keeps_its_second_name_also_where_files_have_one(tmp_path, monkeypatch, links):
+    def refuse(*names):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    for number in range(2):
+        with atomic_write(tmp_path / CHECKPOINT) as file:
+            file.write(f"iteration {number}".encode())
+        if number == 0:
+            link_checkpoint(tmp_path / CHECKPOINT, tmp_path / BEST)
+    assert (tmp_path / BEST).read_text() == "iteration 0" and (tmp_path / CHECKPOINT).read_text() == "iteration 1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([BEST, CHECKPOINT])
 
 
 def test_every_back_end_trains():
