@@ -35,7 +35,7 @@ from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfCo
 from gs_semantic.segmentation.generalization.methods.gnesf_volume import GnesfVolume, GnesfVolumeConfig
 from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
-from gs_semantic.segmentation.generalization.suite import GnesfSuite, nearest_classes
+from gs_semantic.segmentation.generalization.suite import GnesfSuite, gains, nearest_classes
 from gs_semantic.segmenters.weights import Weights
 
 
@@ -401,6 +401,10 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     )
     assert all(0 <= results[f"{row}_miou"] <= 1 for row in rows) and "gnesf_miou_std" in results
     assert results["test_rooms"] == 1 and results["gnesf_views4_miou"] >= 0
+    assert results["direct_at_least_0.30"] is False and "gain_over_uniform" not in results  # weights are untrained
+    good = {"gnesf_miou": 0.8, "segmenter2d_miou": 0.55, "direct_miou": 0.3, "uniform_miou": 0.75}
+    assert gains(good)["gain_over_uniform"] == pytest.approx(0.05) and "gain_over_no_visibility" not in gains(good)
+    assert not any(name.startswith("gain") for name in gains(good | {"segmenter2d_miou": 0.549}))
     draw_classes(suite)
     room, scan = suite.pictures()  # of one test room, and of the recording, which is the same room
     assert list(room)[:3] == ["photograph", "truth", "2D segmenter"] and len(room) == 8
