@@ -235,6 +235,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "gs_sweep_run": (_i32, [_handle, ctypes.c_void_p, _i32]),
     "gs_nearest_discs": (_i32, [ctypes.c_void_p, _float_p, _i64, _f32, _int_p, _float_p, _i32]),
     "gs_tsdf_fuse": (_i32, [ctypes.c_void_p, _i32]),
+    "gs_view_votes": (_i32, [ctypes.c_void_p, _i32]),
     "gs_mlp": (_i32, [_float_p, _i64, _int_p, _i32, _float_p, _i32, _float_p, _i32]),
 }
 
@@ -467,6 +468,11 @@ def seen_points(
 MLP_WIDEST = 256
 
 
+def packed(layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Weights and biases of dense layers one after the other, as the kernels read them."""
+    return torch.cat([part.detach().reshape(-1) for layer in layers for part in layer])
+
+
 def mlp(
     x: torch.Tensor,
     layers: Sequence[tuple[torch.Tensor, torch.Tensor]],
@@ -481,7 +487,7 @@ def mlp(
     for before, after, (weight, bias) in zip(widths, widths[1:], layers, strict=False):
         checked("weight", weight, (after, before))
         checked("bias", bias, (after,))
-    weights = torch.cat([part.detach().reshape(-1) for layer in layers for part in layer])
+    weights = packed(layers)
     out = torch.empty(len(x), widths[-1])
     shape = (ctypes.c_int32 * len(widths))(*widths)
     call(

@@ -394,6 +394,16 @@ int32_t gs_mlp(const float* x, int64_t rows, const int32_t* widths, int32_t laye
   });
 }
 
+int32_t gs_view_votes(const ViewVotes* votes, int32_t threads) {
+  const int32_t rest = VOTE_INNER + 1 + votes->differences + votes->cue_count;
+  if (votes->count < 0 || votes->features < 1 || votes->differences < 0 || votes->cue_count < 0) return GS_BAD_ARGUMENT;
+  if (3 * votes->features > MLP_WIDEST || rest > MLP_WIDEST) return GS_BAD_ARGUMENT;
+  return guarded([&](const Kernels& k) {
+    k.view_votes(*votes, threads);
+    return GS_OK;
+  });
+}
+
 double gs_calibrate(double milliseconds, int32_t threads) {
   if (!kernels()) return 0.0;
   double first_ms = 0.0, ms = 0.0, work;

@@ -126,5 +126,7 @@ GS_API int32_t gs_tsdf_fuse(const gs::TsdfFusion*, int32_t threads);
 GS_API int32_t gs_mlp(const float* x, int64_t rows, const int32_t* widths, int32_t layers, const float* weights,
                       int32_t last_bent, float* out, int32_t threads);
 
+GS_API int32_t gs_view_votes(const gs::ViewVotes*, int32_t threads);
+
 // Gigaflops of a loop of fused multiply-adds of about `milliseconds`: what the machine has to give at this moment.
 GS_API double gs_calibrate(double milliseconds, int32_t threads);

@@ -20,6 +20,7 @@
 #include "kernels/sweep.h"
 #include "kernels/transpose.h"
 #include "kernels/tsdf.h"
+#include "kernels/view_votes.h"
 
 #define GS_TEXT_(x) #x
 #define GS_TEXT(x) GS_TEXT_(x)
@@ -33,7 +34,7 @@ const Kernels* GS_JOIN(kernels_, GS_ISA)() {
   static const Kernels table = {
       GS_TEXT(GS_ISA), pack,     project, bin,  shade,    blend,          vote,    accumulate,
       accumulate_labels, backward, step, step_images, step_features, residual, depth_l1, ssim_workspace, ssim_l1, adam,
-      census, sweep, nearest, tsdf_fuse, mlp, calibrate};
+      census, sweep, nearest, tsdf_fuse, mlp, view_votes, calibrate};
   return &table;
 }
 

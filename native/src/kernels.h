@@ -39,6 +39,7 @@ struct Kernels {
   void (*tsdf_fuse)(const TsdfFusion&, int threads);
   void (*mlp)(const float* x, int64_t rows, const int32_t* widths, int layers, const float* weights, bool last_bent,
               float* out, int threads);
+  void (*view_votes)(const ViewVotes&, int threads);
   double (*calibrate)(int64_t rounds, int threads);
 };
 

@@ -178,6 +178,22 @@ struct DiscTree {
 constexpr int MAX_TREE_LEVELS = 8;  // 16^9 discs
 
 constexpr int MLP_WIDEST = 256;  // of a layer of gs_mlp
+constexpr int VOTE_INNER = 32;  // channels of what a voting network keeps of a view
+
+// What a view says of the Gaussians it sees, the sums over views of all Gaussians, and the voting network (see
+// kernels/view_votes.h). Weights of networks are as those of gs_mlp.
+struct ViewVotes {
+  const float *described, *difference, *cues;  // (count, features), (count, differences), (count, cue_count)
+  const float *total, *first, *second;         // (gaussians,), (gaussians, features) twice
+  const int64_t* rows;                         // (count,)
+  const float *base, *residual, *seen, *vote;  // widths 3 features, 64, 32; 32, 32, 33; 32, 32, 1; all inputs, 16, 8, 1
+  const float* straight;                       // (cue_count,)
+  float* logits;                               // (count,)
+  int64_t count;
+  int32_t features, differences, cue_count;
+  float largest;  // of a logit
+};
+
 constexpr int TSDF_SIDE = 8;  // voxels along a block
 
 // A depth image and the blocks of a signed distance field that it shows (see kernels/tsdf.h).

@@ -31,11 +31,11 @@ from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
 from gs_semantic.segmentation.generalization.gnesf.voting import Elu, Pooled, VotingNetwork, pooled, soft_vote
 from gs_semantic.segmentation.generalization.method import GaussianClasses
-from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
+from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig, Seen
 from gs_semantic.segmentation.generalization.methods.gnesf_volume import GnesfVolume, GnesfVolumeConfig
 from gs_semantic.segmentation.generalization.methods.segformer import SegformerConfig, SegformerLearner
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
-from gs_semantic.segmentation.generalization.suite import GnesfSuite, nearest_classes
+from gs_semantic.segmentation.generalization.suite import GnesfSuite, gains, nearest_classes
 from gs_semantic.segmenters.weights import Weights
 
 
@@ -283,6 +283,30 @@ def test_the_2d_segmenter_has_to_be_given_and_to_fit(tmp_path):
         learner(segmenter=str(tmp_path / "cats.pt")).initialise()
 
 
+@pytest.mark.parametrize("options", [{}, {"cues": False, "difference": "vector"}])
+def test_votes_of_one_view_in_one_pass_are_those_of_the_network(options):
+    method = learner(**options).eval()
+    random = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in method.voting.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=random)
+        sums, rows = method.empty_sums(3001), torch.randperm(3001, generator=random)[:1003]
+        for _ in range(2):
+            described = torch.randn(1003, method.width, generator=random)
+            opinions = torch.rand(1003, 19, generator=random).softmax(dim=1)
+            sums.add_features(rows, described, torch.rand(1003, generator=random), opinions)
+        width = 3 if options else 1
+        seen = Seen(
+            rows, described, torch.ones(1003), opinions, torch.randn(1003, width, generator=random),
+            30 * torch.rand(1003, 2, generator=random), 3 * torch.rand(1003, generator=random), (48, 36),
+        )  # fmt: skip
+        size = torch.tensor(seen.size)
+        expected = method._votes(sums, seen, slice(0, None), size).logits[0]
+        found = method._logits(sums, seen, slice(0, None), size)
+    assert expected.std() > 1
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_pooled_is_what_running_sums_say():
     random = torch.Generator().manual_seed(1)
     features, weight = torch.rand(5, 7, 3, generator=random), torch.rand(5, 7, generator=random)
@@ -377,6 +401,10 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     )
     assert all(0 <= results[f"{row}_miou"] <= 1 for row in rows) and "gnesf_miou_std" in results
     assert results["test_rooms"] == 1 and results["gnesf_views4_miou"] >= 0
+    assert results["direct_at_least_0.30"] is False and "gain_over_uniform" not in results  # weights are untrained
+    good = {"gnesf_miou": 0.8, "segmenter2d_miou": 0.55, "direct_miou": 0.3, "uniform_miou": 0.75}
+    assert gains(good)["gain_over_uniform"] == pytest.approx(0.05) and "gain_over_no_visibility" not in gains(good)
+    assert not any(name.startswith("gain") for name in gains(good | {"segmenter2d_miou": 0.549}))
     draw_classes(suite)
     room, scan = suite.pictures()  # of one test room, and of the recording, which is the same room
     assert list(room)[:3] == ["photograph", "truth", "2D segmenter"] and len(room) == 8

@@ -38,6 +38,8 @@ NAMES = {
     "gnesf": "learned votes", "no_visibility": "without visibility", "direct": "direct regression",
     "gnesf_volume": "volume rendering",
 }  # fmt: skip
+GATES = {"segmenter2d": 0.55, "direct": 0.30}  # mIoU that a comparison asks for
+COMPARED = ("segmenter2d", "segmenter2d_rendered", "uniform", "uniform_log", "no_visibility", "direct", "gnesf_volume")
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
 PICTURED_STEP = 2  # every so many pixels each way are rendered in pictures of volume rendering
 PICTURED = 3  # test rooms that are shown, besides the first recording
@@ -115,7 +117,7 @@ class GnesfSuite:
                 results[f"{prefix}_{score}"] = statistics.fmean(values)
                 if len(values) > 1:
                     results[f"{prefix}_{score}_std"] = statistics.stdev(values)
-        return results
+        return results | gains(results)
 
     def pictures(self) -> list[dict[str, np.ndarray]]:
         """One novel view of each of a few scenes: "photograph" uint8 (H,W,3), and class ids int16 (H,W) of "truth" and of
@@ -254,6 +256,18 @@ def variant_of(learner: Gnesf) -> str:
     if learner.config.answer == "direct":
         return "direct"
     return "no_visibility" if learner.config.visibility == "none" else "gnesf"
+
+
+def gains(results: Mapping[str, Any]) -> dict[str, Any]:
+    """By how much mIoU learned votes are better than what they are compared with. Said only where the 2D segmenter and
+    direct regression are good enough for a comparison to mean something (``GATES``); whether they are is said always."""
+    passed = {name: results.get(f"{name}_miou", 0.0) >= least for name, least in GATES.items()}
+    found: dict[str, Any] = {f"{name}_at_least_{GATES[name]:.2f}": good for name, good in passed.items()}
+    if all(passed.values()):
+        for name in COMPARED:
+            if f"{name}_miou" in results:
+                found[f"gain_over_{name}"] = results["gnesf_miou"] - results[f"{name}_miou"]
+    return found
 
 
 def nearest_classes(gaussians: GaussianMap, known: GaussianClasses, view: SceneView) -> tuple[np.ndarray, np.ndarray]:

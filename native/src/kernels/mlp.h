@@ -35,6 +35,31 @@ GS_INLINE void dense(const float* in, int inputs, const float* w, const float* b
   }
 }
 
+// Layers of a block in `in` (widths[0], MLP_BLOCK), which is overwritten as `next` is: where the last one's outputs lie.
+inline float* mlp_block(float* in, float* next, const int32_t* widths, int layers, const float* w, bool last_bent) {
+  for (int layer = 0; layer < layers; ++layer) {
+    const int inputs = widths[layer], outputs = widths[layer + 1];
+    const float* bias = w + inputs * outputs;
+    const bool bent = layer + 1 < layers || last_bent;
+    int o = 0;
+    for (; o + 4 <= outputs; o += 4) dense<4>(in, inputs, w + o * inputs, bias + o, bent, next + o * MLP_BLOCK);
+    for (; o < outputs; ++o) dense<1>(in, inputs, w + o * inputs, bias + o, bent, next + o * MLP_BLOCK);
+    w = bias + outputs;
+    float* before = in;
+    in = next;
+    next = before;
+  }
+  return in;
+}
+
+// `count` rows of x (., columns) into a block (columns, MLP_BLOCK), zeros behind them.
+GS_INLINE void to_block(const float* x, int columns, int count, float* block) {
+  for (int i = 0; i < columns; ++i) {
+    for (int r = 0; r < count; ++r) block[i * MLP_BLOCK + r] = x[static_cast<int64_t>(r) * columns + i];
+    for (int r = count; r < MLP_BLOCK; ++r) block[i * MLP_BLOCK + r] = 0.f;
+  }
+}
+
 inline void mlp(const float* x, int64_t rows, const int32_t* widths, int layers, const float* weights, bool last_bent,
                 float* out, int threads) {
   constexpr int64_t TASK = 16;  // blocks
@@ -45,26 +70,10 @@ inline void mlp(const float* x, int64_t rows, const int32_t* widths, int layers,
     for (int64_t block = task * TASK; block < blocks && block < (task + 1) * TASK; ++block) {
       const int64_t begin = block * MLP_BLOCK;
       const int count = static_cast<int>(rows - begin < MLP_BLOCK ? rows - begin : MLP_BLOCK);
-      float *in = space[0], *next = space[1];
-      for (int i = 0; i < first; ++i) {
-        for (int r = 0; r < count; ++r) in[i * MLP_BLOCK + r] = x[(begin + r) * first + i];
-        for (int r = count; r < MLP_BLOCK; ++r) in[i * MLP_BLOCK + r] = 0.f;
-      }
-      const float* w = weights;
-      for (int layer = 0; layer < layers; ++layer) {
-        const int inputs = widths[layer], outputs = widths[layer + 1];
-        const float* bias = w + inputs * outputs;
-        const bool bent = layer + 1 < layers || last_bent;
-        int o = 0;
-        for (; o + 4 <= outputs; o += 4) dense<4>(in, inputs, w + o * inputs, bias + o, bent, next + o * MLP_BLOCK);
-        for (; o < outputs; ++o) dense<1>(in, inputs, w + o * inputs, bias + o, bent, next + o * MLP_BLOCK);
-        w = bias + outputs;
-        float* before = in;
-        in = next;
-        next = before;
-      }
+      to_block(x + begin * first, first, count, space[0]);
+      const float* found = mlp_block(space[0], space[1], widths, layers, weights, last_bent);
       for (int r = 0; r < count; ++r)
-        for (int o = 0; o < last; ++o) out[(begin + r) * last + o] = in[o * MLP_BLOCK + r];
+        for (int o = 0; o < last; ++o) out[(begin + r) * last + o] = found[o * MLP_BLOCK + r];
     }
   });
 }

@@ -7,6 +7,7 @@ mean and variance over the views, and the weights of the views are a softmax.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from dataclasses import dataclass
 
@@ -32,14 +33,17 @@ class Elu(nn.Module):
 class Mlp(nn.Sequential):
     """Linear layers with ELU between them. Where no gradient is wanted a CPU computes them in one pass."""
 
+    def layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weights and biases."""
+        return [(module.weight, module.bias) for module in self if isinstance(module, nn.Linear)]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        linears = [module for module in self if isinstance(module, nn.Linear)]
-        widest = max(max(linear.in_features, linear.out_features) for linear in linears)
+        layers = self.layers()
+        widest = max(max(weight.shape) for weight, _ in layers)
         wanted = torch.is_grad_enabled() or x.is_cuda or x.dtype != torch.float32 or widest > native.MLP_WIDEST
         if wanted or not native.available():
             found: torch.Tensor = super().forward(x)
             return found
-        layers = [(linear.weight, linear.bias) for linear in linears]
         flat = native.mlp(x.reshape(-1, x.shape[-1]), layers, last=not isinstance(self[-1], nn.Linear))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
@@ -142,6 +146,53 @@ class VotingNetwork(nn.Module):
         if self.form == "gaussian":
             logits = LARGEST * torch.tanh(logits / LARGEST)
         return Votes(logits.masked_fill(~valid, -6e4), x, seen[..., 0])
+
+
+class _ViewVotes(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("described", "difference", "cues", "total", "first", "second", "rows")),
+        *((name, ctypes.c_void_p) for name in ("base", "residual", "seen", "vote", "straight", "logits")),
+        ("count", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("features", "differences", "cue_count")),
+        ("largest", ctypes.c_float),
+    ]
+
+
+def view_votes(
+    network: VotingNetwork,
+    sums: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rows: torch.Tensor,
+    described: torch.Tensor,
+    difference: torch.Tensor,
+    cues: torch.Tensor | None,
+) -> torch.Tensor:
+    """Logits (R,) of one view at the Gaussians ``rows`` int64 (R,), by a network of form "gaussian", on a CPU in one pass:
+    what ``forward`` says with all of them valid, within float error. sums: of weights (N,), of features and of their
+    squares (N,F), see ``RunningVotes``. described (R,F), difference (R,D), cues (R,C)."""
+    count, features = described.shape
+    total, first, second = sums
+    gaussians = len(total)
+    inputs = {
+        "described": native.checked("described", described, (count, features)),
+        "difference": native.checked("difference", difference, (count, None)),
+        "cues": None if cues is None else native.checked("cues", cues, (count, None)),
+        "total": native.checked("total", total, (gaussians,)),
+        "first": native.checked("first", first, (gaussians, features)),
+        "second": native.checked("second", second, (gaussians, features)),
+        "rows": native.checked("rows", rows, (count,), torch.int64),
+        "straight": None if network.straight is None else network.straight.weight.detach().reshape(-1),
+        "logits": torch.empty(count),
+    }
+    for name in ("base", "residual", "seen", "vote"):
+        inputs[name] = native.packed(getattr(network, name).layers())
+    struct = _ViewVotes(
+        count=count, features=features, differences=difference.shape[1], cue_count=0 if cues is None else cues.shape[1],
+        largest=LARGEST, **{name: native.pointer(tensor) for name, tensor in inputs.items()},
+    )  # fmt: skip
+    native.call("gs_view_votes", ctypes.byref(struct), 0)
+    logits = inputs["logits"]
+    assert logits is not None
+    return logits
 
 
 def soft_vote(logits: torch.Tensor, opinions: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

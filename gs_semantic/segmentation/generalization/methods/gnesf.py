@@ -16,7 +16,7 @@ from gs_semantic.evaluation.segmentation import ClassScore
 from gs_semantic.gaussians import GaussianMap
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.semantics import SemanticSource
-from gs_semantic.rendering import Rasterizer, create_rasterizer
+from gs_semantic.rendering import Rasterizer, create_rasterizer, native
 from gs_semantic.segmentation.config import option
 from gs_semantic.segmentation.generalization import checkpoints
 from gs_semantic.segmentation.generalization.classifier import ImageClassifier
@@ -26,7 +26,14 @@ from gs_semantic.segmentation.generalization.gnesf.features import ResUNet, Smal
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews, map_depth
 from gs_semantic.segmentation.generalization.gnesf.running import RunningVotes
 from gs_semantic.segmentation.generalization.gnesf.surface import LabelledSurface
-from gs_semantic.segmentation.generalization.gnesf.voting import Votes, VotingNetwork, mlp, pooled, soft_vote
+from gs_semantic.segmentation.generalization.gnesf.voting import (
+    Votes,
+    VotingNetwork,
+    mlp,
+    pooled,
+    soft_vote,
+    view_votes,
+)
 from gs_semantic.segmentation.generalization.method import (
     Batch,
     GaussianClasses,
@@ -390,8 +397,17 @@ class Gnesf(GeneralizableSegmenter):
             if self.config.answer == "uniform":
                 logits = torch.zeros(len(opinions), device=opinions.device)
             else:
-                logits = self._votes(sums, seen, part, size).logits[0]
+                logits = self._logits(sums, seen, part, size)
             sums.add_votes(seen.rows[part], logits, opinions)
+
+    def _logits(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> torch.Tensor:
+        """(R,) of ``_votes``, without what is used on the way."""
+        if torch.is_grad_enabled() or sums.first.is_cuda or 3 * self.width > native.MLP_WIDEST or not native.available():
+            return self._votes(sums, seen, part, size).logits[0]
+        rows, opinions = seen.rows[part], seen.opinions[part]
+        cues = self._cues(opinions, sums.mean_opinion(rows), seen.places[part], seen.z[part], size)
+        of_all = (sums.weight, sums.first, sums.second)
+        return view_votes(self.voting, of_all, rows, seen.described[part], seen.difference[part], cues)
 
     def _votes(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> Votes:
         rows, opinions = seen.rows[part], seen.opinions[part]
