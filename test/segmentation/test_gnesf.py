@@ -24,6 +24,7 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner, sa
 from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
 from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
+from gs_semantic.segmentation.generalization.gnesf.neighbours import Near, NeighbourNetwork, SceneVotes, Surroundings
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
@@ -227,6 +228,72 @@ def test_learned_votes_trust_views_that_are_right(scenes, tmp_path):
     assert again.evaluate(scenes[1:]) == learned
 
 
+def test_neighbours_are_weighed_by_how_alike_they_are_and_never_by_class():
+    torch.manual_seed(0)
+    network = NeighbourNetwork()
+    logs = torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]]).log()
+    differences = torch.zeros(1, 3, 6)
+    differences[0, 1] = torch.tensor([2.0, 1.0, 9.0, 0.5, 0.25, 9.0])  # 0.1 (2 + 1) + 0.5 + 0.25 = 1.05 at first
+    found = network(Near(logs, torch.tensor([[2.0, 3.0, 0.0]]), differences))
+    weight = 1 / (1 + np.exp(-1.05))
+    expected = (weight * logs[0, 0] + (1 - weight) * logs[0, 1]).log_softmax(dim=-1)  # nobody has seen the third
+    torch.testing.assert_close(found[0], expected)
+
+    torch.nn.init.normal_(network.weigh[-1].weight)  # as if something had been learned
+    near = Near(torch.randn(50, 7, 5), torch.randint(0, 4, (50, 7)).float(), 3 * torch.rand(50, 7, 6))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    other = network(Near(near.logs[..., order], near.views, near.differences))
+    torch.testing.assert_close(other, network(near)[:, order])
+    network.own.data.fill_(1e3)  # neighbours count nothing: the vote of the views alone
+    seen = near.views[:, 0] > 0
+    torch.testing.assert_close(network(near)[seen], near.logs[seen, 0].log_softmax(dim=-1))
+
+
+def test_neighbours_outvote_a_wrong_region_up_to_its_border():
+    side, random = 24, np.random.default_rng(0)
+    u, v = np.meshgrid(*[np.arange(side) * 0.04] * 2)
+    left = torch.from_numpy(u.ravel() < 0.47)
+    points = torch.from_numpy(np.stack([u.ravel(), v.ravel(), np.ones(side**2)], axis=1)).float()
+    surroundings = Surroundings.among(points, torch.where(left, 0.2, 0.9)[:, None].expand(-1, 3))
+    assert torch.equal(surroundings.index[:, 0], torch.arange(side**2, dtype=torch.int32))
+    assert (surroundings.normals[:, 2].abs() > 0.999).all()
+    true = torch.where(left, 0, 1)
+    wrong = torch.from_numpy(random.random(side**2) < 0.25)
+    logs = torch.nn.functional.one_hot(torch.where(wrong, 2, true), 3).float() * 2
+    views = torch.full((side**2,), 3.0)
+    views[50:60], logs[50:60] = 0, 0
+    answers = NeighbourNetwork().answers(SceneVotes(logs.half(), views, surroundings))
+    assert (answers.argmax(1) == true).float().mean() > 0.99 and (answers.sum(1) - 1).abs().max() < 1e-5
+    assert not NeighbourNetwork().answers(SceneVotes(logs.half(), torch.zeros_like(views), surroundings)).any()
+
+
+def test_what_neighbours_say_is_learned_in_a_stage_of_its_own(scenes, tmp_path):
+    """Which needs neither the images nor the votes again; a checkpoint of votes alone begins it, and can be had back."""
+    save_learner(tmp_path / "votes.pt", learner())
+    votes = load_learner(tmp_path / "votes.pt")
+    votes.begin("neighbours")
+    with pytest.raises(InvalidRequestError, match="needs neighbours=learned"):
+        votes.parameter_groups()
+    method = load_learner(tmp_path / "votes.pt", {"neighbours": "learned", "points": 400, "loss": "ce"})
+    method.use_classifier(Oracle(scenes))
+    method.begin("neighbours")
+    before = method.evaluate(scenes[:1])["miou"]
+    optimizer = torch.optim.Adam(method.parameter_groups()[0]["params"], lr=0.02)
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        optimizer.zero_grad()
+        method(method.sample(scenes[:1], random))["semantic"].backward()
+        optimizer.step()
+    after = method.evaluate(scenes[:1])
+    assert after["miou"] > before
+    save_learner(tmp_path / "neighbours.pt", method)
+    again = load_learner(tmp_path / "neighbours.pt")
+    again.use_classifier(Oracle(scenes))
+    again.begin("train")
+    assert again.evaluate(scenes[:1]) == pytest.approx(after, abs=0.01)  # from the views, not from what was kept
+    assert load_learner(tmp_path / "neighbours.pt", {"neighbours": "none"}).neighbours is None
+
+
 def test_views_that_do_not_fit_are_refused(scenes):
     method, rasterizer, scene = learner(), create_rasterizer("auto"), scenes[0]
     with pytest.raises(InvalidInputError, match="no source view"):
@@ -332,7 +399,12 @@ def test_apply_writes_a_map_with_classes(scenes, tmp_path, capsys):
 def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     write_rooms(tmp_path / "rooms", [("test", 9000)], RoomFormat(48, 36, views=6, novel=2))
     paths = []
-    for name, options in {"a": {}, "b": {"seed": 1}, "c": {"answer": "direct"}, "d": {"visibility": "none"}}.items():
+    for name, options in {
+        "a": {"neighbours": "learned"},
+        "b": {"seed": 1},
+        "c": {"answer": "direct"},
+        "d": {"visibility": "none"},
+    }.items():
         paths.append(tmp_path / f"{name}.pt")
         save_learner(paths[-1], learner(**options))
     paths.append(tmp_path / "volume.pt")
@@ -345,9 +417,11 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     results = suite.run()
     rows = (
         "gnesf",
+        "gnesf_alone",
         "gnesf_volume",
         "uniform",
         "uniform_log",
+        "uniform_neighbours",
         "segmenter2d",
         "segmenter2d_rendered",
         "no_visibility",

@@ -33,7 +33,11 @@ from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneV
 from gs_semantic.segmenters.weights import choose_device
 
 SUITES = ("gnesf",)
-UNIFORM = {"uniform": "mean", "uniform_log": "log"}  # what is averaged, by the name of its row
+OTHERWISE = {  # rows of the first checkpoint of learned votes, with other options
+    "uniform": {"answer": "uniform", "blend": "mean", "neighbours": "none"},
+    "uniform_log": {"answer": "uniform", "blend": "log", "neighbours": "none"},
+    "uniform_neighbours": {"answer": "uniform", "blend": "log", "neighbours": "alike"},
+}
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
 POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
 
@@ -151,9 +155,11 @@ class GnesfSuite:
             field = SceneGrid.of(views.views, views, learner.config.voxels)
         else:
             known[variant] = learner.classes_of(gaussians, views)
+            if learner.config.neighbours != "none":
+                known[f"{variant}_alone"] = _changed(learner, neighbours="none").classes_of(gaussians, views)
         if first:
-            for name, blend in UNIFORM.items():
-                known[name] = _changed(learner, answer="uniform", blend=blend).classes_of(gaussians, views)
+            for name, options in OTHERWISE.items():
+                known[name] = _changed(learner, **options).classes_of(gaussians, views)
             known |= self._of_fewer(learner, gaussians, views)
         for view in scene.scene.novel:
             if view.classes is None:
