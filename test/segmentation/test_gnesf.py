@@ -24,7 +24,7 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner, sa
 from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
 from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
-from gs_semantic.segmentation.generalization.gnesf.neighbours import Near, NeighbourNetwork, SceneVotes, Surroundings
+from gs_semantic.segmentation.generalization.gnesf.neighbours import NeighbourNetwork, SceneVotes, Surroundings
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
@@ -231,22 +231,31 @@ def test_learned_votes_trust_views_that_are_right(scenes, tmp_path):
 def test_neighbours_are_weighed_by_how_alike_they_are_and_never_by_class():
     torch.manual_seed(0)
     network = NeighbourNetwork()
-    logs = torch.tensor([[[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]]).log()
-    differences = torch.zeros(1, 3, 6)
-    differences[0, 1] = torch.tensor([2.0, 1.0, 9.0, 0.5, 0.25, 9.0])  # 0.1 (2 + 1) + 0.5 + 0.25 = 1.05 at first
-    found = network(Near(logs, torch.tensor([[2.0, 3.0, 0.0]]), differences))
-    weight = 1 / (1 + np.exp(-1.05))
-    expected = (weight * logs[0, 0] + (1 - weight) * logs[0, 1]).log_softmax(dim=-1)  # nobody has seen the third
+    views = torch.tensor([2.0, 3.0, 0.0])
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.1, 0.0], [0.1, 0.0, 0.0]])
+    normals = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.95, 0.0975**0.5], [0.0, 1.0, 0.0]])
+    colours = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 0.575], [0.5, 0.5, 0.5]])
+    index = torch.tensor([[0, 1, 2]] * 3, dtype=torch.int32)
+    logs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]).log()
+    votes = SceneVotes.of(logs + 3, views, Surroundings(points, normals, colours, index))
+    found = network.answers(votes)
+    less = (
+        0.1 * np.sqrt(0.05) / 0.1 + 0.1 * 0.1 / 0.03 + 0.05 / 0.1 + 0.025 / 0.1
+    )  # metres, off the plane, normals, colour
+    weight = 1 / (1 + np.exp(-less))
+    expected = (weight * logs[0] + (1 - weight) * logs[1]).softmax(dim=-1)  # nobody has seen the third
     torch.testing.assert_close(found[0], expected)
 
     torch.nn.init.normal_(network.weigh[-1].weight)  # as if something had been learned
-    near = Near(torch.randn(50, 7, 5), torch.randint(0, 4, (50, 7)).float(), 3 * torch.rand(50, 7, 6))
+    surroundings = Surroundings.among(torch.rand(60, 3), torch.rand(60, 3))
+    logs, views = 3 * torch.randn(60, 5), torch.randint(0, 4, (60,)).float()
     order = torch.tensor([3, 0, 4, 1, 2])
-    other = network(Near(near.logs[..., order], near.views, near.differences))
-    torch.testing.assert_close(other, network(near)[:, order])
-    network.own.data.fill_(1e3)  # neighbours count nothing: the vote of the views alone
-    seen = near.views[:, 0] > 0
-    torch.testing.assert_close(network(near)[seen], near.logs[seen, 0].log_softmax(dim=-1))
+    found = network.answers(SceneVotes.of(logs, views, surroundings))
+    torch.testing.assert_close(network.answers(SceneVotes.of(logs[:, order], views, surroundings)), found[:, order])
+    assert (found - logs.softmax(dim=-1)).abs().max() > 0.1
+    network.own.data.fill_(1e4)  # neighbours count nothing: the vote of the views alone
+    found = network.answers(SceneVotes.of(logs, views, surroundings))
+    torch.testing.assert_close(found[views > 0], logs[views > 0].softmax(dim=-1))
 
 
 def test_neighbours_outvote_a_wrong_region_up_to_its_border():
@@ -262,9 +271,9 @@ def test_neighbours_outvote_a_wrong_region_up_to_its_border():
     logs = torch.nn.functional.one_hot(torch.where(wrong, 2, true), 3).float() * 2
     views = torch.full((side**2,), 3.0)
     views[50:60], logs[50:60] = 0, 0
-    answers = NeighbourNetwork().answers(SceneVotes(logs.half(), views, surroundings))
+    answers = NeighbourNetwork().answers(SceneVotes.of(logs, views, surroundings))
     assert (answers.argmax(1) == true).float().mean() > 0.99 and (answers.sum(1) - 1).abs().max() < 1e-5
-    assert not NeighbourNetwork().answers(SceneVotes(logs.half(), torch.zeros_like(views), surroundings)).any()
+    assert not NeighbourNetwork().answers(SceneVotes.of(logs, torch.zeros_like(views), surroundings)).any()
 
 
 def test_what_neighbours_say_is_learned_in_a_stage_of_its_own(scenes, tmp_path):

@@ -102,25 +102,37 @@ _kept: WeakKeyDictionary[GaussianMap, tuple[int, Surroundings]] = WeakKeyDiction
 
 @dataclass(frozen=True)
 class Near:
-    """R Gaussians and their k neighbours, each the first of its own: logs (R,k,K), what views say, up to a constant;
-    views (R,k): how many; differences (R,k,6)."""
+    """R Gaussians and their k neighbours, each the first of its own: logs (R,k,K) and chances (R,k,K), what views say as
+    logarithms of class probabilities and as such; unsure (R,k): entropy, 0..4; views (R,k): how many; differences (R,k,6)."""
 
     logs: torch.Tensor
+    chances: torch.Tensor
+    unsure: torch.Tensor
     views: torch.Tensor
     differences: torch.Tensor
 
     def to(self, device: torch.device | str) -> Near:
-        return Near(self.logs.to(device), self.views.to(device), self.differences.to(device))
+        return Near(*(tensor.to(device) for tensor in vars(self).values()))
 
 
 @dataclass(frozen=True)
 class SceneVotes:
-    """What the views of a scene say of its N Gaussians, on the CPU: logs float16 (N,K), up to a constant; views (N,): how
-    many there are."""
+    """What the views of a scene say of its N Gaussians, on the CPU: logs, chances float32 (N,K) and unsure, views (N,), see
+    ``Near``."""
 
     logs: torch.Tensor
+    chances: torch.Tensor
+    unsure: torch.Tensor
     views: torch.Tensor
     surroundings: Surroundings
+
+    @classmethod
+    def of(cls, logs: torch.Tensor, views: torch.Tensor, surroundings: Surroundings) -> SceneVotes:
+        """logs (N,K): of probabilities, up to a constant by Gaussian."""
+        logs = logs.float().log_softmax(dim=-1)
+        chances = logs.exp()
+        unsure = -4 * (chances * logs).sum(dim=-1) / float(np.log(logs.shape[-1]))
+        return cls(logs, chances, unsure, views, surroundings)
 
     def __len__(self) -> int:
         return len(self.logs)
@@ -128,7 +140,7 @@ class SceneVotes:
     def near(self, rows: torch.Tensor) -> Near:
         """Of Gaussians ``rows`` int64 (R,)."""
         index, differences = self.surroundings.around(rows)
-        return Near(self.logs[index].float(), self.views[index], differences)
+        return Near(self.logs[index], self.chances[index], self.unsure[index], self.views[index], differences)
 
 
 @dataclass(frozen=True)
@@ -186,15 +198,11 @@ class NeighbourNetwork(nn.Module):
 
     def forward(self, near: Near) -> torch.Tensor:
         """Logarithms of class probabilities (R,K)."""
-        theirs = near.logs.log_softmax(dim=-1)
-        q = theirs.exp()
-        most = float(np.log(theirs.shape[-1])) / 4
-        unsure = -(q * theirs).sum(-1) / most
         many = near.views.clamp_min(0.5).log()
         about = [
-            2 * (q[:, :1] * q).sum(-1),  # are they of one mind?
-            unsure,
-            unsure[:, :1].expand_as(unsure),
+            2 * torch.einsum("rk,rnk->rn", near.chances[:, 0], near.chances),  # are they of one mind?
+            near.unsure,
+            near.unsure[:, :1].expand_as(near.unsure),
             many,
             many[:, :1].expand_as(many),
         ]
@@ -202,14 +210,14 @@ class NeighbourNetwork(nn.Module):
         logits = (near.differences * self.alike).sum(-1) + self.weigh(both)[..., 0]
         logits = torch.cat([logits[:, :1] + self.own, logits[:, 1:]], dim=1)
         weight = logits.masked_fill(near.views == 0, NEVER).softmax(dim=1)
-        return (self.sharpness.exp() * (weight[..., None] * theirs).sum(1)).log_softmax(dim=-1)
+        return (self.sharpness.exp() * torch.einsum("rn,rnk->rk", weight, near.logs)).log_softmax(dim=-1)
 
     @torch.no_grad()
     def answers(self, votes: SceneVotes) -> torch.Tensor:
         """Class probabilities (N,K) of all Gaussians; 0 where neither they nor a neighbour has been seen."""
         device = self.alike.device
-        found = torch.zeros(len(votes), votes.logs.shape[1])
-        for rows in torch.arange(len(votes)).split(ROWS_AT_ONCE):
-            near = votes.near(rows).to(device)
-            found[rows] = (self(near).exp() * (near.views > 0).any(dim=1, keepdim=True)).cpu()
+        found = torch.zeros_like(votes.logs)
+        known = (votes.views[votes.surroundings.index.long()] > 0).any(dim=1)
+        for rows in torch.nonzero(known)[:, 0].split(ROWS_AT_ONCE):
+            found[rows] = self(votes.near(rows).to(device)).exp().cpu()
         return found

@@ -298,8 +298,7 @@ class Gnesf(GeneralizableSegmenter):
     def _scene_votes(self, gaussians: GaussianMap, sums: RunningVotes) -> SceneVotes:
         found = sums.result().cpu()
         logs = found if self.config.blend == "log" else found.clamp_min(LEAST).log()
-        views = sums.views.cpu()
-        return SceneVotes(logs.half(), views, Surroundings.of(gaussians))
+        return SceneVotes.of(logs, sums.views.cpu(), Surroundings.of(gaussians))
 
     def _difference(
         self, points: torch.Tensor, centres: torch.Tensor, rotation: torch.Tensor, z: torch.Tensor
@@ -314,7 +313,7 @@ class Gnesf(GeneralizableSegmenter):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         if self.stage == NEIGHBOURS and self.neighbours is not None:
-            answer = self.neighbours(Near(batch["logs"], batch["views"], batch["differences"])).exp()
+            answer = self.neighbours(Near(**{part: batch[part] for part in Near.__dataclass_fields__})).exp()
             return {"semantic": losses.semantic_loss(answer, batch["classes"], self.config.loss)}
         found = self.features(torch.cat([view["images"] for view in batch["rooms"]])).float()
         parts = found.chunk(len(batch["rooms"]))
