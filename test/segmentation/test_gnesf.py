@@ -26,6 +26,7 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner, sa
 from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
 from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
+from gs_semantic.segmentation.generalization.gnesf.neighbours import NeighbourNetwork, SceneVotes, Surroundings
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
@@ -247,6 +248,81 @@ def test_learned_votes_trust_views_that_are_right(scenes, tmp_path):
     assert again.evaluate(scenes[1:]) == learned
 
 
+def test_neighbours_are_weighed_by_how_alike_they_are_and_never_by_class():
+    torch.manual_seed(0)
+    network = NeighbourNetwork()
+    views = torch.tensor([2.0, 3.0, 0.0])
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.1, 0.0], [0.1, 0.0, 0.0]])
+    normals = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.95, 0.0975**0.5], [0.0, 1.0, 0.0]])
+    colours = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 0.575], [0.5, 0.5, 0.5]])
+    index = torch.tensor([[0, 1, 2]] * 3, dtype=torch.int32)
+    logs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]).log()
+    votes = SceneVotes.of(logs + 3, views, Surroundings(points, normals, colours, index))
+    found = network.answers(votes)
+    less = (
+        0.1 * np.sqrt(0.05) / 0.1 + 0.1 * 0.1 / 0.03 + 0.05 / 0.1 + 0.025 / 0.1
+    )  # metres, off the plane, normals, colour
+    weight = 1 / (1 + np.exp(-less))
+    expected = (weight * logs[0] + (1 - weight) * logs[1]).softmax(dim=-1)  # nobody has seen the third
+    torch.testing.assert_close(found[0], expected)
+
+    torch.nn.init.normal_(network.weigh[-1].weight)  # as if something had been learned
+    surroundings = Surroundings.among(torch.rand(60, 3), torch.rand(60, 3))
+    logs, views = 3 * torch.randn(60, 5), torch.randint(0, 4, (60,)).float()
+    order = torch.tensor([3, 0, 4, 1, 2])
+    found = network.answers(SceneVotes.of(logs, views, surroundings))
+    torch.testing.assert_close(network.answers(SceneVotes.of(logs[:, order], views, surroundings)), found[:, order])
+    assert (found - logs.softmax(dim=-1)).abs().max() > 0.1
+    network.own.data.fill_(1e4)  # neighbours count nothing: the vote of the views alone
+    found = network.answers(SceneVotes.of(logs, views, surroundings))
+    torch.testing.assert_close(found[views > 0], logs[views > 0].softmax(dim=-1))
+
+
+def test_neighbours_outvote_a_wrong_region_up_to_its_border():
+    side, random = 24, np.random.default_rng(0)
+    u, v = np.meshgrid(*[np.arange(side) * 0.04] * 2)
+    left = torch.from_numpy(u.ravel() < 0.47)
+    points = torch.from_numpy(np.stack([u.ravel(), v.ravel(), np.ones(side**2)], axis=1)).float()
+    surroundings = Surroundings.among(points, torch.where(left, 0.2, 0.9)[:, None].expand(-1, 3))
+    assert torch.equal(surroundings.index[:, 0], torch.arange(side**2, dtype=torch.int32))
+    assert (surroundings.normals[:, 2].abs() > 0.999).all()
+    true = torch.where(left, 0, 1)
+    wrong = torch.from_numpy(random.random(side**2) < 0.25)
+    logs = torch.nn.functional.one_hot(torch.where(wrong, 2, true), 3).float() * 2
+    views = torch.full((side**2,), 3.0)
+    views[50:60], logs[50:60] = 0, 0
+    answers = NeighbourNetwork().answers(SceneVotes.of(logs, views, surroundings))
+    assert (answers.argmax(1) == true).float().mean() > 0.99 and (answers.sum(1) - 1).abs().max() < 1e-5
+    assert not NeighbourNetwork().answers(SceneVotes.of(logs, torch.zeros_like(views), surroundings)).any()
+
+
+def test_what_neighbours_say_is_learned_in_a_stage_of_its_own(scenes, tmp_path):
+    """Which needs neither the images nor the votes again; a checkpoint of votes alone begins it, and can be had back."""
+    save_learner(tmp_path / "votes.pt", learner())
+    votes = load_learner(tmp_path / "votes.pt")
+    votes.begin("neighbours")
+    with pytest.raises(InvalidRequestError, match="needs neighbours=learned"):
+        votes.parameter_groups()
+    method = load_learner(tmp_path / "votes.pt", {"neighbours": "learned", "points": 400, "loss": "ce"})
+    method.use_classifier(Oracle(scenes))
+    method.begin("neighbours")
+    before = method.evaluate(scenes[:1])["miou"]
+    optimizer = torch.optim.Adam(method.parameter_groups()[0]["params"], lr=0.02)
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        optimizer.zero_grad()
+        method(method.sample(scenes[:1], random))["semantic"].backward()
+        optimizer.step()
+    after = method.evaluate(scenes[:1])
+    assert after["miou"] > before
+    save_learner(tmp_path / "neighbours.pt", method)
+    again = load_learner(tmp_path / "neighbours.pt")
+    again.use_classifier(Oracle(scenes))
+    again.begin("train")
+    assert again.evaluate(scenes[:1]) == pytest.approx(after, abs=0.01)  # from the views, not from what was kept
+    assert load_learner(tmp_path / "neighbours.pt", {"neighbours": "none"}).neighbours is None
+
+
 def test_views_that_do_not_fit_are_refused(scenes):
     method, rasterizer, scene = learner(), create_rasterizer("auto"), scenes[0]
     with pytest.raises(InvalidInputError, match="no source view"):
@@ -376,7 +452,12 @@ def test_apply_writes_a_map_with_classes(scenes, tmp_path, capsys):
 def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     write_rooms(tmp_path / "rooms", [("test", 9000)], RoomFormat(48, 36, views=6, novel=2))
     paths = []
-    for name, options in {"a": {}, "b": {"seed": 1}, "c": {"answer": "direct"}, "d": {"visibility": "none"}}.items():
+    for name, options in {
+        "a": {"neighbours": "learned"},
+        "b": {"seed": 1},
+        "c": {"answer": "direct"},
+        "d": {"visibility": "none"},
+    }.items():
         paths.append(tmp_path / f"{name}.pt")
         save_learner(paths[-1], learner(**options))
     paths.append(tmp_path / "volume.pt")
@@ -389,9 +470,11 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     results = suite.run()
     rows = (
         "gnesf",
+        "gnesf_alone",
         "gnesf_volume",
         "uniform",
         "uniform_log",
+        "uniform_neighbours",
         "segmenter2d",
         "segmenter2d_rendered",
         "no_visibility",

@@ -33,13 +33,27 @@ from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneV
 from gs_semantic.segmenters.weights import choose_device
 
 SUITES = ("gnesf",)
-UNIFORM = {"uniform": "mean", "uniform_log": "log"}  # what is averaged, by the name of its row
+OTHERWISE = {  # rows of the first checkpoint of learned votes, with other options
+    "uniform": {"answer": "uniform", "blend": "mean", "neighbours": "none"},
+    "uniform_log": {"answer": "uniform", "blend": "log", "neighbours": "none"},
+    "uniform_neighbours": {"answer": "uniform", "blend": "log", "neighbours": "alike"},
+}
 NAMES = {
     "gnesf": "learned votes", "no_visibility": "without visibility", "direct": "direct regression",
     "gnesf_volume": "volume rendering",
 }  # fmt: skip
 GATES = {"segmenter2d": 0.55, "direct": 0.30}  # mIoU that a comparison asks for
-COMPARED = ("segmenter2d", "segmenter2d_rendered", "uniform", "uniform_log", "no_visibility", "direct", "gnesf_volume")
+COMPARED = (
+    "segmenter2d",
+    "segmenter2d_rendered",
+    "uniform",
+    "uniform_log",
+    "uniform_neighbours",
+    "gnesf_alone",
+    "no_visibility",
+    "direct",
+    "gnesf_volume",
+)
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
 PICTURED_STEP = 2  # every so many pixels each way are rendered in pictures of volume rendering
 PICTURED = 3  # test rooms that are shown, besides the first recording
@@ -137,7 +151,7 @@ class GnesfSuite:
                 raise InvalidInputError(f"{folder}: {view.name} has no classes to be shown beside those found")
             shown = {"photograph": view.rgb, "truth": view.classes}
             shown["2D segmenter"] = _image_classes(voting, view.rgb, view.classes.shape)
-            others = {"uniform vote": _changed(voting, answer="uniform", blend="mean")}
+            others = {"uniform vote": _changed(voting, **OTHERWISE["uniform"])}
             others |= {NAMES[variant]: learner for variant, (_, learner) in chosen.items()}
             for name, learner in others.items():
                 prepared = opened.views_of(learner, self.rasterizer)
@@ -194,9 +208,11 @@ class GnesfSuite:
             field = SceneGrid.of(views.views, views, learner.config.voxels)
         else:
             known[variant] = learner.classes_of(gaussians, views)
+            if learner.config.neighbours != "none":
+                known[f"{variant}_alone"] = _changed(learner, neighbours="none").classes_of(gaussians, views)
         if first:
-            for name, blend in UNIFORM.items():
-                known[name] = _changed(learner, answer="uniform", blend=blend).classes_of(gaussians, views)
+            for name, options in OTHERWISE.items():
+                known[name] = _changed(learner, **options).classes_of(gaussians, views)
             known |= self._of_fewer(learner, gaussians, views)
         for view in scene.scene.novel:
             if view.classes is None:

@@ -30,8 +30,7 @@ class LabelledSurface:
         rows = np.flatnonzero((classes > 0) & (depth.ravel() > 0))
         classes = classes[rows]
         points = view.camera.unproject(depth).reshape(-1, 3)[rows].astype(np.float32)
-        weight = np.bincount(classes, minlength=1).astype(np.float64)[classes] ** -balance
-        chance = np.cumsum(weight) / max(weight.sum(), 1e-300)
+        chance = running_chance(classes, balance)
         return cls(torch.from_numpy(points).to(device), torch.from_numpy(classes).to(device), chance)
 
     def __len__(self) -> int:
@@ -39,6 +38,17 @@ class LabelledSurface:
 
     def draw(self, count: int, random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Points (count,3) and their classes (count,); one may come twice."""
-        drawn = np.searchsorted(self.chance, random.random(count), side="right")
-        rows = torch.from_numpy(np.minimum(drawn, len(self) - 1)).to(self.points.device)
+        rows = torch.from_numpy(draw(self.chance, count, random)).to(self.points.device)
         return self.points[rows], self.classes[rows]
+
+
+def running_chance(classes: np.ndarray, balance: float) -> np.ndarray:
+    """float64 (R,): running sum of the probability of each of R things, their class's number to the power of -balance."""
+    weight = np.bincount(classes, minlength=1).astype(np.float64)[classes] ** -balance
+    chance: np.ndarray = np.cumsum(weight) / max(weight.sum(), 1e-300)
+    return chance
+
+
+def draw(chance: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Positions int64 (count,), by a running sum of probabilities; one may come twice."""
+    return np.minimum(np.searchsorted(chance, random.random(count), side="right"), len(chance) - 1)

@@ -23,9 +23,17 @@ from gs_semantic.segmentation.generalization.classifier import ImageClassifier
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
 from gs_semantic.segmentation.generalization.gnesf import losses
 from gs_semantic.segmentation.generalization.gnesf.features import ResUNet, SmallUNet
+from gs_semantic.segmentation.generalization.gnesf.neighbours import (
+    LabelledVotes,
+    Near,
+    NeighbourNetwork,
+    SceneVotes,
+    Surroundings,
+    shown_classes,
+)
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews, map_depth
 from gs_semantic.segmentation.generalization.gnesf.running import RunningVotes
-from gs_semantic.segmentation.generalization.gnesf.surface import LabelledSurface
+from gs_semantic.segmentation.generalization.gnesf.surface import LabelledSurface, running_chance
 from gs_semantic.segmentation.generalization.gnesf.voting import (
     Votes,
     VotingNetwork,
@@ -45,6 +53,7 @@ from gs_semantic.segmentation.generalization.methods.segformer import SegformerC
 from gs_semantic.segmentation.generalization.registry import register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 
+VOTES, NEIGHBOURS = "train", "neighbours"  # stages
 CUES = 5
 LEAST = 1e-4  # probability whose logarithm is taken
 PLACES_AT_ONCE = 65_536  # Gaussians whose votes are computed together
@@ -70,6 +79,11 @@ class GnesfConfig(GeneralizationConfig):
     blend: str = option("mean", "opinions are averaged (Eq. 4), or their logarithms, so that one view can rule a class out",
                         choices=("mean", "log"))  # fmt: skip
     channels: int = option(16, "of the source views' features (backbone=small)", low=1)
+    neighbours: str = option(
+        "none", "a Gaussian's vote looks at those around it (not in the paper): alike: those that look alike count, nothing "
+        "is learned; learned: how much each counts, in stage neighbours",
+        choices=("none", "alike", "learned"),
+    )  # fmt: skip
     rooms: int = option(1, "novel views, of rooms drawn at random, that one iteration learns from", low=1)
     views: int = option(8, "source views in training", low=2)
     points: int = option(768, "surface points of a novel view in one iteration", low=1)
@@ -91,6 +105,14 @@ class Gnesf(GeneralizableSegmenter):
     name = "gnesf"
     summary = "learned votes over what a 2D segmenter says in the views that see a Gaussian"
     Config = GnesfConfig
+    stages: ClassVar[tuple[str, ...]] = (VOTES, NEIGHBOURS)
+    stage_presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
+        NEIGHBOURS: {
+            preset: {"neighbours": "learned", "points": 3000, "lr": 4e-3, "weight_decay": 0.02, "decay": 1.0, "loss": "ce",
+                     "warmup": 20, "iterations": count, "evaluate_every": count, "evaluate_views": 0}
+            for preset, count in (("quick", 200), ("standard", 800), ("paper", 2000))
+        }
+    }  # fmt: skip
     one_shape = True
 
     def __init__(self, config: GnesfConfig, labels: LabelSet) -> None:
@@ -106,6 +128,9 @@ class Gnesf(GeneralizableSegmenter):
         self.width = 3 + self.features.channels
         self.voting = VotingNetwork(self.width, "gaussian", config.difference, cues=CUES if config.cues else 0)
         self.head = mlp(65, 64, 64, self.class_count) if config.answer == "direct" else None
+        looks = config.neighbours != "none" and config.answer != "direct"
+        self.neighbours = NeighbourNetwork() if looks else None
+        self._voted: WeakKeyDictionary[LearningScene, LabelledVotes] = WeakKeyDictionary()
         self._prepared: WeakKeyDictionary[LearningScene, PreparedViews] = WeakKeyDictionary()
         self._surfaces: WeakKeyDictionary[LearningScene, list[LabelledSurface]] = WeakKeyDictionary()
         self._rasterizer: Rasterizer | None = None
@@ -135,9 +160,31 @@ class Gnesf(GeneralizableSegmenter):
         self.classifier.eval()  # it is frozen, dropout too
         return self
 
+    @property
+    def _learns_neighbours(self) -> bool:
+        return self.config.neighbours == "learned"
+
+    def begin(self, stage: str) -> None:
+        super().begin(stage)
+        self.one_shape = stage != NEIGHBOURS  # maps of few Gaussians have fewer neighbours
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """What was learned of neighbours is left out when it is not asked for, and begins anew when it is not there."""
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("neighbours.")}
+        taken = {name: value for name, value in state_dict.items() if not name.startswith("neighbours.")}
+        if self._learns_neighbours:
+            own |= {name: state_dict[name] for name in own if name in state_dict}
+        return super().load_state_dict(taken | own, strict, assign)
+
     def parameter_groups(self) -> ParameterGroups:
-        chosen = [p for name, p in self.named_parameters() if not name.startswith("classifier.")]
-        return [{"params": chosen}]
+        if self.stage == NEIGHBOURS:
+            if self.neighbours is None or not self._learns_neighbours:
+                raise InvalidRequestError(
+                    "stage neighbours: needs neighbours=learned, and votes (answer=vote or uniform)"
+                )
+            return [{"params": list(self.neighbours.parameters())}]
+        kept = ("classifier.", "neighbours.")
+        return [{"params": [p for name, p in self.named_parameters() if not name.startswith(kept)]}]
 
     def use_classifier(self, classifier: ImageClassifier) -> None:
         """Vote over what another 2D segmenter says. InvalidInputError: it has other classes."""
@@ -195,7 +242,10 @@ class Gnesf(GeneralizableSegmenter):
 
     @torch.no_grad()
     def sample(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> Batch:
-        """``rooms`` novel views; see ``_sample_view``."""
+        """``rooms`` novel views; see ``_sample_view``. In stage neighbours, Gaussians that they show, of one scene."""
+        if self.stage == NEIGHBOURS:
+            scene = scenes[int(random.integers(len(scenes)))]
+            return self.scene_votes(scene).draw(self.config.points, random)
         return {"rooms": [self._sample_view(scenes, random) for _ in range(self.config.rooms)]}
 
     def _sample_view(self, scenes: Sequence[LearningScene], random: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -237,6 +287,26 @@ class Gnesf(GeneralizableSegmenter):
             "in 100 novel views no point with a class is seen by two others; the rooms need more views"
         )
 
+    @torch.no_grad()
+    def scene_votes(self, scene: LearningScene) -> LabelledVotes:
+        """What views say of a scene's Gaussians, with the classes of those that novel views show; kept, because the
+        stage does not change it. What was read of the scene for it is forgotten."""
+        if scene not in self._voted:
+            gaussians = scene.gaussians
+            prepared = self.prepare(scene.views, gaussians, self.rasterizer)
+            votes = self._scene_votes(gaussians, self._summed(gaussians, prepared)[0])
+            rows, classes = shown_classes(gaussians, scene.novel, self.rasterizer)
+            self._voted[scene] = LabelledVotes(
+                votes, rows, classes, running_chance(classes.numpy(), self.config.balance)
+            )
+            scene.forget()
+        return self._voted[scene]
+
+    def _scene_votes(self, gaussians: GaussianMap, sums: RunningVotes) -> SceneVotes:
+        found = sums.result().cpu()
+        logs = found if self.config.blend == "log" else found.clamp_min(LEAST).log()
+        return SceneVotes.of(logs, sums.views.cpu(), Surroundings.of(gaussians))
+
     def _difference(
         self, points: torch.Tensor, centres: torch.Tensor, rotation: torch.Tensor, z: torch.Tensor
     ) -> torch.Tensor:
@@ -249,6 +319,9 @@ class Gnesf(GeneralizableSegmenter):
         return torch.einsum("vij,vpj->vpi", rotation, way)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        if self.stage == NEIGHBOURS and self.neighbours is not None:
+            answer = self.neighbours(Near(**{part: batch[part] for part in Near.__dataclass_fields__})).exp()
+            return {"semantic": losses.semantic_loss(answer, batch["classes"], self.config.loss)}
         found = self.features(torch.cat([view["images"] for view in batch["rooms"]])).float()
         parts = found.chunk(len(batch["rooms"]))
         terms = [self._loss(view, part) for view, part in zip(batch["rooms"], parts, strict=True)]
@@ -314,7 +387,10 @@ class Gnesf(GeneralizableSegmenter):
         for scene in scenes:
             if stop():
                 return {"score": 0.0}
-            known = self.classes_of(scene.gaussians, self.prepared(scene))
+            if self.stage == NEIGHBOURS and self.neighbours is not None:
+                known = GaussianClasses(self.neighbours.answers(self.scene_votes(scene).votes))
+            else:
+                known = self.classes_of(scene.gaussians, self.prepared(scene))
             for view in scene.novel if not views else scene.novel[:: max(1, len(scene.novel) // views)][:views]:
                 if view.classes is not None:
                     shown = splat(scene.gaussians, known, view.camera, self.rasterizer)
@@ -354,17 +430,25 @@ class Gnesf(GeneralizableSegmenter):
 
     @torch.no_grad()
     def classes_of(self, gaussians: GaussianMap, prepared: PreparedViews) -> GaussianClasses:
-        """The vote of all views on all Gaussians: features of every view first, then votes with the mean of all."""
+        """The vote of all views on all Gaussians, and of their neighbours where ``neighbours`` says so."""
+        sums, looked = self._summed(gaussians, prepared)
+        if self.config.answer == "direct":
+            return self._direct_classes(sums, looked)
+        if self.neighbours is not None:
+            return GaussianClasses(self.neighbours.answers(self._scene_votes(gaussians, sums)))
+        return GaussianClasses(self.voted(sums).cpu())
+
+    def _summed(self, gaussians: GaussianMap, prepared: PreparedViews) -> tuple[RunningVotes, list[Seen]]:
+        """Features of every view first, then votes with the mean of all; no votes for direct regression."""
         sums = self.empty_sums(len(gaussians))
         means = gaussians["means"].to(prepared.rgb.device)
         looked = [self.look(means, prepared.subset([i])) for i in range(len(prepared))]
         for seen in looked:
             sums.add_features(seen.rows, seen.described, seen.weight, seen.opinions)
-        if self.config.answer == "direct":
-            return self._direct_classes(sums, looked)
-        for seen in looked:
-            self.vote(sums, seen)
-        return GaussianClasses(self.voted(sums).cpu())
+        if self.config.answer != "direct":
+            for seen in looked:
+                self.vote(sums, seen)
+        return sums, looked
 
     def voted(self, sums: RunningVotes, rows: torch.Tensor | None = None) -> torch.Tensor:
         """(N,K) probabilities, of all or of ``rows``; 0 for Gaussians that no view has seen."""
@@ -402,7 +486,12 @@ class Gnesf(GeneralizableSegmenter):
 
     def _logits(self, sums: RunningVotes, seen: Seen, part: slice, size: torch.Tensor) -> torch.Tensor:
         """(R,) of ``_votes``, without what is used on the way."""
-        if torch.is_grad_enabled() or sums.first.is_cuda or 3 * self.width > native.MLP_WIDEST or not native.available():
+        if (
+            torch.is_grad_enabled()
+            or sums.first.is_cuda
+            or 3 * self.width > native.MLP_WIDEST
+            or not native.available()
+        ):
             return self._votes(sums, seen, part, size).logits[0]
         rows, opinions = seen.rows[part], seen.opinions[part]
         cues = self._cues(opinions, sums.mean_opinion(rows), seen.places[part], seen.z[part], size)
