@@ -116,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     if points is None or masks is not None:
         with options.progress_bar("mapping", len(indices)) as advance:
             keyframes = map_sequence(shown, sequence, indices, masks, advance, use_depth)
-        with options.progress_bar("refining", arguments.refine) as advance:
-            shown.refine(arguments.refine, advance)
+        if arguments.refine:
+            with options.progress_bar("refining", arguments.refine) as advance:
+                shown.refine(arguments.refine, advance)
     if points is None:
         fit()
     seconds = time.perf_counter() - started
