@@ -492,7 +492,7 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     room, scan = suite.pictures()  # of one test room, and of the recording, which is the same room
     assert list(room)[:3] == ["photograph", "truth", "2D segmenter"] and len(room) == 8
     assert np.array_equal(room["truth"], scan["truth"]) and set(np.unique(room["direct regression"])) <= set(range(20))
-    assert room["volume rendering"].shape == (18, 24)  # every other pixel
+    assert room["volume rendering"].shape == (9, 12)  # every fourth pixel
     with Image.open(tmp_path / "kept" / "views.png") as sheet:
         assert sheet.width > 8 * 240 and sheet.height > 2 * 180
     monkeypatch.setattr(GnesfSuite, "_open", lambda *_: pytest.fail("was scored already"))

@@ -55,7 +55,6 @@ COMPARED = (
     "gnesf_volume",
 )
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
-PICTURED_STEP = 2  # every so many pixels each way are rendered in pictures of volume rendering
 PICTURED = 3  # test rooms that are shown, besides the first recording
 POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
 
@@ -157,7 +156,7 @@ class GnesfSuite:
                 prepared = opened.views_of(learner, self.rasterizer)
                 if isinstance(learner, GnesfVolume):
                     field = SceneGrid.of(prepared.views, prepared, learner.config.voxels)
-                    shown[name] = learner.render(prepared, field, view.camera, PICTURED_STEP)[0]
+                    shown[name] = learner.render(prepared, field, view.camera, EVALUATED_STEP)[0]
                 else:
                     known = learner.classes_of(gaussians, prepared)
                     shown[name] = splat(gaussians, known, view.camera, self.rasterizer).classes
@@ -173,6 +172,8 @@ class GnesfSuite:
         opened: list[OpenScene] = []
         tables: dict[tuple[str, int], Contingency] = {}
         for variant, learners in self.learners.items():
+            if variant == GnesfVolume.name and group != "rooms":
+                continue  # minutes for every view
             for seed, (checkpoint, learner) in enumerate(learners):
                 first = variant == "gnesf" and seed == 0  # has the rows that are of the 2D segmenter alone
                 digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
