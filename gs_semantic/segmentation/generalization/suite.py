@@ -37,6 +37,7 @@ OTHERWISE = {  # rows of the first checkpoint of learned votes, with other optio
     "uniform": {"answer": "uniform", "blend": "mean", "neighbours": "none"},
     "uniform_log": {"answer": "uniform", "blend": "log", "neighbours": "none"},
     "uniform_neighbours": {"answer": "uniform", "blend": "log", "neighbours": "alike"},
+    "gnesf_alone": {"neighbours": "none"},  # votes of views without those of neighbours
 }
 VIEW_COUNTS = (4, 8, 16)  # source views, besides all
 POINT_STEP = 3  # every so many pixels each way of a novel view's recorded depth are 3D points to be labelled
@@ -155,8 +156,6 @@ class GnesfSuite:
             field = SceneGrid.of(views.views, views, learner.config.voxels)
         else:
             known[variant] = learner.classes_of(gaussians, views)
-            if learner.config.neighbours != "none":
-                known[f"{variant}_alone"] = _changed(learner, neighbours="none").classes_of(gaussians, views)
         if first:
             for name, options in OTHERWISE.items():
                 known[name] = _changed(learner, **options).classes_of(gaussians, views)
