@@ -37,6 +37,7 @@ OTHERWISE = {  # rows of the first checkpoint of learned votes, with other optio
     "uniform": {"answer": "uniform", "blend": "mean", "neighbours": "none"},
     "uniform_log": {"answer": "uniform", "blend": "log", "neighbours": "none"},
     "uniform_neighbours": {"answer": "uniform", "blend": "log", "neighbours": "alike"},
+    "gnesf_alone": {"neighbours": "none"},  # votes of views without those of neighbours
 }
 NAMES = {
     "gnesf": "learned votes", "no_visibility": "without visibility", "direct": "direct regression",
@@ -209,8 +210,6 @@ class GnesfSuite:
             field = SceneGrid.of(views.views, views, learner.config.voxels)
         else:
             known[variant] = learner.classes_of(gaussians, views)
-            if learner.config.neighbours != "none":
-                known[f"{variant}_alone"] = _changed(learner, neighbours="none").classes_of(gaussians, views)
         if first:
             for name, options in OTHERWISE.items():
                 known[name] = _changed(learner, **options).classes_of(gaussians, views)

@@ -17,7 +17,7 @@ from gs_semantic.gaussians import GaussianMap
 from gs_semantic.labels import LabelSet
 from gs_semantic.mapping.semantics import SemanticSource
 from gs_semantic.rendering import Rasterizer, create_rasterizer, native
-from gs_semantic.segmentation.config import option
+from gs_semantic.segmentation.config import FULL_RUN, option
 from gs_semantic.segmentation.generalization import checkpoints
 from gs_semantic.segmentation.generalization.classifier import ImageClassifier
 from gs_semantic.segmentation.generalization.config import GeneralizationConfig
@@ -109,7 +109,7 @@ class Gnesf(GeneralizableSegmenter):
     stage_presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         NEIGHBOURS: {
             preset: {"neighbours": "learned", "points": 3000, "lr": 4e-3, "weight_decay": 0.02, "decay": 1.0, "loss": "ce",
-                     "warmup": 20, "iterations": count, "evaluate_every": count, "evaluate_views": 0}
+                     "iterations": count, "evaluate_every": FULL_RUN, "evaluate_views": 0}  # once, at the end
             for preset, count in (("quick", 200), ("standard", 800), ("paper", 2000))
         }
     }  # fmt: skip
