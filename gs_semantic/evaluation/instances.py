@@ -83,7 +83,7 @@ class InstanceScore:
 def by_largest_overlap(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Every mask of an id image (H, W) replaced by the ground-truth id that it overlaps most (0 when it overlaps none).
 
-    This makes ids of single frames comparable over frames: the raw-mask score and the voxel baseline use it.
+    This makes ids of single frames comparable over frames: the raw-mask score uses it.
     """
     table = Contingency.of(masks, truth, ignore=(0,)).without_prediction(0)  # unlabelled pixels have no say
     winner = np.zeros(int(masks.max()) + 1, np.int32)
