@@ -60,21 +60,24 @@ class Surroundings:
     @torch.no_grad()
     def among(cls, points: torch.Tensor, colours: torch.Tensor) -> Surroundings:
         """Of points (N,3) m with colours (N,3): the nearest of a random part of them, and further ones of a fifth of that.
-        Normals are those of the planes through the nearest ones."""
-        points = points.clone()
+        Normals are those of the planes through the nearest ones. A point that is nowhere (not finite) is alone."""
+        somewhere = points.isfinite().all(dim=1)
+        points = points.nan_to_num(0, 0, 0)
         places = points.numpy()
-        pool = np.random.default_rng(0).permutation(len(places))[:POOL]
-        found = [np.arange(len(places))[:, None]]
+        pool = np.random.default_rng(0).permutation(len(places))[:POOL].astype(np.int32)
+        found = [np.arange(len(places), dtype=np.int32)[:, None]]
         for part, count in ((pool, NEAR), (pool[::SPARSE], FAR)):
             if count := min(count, len(part)):
-                found.append(part[cKDTree(places[part]).query(places, k=np.arange(1, count + 1), workers=-1)[1]])
+                tree, workers = cKDTree(places[part]), torch.get_num_threads()
+                found.append(part[tree.query(places, k=np.arange(1, count + 1), workers=workers)[1]])
         normals = np.zeros_like(places)
         if len(places):
             way = places[found[1]] - places[found[1]].mean(axis=1, keepdims=True)
             spread = np.einsum("nki,nkj->nij", way, way, dtype=np.float64)
             normals = np.linalg.eigh(spread)[1][:, :, 0].astype(np.float32)
-        index = torch.from_numpy(np.concatenate(found, axis=1).astype(np.int32))
-        return cls(points, torch.from_numpy(normals), colours.clone(), index)
+        index = torch.from_numpy(np.concatenate(found, axis=1))
+        index = torch.where(somewhere[:, None], index, index[:, :1])
+        return cls(points, torch.from_numpy(normals), colours.nan_to_num(), index)
 
     def __len__(self) -> int:
         return len(self.points)
