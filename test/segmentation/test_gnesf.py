@@ -27,7 +27,12 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner, sa
 from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
 from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
-from gs_semantic.segmentation.generalization.gnesf.neighbours import NeighbourNetwork, SceneVotes, Surroundings
+from gs_semantic.segmentation.generalization.gnesf.neighbours import (
+    NeighbourNetwork,
+    SceneVotes,
+    Surroundings,
+    shown_classes,
+)
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
@@ -353,6 +358,9 @@ def test_views_that_do_not_fit_are_refused(scenes):
     small = SceneView("small", blank.camera.resized(64, 48), np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(InvalidInputError, match="all of one size"):
         PreparedViews.of([blank, small], scene.gaussians, method.classifier, rasterizer)
+    for classes, lack in ((None, "has classes"), (np.ones((36, 48), np.int16), "map the scene again")):
+        with pytest.raises(InvalidInputError, match=f"^far: .*{lack}"):
+            shown_classes(scene.gaussians, [replace(blank, classes=classes)], rasterizer)
     few = method.segment(scene.gaussians, scene.views[:1], rasterizer)  # fewer than in training: no error
     assert 0 < (few.classes > 0).float().mean() < 1
 

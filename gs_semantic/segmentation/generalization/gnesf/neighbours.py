@@ -166,10 +166,11 @@ def shown_classes(
     gaussians: GaussianMap, views: Sequence[SceneView], rasterizer: Rasterizer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gaussians int64 (R,) that labelled views show, and their classes int64 (R,): what the nearest view says.
-    InvalidInputError: none is shown."""
+    InvalidInputError, with the name of the first view: none is shown."""
+    first = next((view.name for view in views), "no view")
     views = [view for view in views if view.classes is not None]
     if not views:
-        raise InvalidInputError("no view has classes to learn from")
+        raise InvalidInputError(f"{first}: neither it nor another novel view of its scene has classes to learn from")
     sources = SourceViews.of([view.camera for view in views])
     places, z = sources.project(gaussians["means"])
     drawn = torch.stack([map_depth(gaussians, view, rasterizer) for view in views])[:, None]
@@ -183,7 +184,8 @@ def shown_classes(
     rows = torch.nonzero(classes)[:, 0]
     if not len(rows):
         raise InvalidInputError(
-            f"none of the {len(views)} labelled views shows any of the {len(gaussians):,} Gaussians"
+            f"{first}: none of the {len(views)} labelled views of its scene shows any of the {len(gaussians):,} Gaussians of the "
+            "map beside it; map the scene again"
         )
     return rows, classes[rows]
 
