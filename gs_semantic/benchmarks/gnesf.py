@@ -41,7 +41,8 @@ def run_gnesf(
     vote_ms: median of a frame's features and votes, and of adding them to the sums of the Gaussians that it sees, of
     ``gaussians``; updated: how many they were. prepare_ms: of what comes before: a view drawn, judged by the 2D segmenter,
     and the map's depth in it. revote_s: all ``views`` vote on all ``whole`` Gaussians again. Medians. checkpoint: file or
-    method's name; empty: untrained weights, which are as fast. threads: of torch (None: as it is set).
+    method's name; empty: untrained votes of views, as fast as learned ones. Where a checkpoint has votes of neighbours,
+    revote_s has them, too, but for finding who is near whom, once a map. threads: of torch (None: as it is set).
     InvalidRequestError: a checkpoint of another method.
     """
     if threads is not None:

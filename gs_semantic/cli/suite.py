@@ -167,8 +167,8 @@ def run_generalizing(arguments: argparse.Namespace, name: str) -> int:
     with options.progress_bar("scenes", len(suite.scenes)) as advance:
         suite.progress = advance
         results = suite.run(arguments.jobs)
-    draw_classes(suite)
     options.report(arguments, f"suite {name} on unseen rooms", results)
+    draw_classes(suite)
     return 0
 
 

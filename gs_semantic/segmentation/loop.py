@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import shutil
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from gs_semantic.errors import InvalidInputError
 from gs_semantic.files import reason
 
 CHECKPOINT, BEST, OPTIONS, METRICS = "checkpoint.pt", "best.pt", "config.yaml", "metrics.jsonl"
+# what torch.load raises of files that are damaged, or no checkpoints at all
+UNREADABLE = (
+    OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError, struct.error,
+    pickle.UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass
@@ -52,7 +58,7 @@ def load_content(path: str | Path, when_missing: str) -> Any:
         return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise InvalidInputError(f"{path}: no such checkpoint; {when_missing}") from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise InvalidInputError(f"{path}: is not a readable checkpoint: {reason(error)}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,12 @@ from gs_semantic.segmentation.generalization.checkpoints import load_learner, sa
 from gs_semantic.segmentation.generalization.classifier import TransformersClassifier
 from gs_semantic.segmentation.generalization.gnesf.live import LiveVotes
 from gs_semantic.segmentation.generalization.gnesf.losses import semantic_loss
-from gs_semantic.segmentation.generalization.gnesf.neighbours import NeighbourNetwork, SceneVotes, Surroundings
+from gs_semantic.segmentation.generalization.gnesf.neighbours import (
+    NeighbourNetwork,
+    SceneVotes,
+    Surroundings,
+    shown_classes,
+)
 from gs_semantic.segmentation.generalization.gnesf.prepared import PreparedViews
 from gs_semantic.segmentation.generalization.gnesf.sources import SourceViews
 from gs_semantic.segmentation.generalization.gnesf.visibility import visible_by_depth, visible_by_sdf
@@ -294,6 +300,20 @@ def test_neighbours_outvote_a_wrong_region_up_to_its_border():
     answers = NeighbourNetwork().answers(SceneVotes.of(logs, views, surroundings))
     assert (answers.argmax(1) == true).float().mean() > 0.99 and (answers.sum(1) - 1).abs().max() < 1e-5
     assert not NeighbourNetwork().answers(SceneVotes.of(logs, torch.zeros_like(views), surroundings)).any()
+    for empty in (0, 1):
+        alone = SceneVotes.of(logs[:empty], views[:empty], Surroundings.among(points[:empty], points[:empty]))
+        torch.testing.assert_close(NeighbourNetwork().answers(alone), logs[:empty].softmax(dim=-1))
+
+
+def test_a_broken_gaussian_has_no_neighbours_and_breaks_none():
+    points, colours = torch.rand(60, 3), torch.rand(60, 3)
+    points[3, 1], points[4, 0], colours[5] = float("nan"), float("inf"), float("nan")
+    views = torch.ones(60)
+    views[3:5] = 0  # no view can see them
+    found = NeighbourNetwork().answers(SceneVotes.of(torch.randn(60, 5), views, Surroundings.among(points, colours)))
+    sums = torch.ones(60)
+    sums[3:5] = 0
+    torch.testing.assert_close(found.sum(dim=1), sums)
 
 
 def test_what_neighbours_say_is_learned_in_a_stage_of_its_own(scenes, tmp_path):
@@ -321,6 +341,9 @@ def test_what_neighbours_say_is_learned_in_a_stage_of_its_own(scenes, tmp_path):
     again.begin("train")
     assert again.evaluate(scenes[:1]) == pytest.approx(after, abs=0.01)  # from the views, not from what was kept
     assert load_learner(tmp_path / "neighbours.pt", {"neighbours": "none"}).neighbours is None
+    kept = method.scene_votes(scenes[0])
+    method.use_classifier(method.classifier)
+    assert not torch.equal(method.scene_votes(scenes[0]).votes.logs, kept.votes.logs)  # another one says other things
 
 
 def test_views_that_do_not_fit_are_refused(scenes):
@@ -335,6 +358,9 @@ def test_views_that_do_not_fit_are_refused(scenes):
     small = SceneView("small", blank.camera.resized(64, 48), np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(InvalidInputError, match="all of one size"):
         PreparedViews.of([blank, small], scene.gaussians, method.classifier, rasterizer)
+    for classes, lack in ((None, "has classes"), (np.ones((36, 48), np.int16), "map the scene again")):
+        with pytest.raises(InvalidInputError, match=f"^far: .*{lack}"):
+            shown_classes(scene.gaussians, [replace(blank, classes=classes)], rasterizer)
     few = method.segment(scene.gaussians, scene.views[:1], rasterizer)  # fewer than in training: no error
     assert 0 < (few.classes > 0).float().mean() < 1
 
@@ -454,7 +480,7 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     paths = []
     for name, options in {
         "a": {"neighbours": "learned"},
-        "b": {"seed": 1},
+        "b": {"neighbours": "learned", "seed": 1},
         "c": {"answer": "direct"},
         "d": {"visibility": "none"},
     }.items():
@@ -501,6 +527,22 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     assert np.array_equal(again.pictures()[0]["learned votes"], room["learned votes"])
     with pytest.raises(InvalidRequestError, match="none of the checkpoints is of learned votes"):
         GnesfSuite(tmp_path / "rooms", paths[2:4], tmp_path / "kept")
+    save_learner(paths[1], learner(seed=1))
+    with pytest.raises(InvalidRequestError, match="neighbours=learned, none are no seeds of one another"):
+        GnesfSuite(tmp_path / "rooms", paths, tmp_path / "kept")
+
+
+def test_pictures_are_of_views_with_classes(scenes, tmp_path, monkeypatch):
+    save_learner(tmp_path / "a.pt", learner())
+    suite = GnesfSuite(tmp_path, [tmp_path / "a.pt"], tmp_path / "kept")
+    monkeypatch.setattr(GnesfSuite, "scenes", [("rooms", scenes[0].folder)])
+    views = scenes[0].novel
+    for classes, truth in ((views[0].classes, views[0].classes), (None, np.zeros((36, 48)))):
+        monkeypatch.setattr(
+            LearningScene, "novel", [replace(views[0], classes=classes), *(replace(v, classes=None) for v in views[1:])]
+        )
+        assert np.array_equal(suite.pictures()[0]["truth"], truth)
+        suite.folder = tmp_path / "kept_without"
 
 
 def test_points_get_the_class_of_the_nearest_gaussian(scenes):

@@ -27,6 +27,7 @@ from gs_semantic.segmentation.generalization.methods.gnesf_volume import (
     ray_difference,
 )
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
+from gs_semantic.segmentation.generalization.trainer import LearningJob
 
 
 class TrueClasses:
@@ -136,6 +137,13 @@ def test_right_opinions_are_rendered_rightly(scene):
     assert (shown.classes == scene.novel[0].classes).mean() > 0.75
     with pytest.raises(InvalidRequestError, match="cannot follow a map that grows"):
         method.live(create_rasterizer("auto"))
+
+
+def test_votes_of_neighbours_are_not_in_the_published_forms(tmp_path):
+    with pytest.raises(InvalidRequestError, match="stage 'neighbours': gnesf_volume has train"):
+        LearningJob("gnesf_volume", (tmp_path,), tmp_path / "out", stage="neighbours").config()
+    with pytest.raises(InvalidRequestError, match="neighbours"):
+        make_config(GnesfVolumeConfig, "paper", overrides={"neighbours": "alike"})
 
 
 @pytest.mark.parametrize(

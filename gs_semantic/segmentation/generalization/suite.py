@@ -18,7 +18,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from gs_semantic.data.room_writer import list_rooms, room_width
-from gs_semantic.errors import InvalidInputError, InvalidRequestError
+from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.evaluation.segmentation import SegmentationScores
 from gs_semantic.files import atomic_write, make_folder
@@ -100,6 +100,12 @@ class GnesfSuite:
             self.learners.setdefault(variant_of(learner), []).append((path, learner.to(choose_device(self.device))))
         if "gnesf" not in self.learners:
             raise InvalidRequestError("none of the checkpoints is of learned votes (answer=vote, visibility=depth)")
+        ways = sorted({learner.config.neighbours for _, learner in self.learners["gnesf"]})
+        if len(ways) > 1:
+            raise InvalidRequestError(
+                f"checkpoints of learned votes with neighbours={', '.join(ways)} are no seeds of one another; give those of "
+                "one kind, and the others to a run of their own"
+            )
         self.rasterizer: Rasterizer = create_rasterizer("auto", threads=self.threads)
 
     @property
@@ -135,7 +141,7 @@ class GnesfSuite:
 
     def pictures(self) -> list[dict[str, np.ndarray]]:
         """One novel view of each of a few scenes: "photograph" uint8 (H,W,3), and class ids int16 (H,W) of "truth" and of
-        the rows of the comparison, each by its first checkpoint. Kept as the scores are."""
+        the rows of the comparison, each by its first checkpoint. A view with classes if there is one. Kept as the scores are."""
         rooms = [scene for scene in self.scenes if scene[0] == "rooms"][:PICTURED]
         return [self._picture(*scene) for scene in [*rooms, *list(self.recordings.items())[:1]]]
 
@@ -146,11 +152,11 @@ class GnesfSuite:
         if not path.is_file():
             opened, voting = self._open(group, folder), chosen["gnesf"][1]
             gaussians = opened.scene.gaussians
-            view = opened.scene.novel[len(opened.scene.novel) // 2]
-            if view.classes is None:
-                raise InvalidInputError(f"{folder}: {view.name} has no classes to be shown beside those found")
-            shown = {"photograph": view.rgb, "truth": view.classes}
-            shown["2D segmenter"] = _image_classes(voting, view.rgb, view.classes.shape)
+            views = [view for view in opened.scene.novel if view.classes is not None] or opened.scene.novel
+            view = views[len(views) // 2]
+            truth = np.zeros(view.rgb.shape[:2], np.int16) if view.classes is None else view.classes
+            shown = {"photograph": view.rgb, "truth": truth}
+            shown["2D segmenter"] = _image_classes(voting, view.rgb, truth.shape)
             others = {"uniform vote": _changed(voting, **OTHERWISE["uniform"])}
             others |= {NAMES[variant]: learner for variant, (_, learner) in chosen.items()}
             for name, learner in others.items():

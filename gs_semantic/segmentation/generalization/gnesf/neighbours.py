@@ -60,21 +60,24 @@ class Surroundings:
     @torch.no_grad()
     def among(cls, points: torch.Tensor, colours: torch.Tensor) -> Surroundings:
         """Of points (N,3) m with colours (N,3): the nearest of a random part of them, and further ones of a fifth of that.
-        Normals are those of the planes through the nearest ones."""
-        points = points.clone()
+        Normals are those of the planes through the nearest ones. A point that is nowhere (not finite) is alone."""
+        somewhere = points.isfinite().all(dim=1)
+        points = points.nan_to_num(0, 0, 0)
         places = points.numpy()
-        pool = np.random.default_rng(0).permutation(len(places))[:POOL]
-        found = [np.arange(len(places))[:, None]]
+        pool = np.random.default_rng(0).permutation(len(places))[:POOL].astype(np.int32)
+        found = [np.arange(len(places), dtype=np.int32)[:, None]]
         for part, count in ((pool, NEAR), (pool[::SPARSE], FAR)):
             if count := min(count, len(part)):
-                found.append(part[cKDTree(places[part]).query(places, k=np.arange(1, count + 1), workers=-1)[1]])
+                tree, workers = cKDTree(places[part]), torch.get_num_threads()
+                found.append(part[tree.query(places, k=np.arange(1, count + 1), workers=workers)[1]])
         normals = np.zeros_like(places)
         if len(places):
             way = places[found[1]] - places[found[1]].mean(axis=1, keepdims=True)
             spread = np.einsum("nki,nkj->nij", way, way, dtype=np.float64)
             normals = np.linalg.eigh(spread)[1][:, :, 0].astype(np.float32)
-        index = torch.from_numpy(np.concatenate(found, axis=1).astype(np.int32))
-        return cls(points, torch.from_numpy(normals), colours.clone(), index)
+        index = torch.from_numpy(np.concatenate(found, axis=1))
+        index = torch.where(somewhere[:, None], index, index[:, :1])
+        return cls(points, torch.from_numpy(normals), colours.nan_to_num(), index)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -163,10 +166,11 @@ def shown_classes(
     gaussians: GaussianMap, views: Sequence[SceneView], rasterizer: Rasterizer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gaussians int64 (R,) that labelled views show, and their classes int64 (R,): what the nearest view says.
-    InvalidInputError: none is shown."""
+    InvalidInputError, with the name of the first view: none is shown."""
+    first = next((view.name for view in views), "no view")
     views = [view for view in views if view.classes is not None]
     if not views:
-        raise InvalidInputError("no view has classes to learn from")
+        raise InvalidInputError(f"{first}: neither it nor another novel view of its scene has classes to learn from")
     sources = SourceViews.of([view.camera for view in views])
     places, z = sources.project(gaussians["means"])
     drawn = torch.stack([map_depth(gaussians, view, rasterizer) for view in views])[:, None]
@@ -180,7 +184,8 @@ def shown_classes(
     rows = torch.nonzero(classes)[:, 0]
     if not len(rows):
         raise InvalidInputError(
-            f"none of the {len(views)} labelled views shows any of the {len(gaussians):,} Gaussians"
+            f"{first}: none of the {len(views)} labelled views of its scene shows any of the {len(gaussians):,} Gaussians of the "
+            "map beside it; map the scene again"
         )
     return rows, classes[rows]
 

@@ -166,6 +166,7 @@ class Gnesf(GeneralizableSegmenter):
 
     def begin(self, stage: str) -> None:
         super().begin(stage)
+        self._voted.clear()  # what votes say may have been learned meanwhile
         self.one_shape = stage != NEIGHBOURS  # maps of few Gaussians have fewer neighbours
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -195,6 +196,7 @@ class Gnesf(GeneralizableSegmenter):
             )
         self._instead = [classifier]
         self._prepared.clear()
+        self._voted.clear()
 
     @property
     def opinions(self) -> ImageClassifier:

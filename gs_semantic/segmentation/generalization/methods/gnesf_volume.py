@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -38,7 +38,7 @@ from gs_semantic.segmentation.generalization.gnesf.volume import (
 )
 from gs_semantic.segmentation.generalization.gnesf.voting import DIFFERENCES, VotingNetwork, mlp, pooled, soft_vote
 from gs_semantic.segmentation.generalization.method import Batch, GaussianClasses
-from gs_semantic.segmentation.generalization.methods.gnesf import Gnesf, GnesfConfig
+from gs_semantic.segmentation.generalization.methods.gnesf import VOTES, Gnesf, GnesfConfig
 from gs_semantic.segmentation.generalization.registry import register
 from gs_semantic.segmentation.generalization.scenes import LearningScene, SceneView
 
@@ -70,6 +70,7 @@ class GnesfVolumeConfig(GnesfConfig):
         choices=("sdf", "depth", "none"),
     )  # fmt: skip
     cues: bool = option(False, "not in the published forms")
+    neighbours: str = option("none", "not in the published forms", choices=("none",))
     voxels: int = option(64, "of the longest side of the grid", low=8)
     rays: int = option(128, "of one iteration", low=1)
     samples: int = option(64, "places along a ray", low=2)
@@ -116,6 +117,8 @@ class GnesfVolume(Gnesf):
     name = "gnesf_volume"
     summary = "learned votes at samples of rays, as published: feature volume, signed distances, volume rendering"
     Config = GnesfVolumeConfig
+    stages: ClassVar[tuple[str, ...]] = (VOTES,)
+    stage_presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     one_shape = False  # grids differ
 
     def __init__(self, config: GnesfVolumeConfig, labels: LabelSet) -> None:
