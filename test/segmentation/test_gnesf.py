@@ -521,7 +521,10 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
     assert room["volume rendering"].shape == (9, 12)  # every fourth pixel
     with Image.open(tmp_path / "kept" / "views.png") as sheet:
         assert sheet.width > 8 * 240 and sheet.height > 2 * 180
-    monkeypatch.setattr(GnesfSuite, "_open", lambda *_: pytest.fail("was scored already"))
+    monkeypatch.setattr(GnesfSuite, "_open", lambda *_: pytest.fail("is to be scored"))
+    write_rooms(tmp_path / "others", [("test", 9000)], RoomFormat(48, 36, views=5, novel=2))
+    with pytest.raises(pytest.fail.Exception, match="is to be scored"):  # a room of the same name that has other views
+        GnesfSuite(tmp_path / "others", paths, tmp_path / "kept").run()
     again = GnesfSuite(tmp_path / "rooms", paths, tmp_path / "kept", suite.recordings)
     assert again.run() == results
     assert np.array_equal(again.pictures()[0]["learned votes"], room["learned votes"])
@@ -534,7 +537,7 @@ def test_the_suite_has_every_row_and_goes_on_where_it_stopped(tmp_path, monkeypa
 
 def test_pictures_are_of_views_with_classes(scenes, tmp_path, monkeypatch):
     save_learner(tmp_path / "a.pt", learner())
-    suite = GnesfSuite(tmp_path, [tmp_path / "a.pt"], tmp_path / "kept")
+    suite = GnesfSuite(scenes[0].folder.parents[1], [tmp_path / "a.pt"], tmp_path / "kept")
     monkeypatch.setattr(GnesfSuite, "scenes", [("rooms", scenes[0].folder)])
     views = scenes[0].novel
     for classes, truth in ((views[0].classes, views[0].classes), (None, np.zeros((36, 48)))):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from gs_semantic.data.room_writer import list_rooms, room_width
+from gs_semantic.data.room_writer import INDEX, list_rooms, room_width
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.contingency import Contingency
 from gs_semantic.evaluation.segmentation import SegmentationScores
@@ -147,8 +147,8 @@ class GnesfSuite:
 
     def _picture(self, group: str, folder: Path) -> dict[str, np.ndarray]:
         chosen = {variant: learners[0] for variant, learners in self.learners.items()}
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path, _ in chosen.values())).hexdigest()[:12]
-        path = self.folder / f"{group}_{folder.name}_{digest}_picture.npz"
+        made_of = self._made_of(group, folder, *(path for path, _ in chosen.values()))
+        path = self.folder / f"{group}_{folder.name}_{made_of}_picture.npz"
         if not path.is_file():
             opened, voting = self._open(group, folder), chosen["gnesf"][1]
             gaussians = opened.scene.gaussians
@@ -183,8 +183,8 @@ class GnesfSuite:
                 continue  # minutes for every view
             for seed, (checkpoint, learner) in enumerate(learners):
                 first = variant == "gnesf" and seed == 0  # has the rows that are of the 2D segmenter alone
-                digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
-                path = self.folder / f"{group}_{folder.name}_{digest}{'_first' if first else ''}.json"
+                made_of = self._made_of(group, folder, checkpoint)
+                path = self.folder / f"{group}_{folder.name}_{made_of}{'_first' if first else ''}.json"
                 if not path.is_file():
                     if not opened:
                         opened.append(self._open(group, folder))
@@ -199,8 +199,17 @@ class GnesfSuite:
     def _open(self, group: str, folder: Path) -> OpenScene:
         labels = self.learners["gnesf"][0][1].labels
         width = 0 if group == "rooms" else room_width(self.rooms)
-        maps: Path | str = "beside" if group == "rooms" else self.folder / f"map_{group}"
+        maps: Path | str = "beside" if group == "rooms" else self.folder / f"map_{group}_{self._made_of(group, folder)}"
         return OpenScene(LearningScene(folder, labels, max_width=width, map_folder=maps))
+
+    def _made_of(self, group: str, folder: Path, *checkpoints: Path) -> str:
+        """Tells kept files apart. A room follows from its name and what all rooms have in common, a recording is known by its
+        place."""
+        digest = hashlib.sha256((self.rooms / INDEX).read_bytes())
+        digest.update(b"" if group == "rooms" else str(folder.resolve()).encode())
+        for checkpoint in checkpoints:
+            digest.update(checkpoint.read_bytes())
+        return digest.hexdigest()[:12]
 
     def _score(self, scene: OpenScene, variant: str, learner: Gnesf, first: bool) -> dict[str, Contingency]:
         tables: dict[str, Contingency] = {}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gs_semantic.data.room_writer import list_rooms, room_width
+from gs_semantic.data.room_writer import INDEX, list_rooms, room_width
 from gs_semantic.data.rooms import room_labels
 from gs_semantic.errors import InvalidRequestError
 from gs_semantic.evaluation.consistency import ConsistencyScore, LabelledView, view_pairs_at_distance
@@ -185,7 +185,11 @@ class RtGs2Suite:
     def _kept(self, name: str, checkpoint: Path, work: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Scores of a checkpoint, worked out once for these test rooms."""
         path = self.folder / f"scores-{name}.json"
-        made_of = {"rooms": [scene.name for scene in self.test], "checkpoint_ns": checkpoint.stat().st_mtime_ns}
+        made_of = {
+            "rooms": [scene.name for scene in self.test],
+            "format": json.loads((self.rooms / INDEX).read_text(encoding="utf-8")),
+            "checkpoint_ns": checkpoint.stat().st_mtime_ns,
+        }
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["made_of"] == made_of:
