@@ -176,6 +176,7 @@ class MapperNode(ManagedNode):
         self._objects_key = 0
         self._packed = pack_registry(self.mapper.objects)
         self._objects_changed = False
+        self._stepping = False
         self._watch, self._told_key = EventWatch(), 0
         self.selected = 0
         self._view_time = 0.0
@@ -518,13 +519,16 @@ class MapperNode(ManagedNode):
 
     def _step(self, frame: Frame | None) -> bool:
         """False when it failed."""
+        self._stepping = True
         try:
             events = self.mapper.step(frame, answer=False)
+            self._note(events)
         except Exception as error:  # noqa: BLE001 - what waits for integration is lost, the node goes on
             self.report("mapping", error)
             self.get_logger().error(f"mapping: {error!r}")
             return False
-        self._note(events)
+        finally:
+            self._stepping = False
         if self._view_is_old and time.monotonic() - self._view_time >= self.parameters.view_period_s:
             self._refresh_view()
         return True
@@ -563,7 +567,8 @@ class MapperNode(ManagedNode):
     @property
     def settled(self) -> bool:
         """Has all that was given to the map found its way into the view?"""
-        return not (self.mapping.busy or self.mapper.pending or self._view_is_old)
+        # in this order: what a step ends to be pending makes the view old before the step is over
+        return not (self.mapping.busy or self.mapper.pending or self._stepping or self._view_is_old)
 
     def use_labels(self, labels: LabelSet) -> None:
         """Names of classes from a segmenter, or learned. In the mapping thread."""

@@ -129,6 +129,7 @@ def test_markers_are_updated_in_place(make_rig: Callable[..., Rig]) -> None:
     rig.map_scene()
     second = latest(rig, "objects/markers", lambda msg: msg is not first)
     assert {(m.ns, m.id, m.action) for m in second.markers} == {(ns, i, Marker.ADD) for ns, i in keys}
+    rig.settled()  # a frame that is mapped only after the reset would bring both back
     rig.mapper.mapping.call(rig.mapper.reset)
     last = latest(rig, "objects/markers", lambda msg: {m.action for m in msg.markers} == {Marker.DELETE})
     assert {(m.ns, m.id) for m in last.markers} == keys
