@@ -430,9 +430,6 @@ def add_votes(
     call("gs_add_votes", *tables, rows.data_ptr(), voted.data_ptr(), given.data_ptr(), len(rows), threads or 0)
 
 
-SEEN_CHUNK = 4096
-
-
 def seen_points(
     camera: CameraStruct,
     points: torch.Tensor,
@@ -455,14 +452,13 @@ def seen_points(
     if among is not None:
         among = checked("among", among, (count,), torch.bool)
     rows, places, z = torch.empty(count, dtype=torch.int64), torch.empty(count, 2), torch.empty(count)
-    found = torch.zeros(1 + -(-count // SEEN_CHUNK), dtype=torch.int64)
+    found = ctypes.c_int64(0)
     call(
         "gs_seen_points",
         *(ctypes.byref(camera), points.data_ptr(), pointer(among), count, pointer(depth), *tolerance, near),
-        *(rows.data_ptr(), places.data_ptr(), z.data_ptr(), found.data_ptr(), threads or 0),
+        *(rows.data_ptr(), places.data_ptr(), z.data_ptr(), ctypes.byref(found), threads or 0),
     )
-    number = int(found[0])
-    return rows[:number], places[:number], z[:number]
+    return rows[: found.value], places[: found.value], z[: found.value]
 
 
 MLP_WIDEST = 256

@@ -101,8 +101,7 @@ GS_API int32_t gs_add_votes(int32_t* objects, float* weights, int32_t* leaders, 
 
 // seen.cpp: which of points (count, 3), those that among (count) names where it is given, the camera sees: in front of
 // `near`, in the image, and where a depth image (height, width) is given, at its depth within a tolerance or a share of it.
-// rows (count), places (count, 2) in pixels with centres at integers, z (count) m; found (1 + count / 4096 rounded up):
-// first how many they are, then scratch.
+// rows (count), places (count, 2) in pixels with centres at integers, z (count) m; found: how many they are.
 GS_API int32_t gs_seen_points(const gs::Camera*, const float* points, const uint8_t* among, int64_t count,
                               const float* depth, float tolerance, float share, float near, int64_t* rows, float* places,
                               float* z, int64_t* found, int32_t threads);

@@ -1,5 +1,6 @@
 // Which of many points a camera sees: those in its image whose depth agrees with that of the map in their pixel.
 #include <cmath>
+#include <vector>
 
 #include "api.h"
 #include "thread_pool.h"
@@ -17,6 +18,7 @@ int32_t gs_seen_points(const gs::Camera* camera, const float* points, const uint
   if (c.width < 1 || c.height < 1 || count < 0) return GS_BAD_ARGUMENT;
   const float width = static_cast<float>(c.width), height = static_cast<float>(c.height);
   const int64_t chunks = (count + CHUNK - 1) / CHUNK;
+  std::vector<int64_t> seen(static_cast<size_t>(chunks));
   gs::parallel(threads, chunks, [&](int64_t chunk, int) {
     const int64_t begin = chunk * CHUNK, end = begin + CHUNK < count ? begin + CHUNK : count;
     int64_t next = begin;  // what a chunk sees is written where the chunk begins, and moved together below
@@ -37,15 +39,15 @@ int32_t gs_seen_points(const gs::Camera* camera, const float* points, const uint
       places[2 * next] = u - 0.5f, places[2 * next + 1] = v - 0.5f;
       z[next++] = away;
     }
-    found[1 + chunk] = next - begin;
+    seen[chunk] = next - begin;
   });
   int64_t total = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk)
-    for (int64_t i = chunk * CHUNK; i < chunk * CHUNK + found[1 + chunk]; ++i, ++total) {
+    for (int64_t i = chunk * CHUNK; i < chunk * CHUNK + seen[chunk]; ++i, ++total) {
       rows[total] = rows[i];
       places[2 * total] = places[2 * i], places[2 * total + 1] = places[2 * i + 1];
       z[total] = z[i];
     }
-  found[0] = total;
+  *found = total;
   return 0;
 }
